@@ -1,0 +1,1 @@
+"""LoRA Block Weight: weigh a LoRA block by block, and switch it at a sampling step, in place on the GPU."""

@@ -1,0 +1,99 @@
+"""Element rules: ``blocks:elements:ratio``, which replace the ratio of the layers that they match."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lbw.blocks import FLUX_LABELS, UNET_LABELS
+
+_KNOWN_LABELS = frozenset(UNET_LABELS) | frozenset(FLUX_LABELS)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A set of words, or everything but that set. Without words it selects everything."""
+
+    words: frozenset[str]
+    inverted: bool = False
+
+    def selects(self, hit: bool) -> bool:
+        return not self.words or hit != self.inverted
+
+
+@dataclass(frozen=True)
+class ElementRule:
+    """One rule: layers in ``blocks`` whose name contains one of ``elements`` get ``ratio``."""
+
+    blocks: Selector
+    elements: Selector
+    ratio: float
+
+    def matches(self, label: str | None, layer: str) -> bool:
+        """Whether the rule hits ``layer``, which is in the block ``label`` (None: in no block)."""
+        in_block = label in self.blocks.words
+        has_element = any(word in layer for word in self.elements.words)
+        return self.blocks.selects(in_block) and self.elements.selects(has_element)
+
+
+def _words(text: str) -> tuple[list[str], bool]:
+    words = text.split()
+    if words[:1] == ["NOT"]:
+        return words[1:], True
+    return words, False
+
+
+def _block_range(text: str) -> Iterable[str]:
+    """``IN05-OUT05`` -> the labels from IN05 to OUT05, in the order of the family that has both."""
+    first, separator, last = text.partition("-")
+    for labels in (UNET_LABELS, FLUX_LABELS):
+        if first in labels and (last or first) in labels:
+            start, stop = labels.index(first), labels.index(last if separator else first)
+            if start > stop:
+                raise ValueError(f"the range {text!r} runs backwards")
+            return labels[start : stop + 1]
+    unknown = next((label for label in (first, last) if label and label not in _KNOWN_LABELS), text)
+    raise ValueError(f"{unknown!r} is not a block")
+
+
+def parse_rule(text: str) -> ElementRule:
+    """``blocks:elements:ratio``.
+
+    Blocks are labels or ranges separated by spaces, elements are parts of layer names separated by spaces; a leading
+    ``NOT`` inverts, an empty field matches everything.
+
+    Raises:
+        ValueError: the rule has not three fields, names an unknown block, or its ratio is not a number.
+    """
+    fields = [field.strip() for field in text.split(":")]
+    if len(fields) != 3:
+        raise ValueError(f"rule {text.strip()!r} has {len(fields)} fields; expected blocks:elements:ratio")
+    block_words, blocks_inverted = _words(fields[0])
+    element_words, elements_inverted = _words(fields[1])
+    try:
+        labels = frozenset(label for word in block_words for label in _block_range(word))
+        ratio = float(fields[2])
+        if not math.isfinite(ratio):
+            raise ValueError(f"{fields[2]!r} is not a finite number")
+    except ValueError as error:
+        raise ValueError(f"rule {text.strip()!r}: {error}") from None
+    return ElementRule(Selector(labels, blocks_inverted), Selector(frozenset(element_words), elements_inverted), ratio)
+
+
+def parse_rules(text: str) -> tuple[ElementRule, ...]:
+    """Rules separated by commas or newlines.
+
+    Raises:
+        ValueError: as in :func:`parse_rule`.
+    """
+    return tuple(parse_rule(part) for part in re.split(r"[,\n]", text) if part.strip())
+
+
+def ratio_of(rules: Iterable[ElementRule], label: str | None, layer: str, ratio: float) -> float:
+    """The ratio of ``layer`` after the rules: the last rule that hits replaces ``ratio``."""
+    for rule in rules:
+        if rule.matches(label, layer):
+            ratio = rule.ratio
+    return ratio

@@ -1,0 +1,326 @@
+"""The engine: brings the layer weights to a step's coefficients, in place, and keeps the host's name cache true to them.
+
+It is the only part with state, and the only one that writes weights. Its state is what is in the weights now. Every state
+is computed from the pristine weights, so nothing drifts, however often a strength is switched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from lbw import base_weights
+from lbw.deltas import Delta, UnsupportedModuleError, WeightDependent, delta_of, is_low_rank_type
+from lbw.kernels import torch as kernel
+
+logger = logging.getLogger("lbw")
+
+Names = tuple[Any, ...]
+Contents = tuple[tuple[int, Delta, float], ...]
+"""What is in a layer beyond its pristine weights: (slot, delta, coefficient) for each coefficient that is not 0."""
+
+PRISTINE: Contents = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of a layer that one module of a network patches: a parameter, or one of the three parts of its rows."""
+
+    suffix: str
+    parameter: str
+    third: int | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor if self.third is None else tensor.chunk(3, 0)[self.third]
+
+
+_WHOLE_WEIGHT = (Slot("", "weight"),)
+_ATTENTION_PROJECTIONS = (
+    Slot("_q_proj", "in_proj_weight", 0),
+    Slot("_k_proj", "in_proj_weight", 1),
+    Slot("_v_proj", "in_proj_weight", 2),
+    Slot("_out_proj", "out_proj.weight"),
+)
+
+
+def slots_of(layer: nn.Module) -> tuple[Slot, ...]:
+    """The slots of a layer: MultiheadAttention holds q, k and v in the rows of one weight."""
+    return _ATTENTION_PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else _WHOLE_WEIGHT
+
+
+@dataclass
+class BoundLayer:
+    """A layer, and for each slot and network the delta that the network has for it."""
+
+    name: str
+    layer: nn.Module
+    deltas: list[tuple[int, str, int, Delta]] = field(default_factory=list)
+    """(slot, the network's key for it, index of the network, delta), in the host's order."""
+
+    def contents(self, coefficients: Mapping[str, tuple[float, ...]]) -> Contents:
+        values = ((slot, delta, coefficients[key][network]) for slot, key, network, delta in self.deltas)
+        return tuple(value for value in values if value[2] != 0.0)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The layers of a model, joined with the networks that are loaded.
+
+    ``left_to_host`` holds the layers that carry something which only the host can apply.
+    """
+
+    model: object
+    networks: tuple[Any, ...]
+    touched: tuple[BoundLayer, ...]
+    untouched: tuple[tuple[str, nn.Module], ...]
+    left_to_host: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one call of :meth:`LoraEngine.manual_lora_update` did."""
+
+    layers_updated: int = 0
+    seconds: float = 0.0
+
+
+class LoraEngine:
+    """Owns the weights of the host's layers while networks are in use."""
+
+    def __init__(self) -> None:
+        self._contents: WeakKeyDictionary[nn.Module, tuple[Names, Contents]] = WeakKeyDictionary()
+        self._deltas: WeakKeyDictionary[Any, dict[torch.Size, Delta]] = WeakKeyDictionary()
+        self._reported: set[str] = set()
+        self.binding: Binding | None = None
+
+    def bind(self, model: object, layers: Callable[[], Mapping[str, nn.Module]], networks: Sequence[Any]) -> Binding:
+        """Join a model's layers with the loaded networks; a repeated call with the same ones returns the same binding.
+
+        Args:
+            model: the model that the layers belong to; only its identity counts.
+            layers: gives {the host's layer name: layer}.
+            networks: the host's ``Network`` objects, each one once.
+        """
+        if self.is_bound_to(model, networks):
+            assert self.binding is not None
+            return self.binding
+        touched, untouched, left = [], [], []
+        for name, layer in layers().items():
+            try:
+                bound = self._bind_layer(name, layer, networks)
+            except UnsupportedModuleError as error:
+                self._report(f"{error}; the host applies it, without block weights and schedule")
+                left.append(name)
+                continue
+            if bound.deltas:
+                touched.append(bound)
+            else:
+                untouched.append((name, layer))
+        self.binding = Binding(model, tuple(networks), tuple(touched), tuple(untouched), tuple(left))
+        return self.binding
+
+    def is_bound_to(self, model: object, networks: Sequence[Any]) -> bool:
+        """Whether the binding is for this very model and these very networks."""
+        binding = self.binding
+        return (
+            binding is not None
+            and binding.model is model
+            and len(binding.networks) == len(networks)
+            and all(bound is net for bound, net in zip(binding.networks, networks, strict=True))
+        )
+
+    def _bind_layer(self, name: str, layer: nn.Module, networks: Sequence[Any]) -> BoundLayer:
+        bound = BoundLayer(name, layer)
+        slots = slots_of(layer)
+        if getattr(layer, "fp16_weight", None) is not None:
+            raise UnsupportedModuleError(f"layer {name} is stored in 8 bits with a 16-bit master")
+        for network, net in enumerate(networks):
+            modules = [net.modules.get(name + slot.suffix) for slot in slots]
+            if not all(module is not None for module in modules):
+                if any(name + slot.suffix in net.modules for slot in (*slots, *_ATTENTION_PROJECTIONS[:3])):
+                    raise UnsupportedModuleError(f"network {net.name} has a part for layer {name} that does not fit it")
+                continue
+            for index, (slot, module) in enumerate(zip(slots, modules, strict=True)):
+                shape = slot.of(_parameter(layer, slot.parameter)).shape
+                delta = self._delta(net, module, shape)
+                bound.deltas.append((index, name + slot.suffix, network, delta))
+        return bound
+
+    def _delta(self, net: Any, module: Any, shape: torch.Size) -> Delta:
+        known = self._deltas.setdefault(module, {})
+        key = torch.Size((*shape, net.dyn_dim or 0))
+        if key not in known:
+            try:
+                known[key] = delta_of(module, shape)
+            except UnsupportedModuleError as error:
+                raise UnsupportedModuleError(f"network {net.name}, layer {module.sd_key}: {error}") from None
+            if isinstance(known[key], WeightDependent) and not is_low_rank_type(module):
+                self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
+        return known[key]
+
+    def manual_lora_update(self, coefficients: Mapping[str, tuple[float, ...]], names: Names) -> Update:
+        """Bring all bound layers to ``coefficients``, and tell the host that ``names`` are in them.
+
+        Modifies the layers' parameters and the host's ``network_current_names`` in place. A layer that already holds what
+        is wanted is not touched. A layer whose update fails is marked, so that the host restores and re-patches it at its
+        next forward.
+
+        Args:
+            coefficients: {a network's key for a layer: one coefficient for each bound network}.
+            names: what the host will compare with at the next forward.
+        """
+        assert self.binding is not None
+        start = time.perf_counter()
+        token: Names = (*names,)
+        updated = 0
+        if names != () and not self.holds(names):
+            self._keep_base(self.binding)
+        for bound in self.binding.touched:
+            wanted = bound.contents(coefficients)
+            if self.contents_of(bound.layer) != wanted:
+                if not self._update_layer(bound.name, bound.layer, wanted):
+                    continue
+                updated += 1
+            self._mark(bound.layer, token, wanted)
+        for name, layer in self.binding.untouched:
+            if self.contents_of(layer) != PRISTINE:
+                if not self._update_layer(name, layer, PRISTINE):
+                    continue
+                updated += 1
+            self._mark(layer, token, PRISTINE)
+        return Update(updated, time.perf_counter() - start)
+
+    def contents_of(self, layer: nn.Module) -> Contents | None:
+        """What is known to be in a layer; None if somebody else patched it."""
+        names = layer.__dict__.get("network_current_names", ())
+        if names == ():
+            return PRISTINE
+        known = self._contents.get(layer)
+        return known[1] if known is not None and known[0] is names else None
+
+    def holds(self, names: Names) -> bool:
+        """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
+        if self.binding is None:
+            return False
+        sample = [bound.layer for bound in (*self.binding.touched[:1], *self.binding.touched[-1:])]
+        for layer in sample:
+            known = self._contents.get(layer)
+            if known is None or layer.__dict__.get("network_current_names") is not known[0] or known[0] != names:
+                return False
+        return True
+
+    def end_pass(self, *, names_are_true: bool) -> None:
+        """Let go of the model, and make the host's name cache true for those who do not know of block weights.
+
+        During a pass the host is told that its own names are in the weights. Afterwards a layer whose contents are not
+        what those names mean is marked with a name that no network has, so that the host restores it instead of taking
+        it for its own.
+
+        Args:
+            names_are_true: whether the weights hold just what the host's names say, block weights and schedules apart.
+        """
+        binding, self.binding = self.binding, None
+        if binding is None or names_are_true:
+            return
+        token: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
+        for bound in binding.touched:
+            contents = self.contents_of(bound.layer)
+            if contents == PRISTINE:
+                bound.layer.network_current_names = ()
+            elif contents is not None:
+                self._mark(bound.layer, token, contents)
+
+    def park(self, layers: Iterable[nn.Module]) -> None:
+        """Another model takes the place of the one in use: backups of layers that are not among ``layers`` leave the GPU."""
+        current = set(layers)
+        for layer in list(self._contents):
+            if layer not in current:
+                base_weights.move(layer, torch.device("cpu"))
+
+    def release(self) -> None:
+        """Leave every layer as if the engine had never run: pristine, without backup, nothing known of it."""
+        for layer, (token, _contents) in list(self._contents.items()):
+            if getattr(layer, "network_current_names", ()) in ((), token):
+                with torch.no_grad():
+                    base_weights.restore(layer)
+                base_weights.forget(layer)
+        self._contents.clear()
+        self.binding = None
+
+    def _keep_base(self, binding: Binding) -> None:
+        """Every layer gets its backup here, so that the host does not make them in the middle of the first step."""
+        cpu = torch.device("cpu")
+        layers = [bound.layer for bound in binding.touched]
+        room = base_weights.fits(layers, _device(layers[0])) if layers else False
+        with torch.no_grad():
+            for layer in layers:
+                device = _device(layer) if room else cpu
+                self._keep(layer, device)
+                if room:
+                    base_weights.move(layer, device)
+            for _name, layer in binding.untouched:
+                self._keep(layer, cpu)
+
+    def _keep(self, layer: nn.Module, device: torch.device) -> None:
+        try:
+            base_weights.keep(layer, device)
+        except base_weights.MissingBaseError as error:
+            self._report(f"layer {getattr(layer, 'network_layer_name', '?')}: {error}; reload the checkpoint")
+
+    def _update_layer(self, name: str, layer: nn.Module, wanted: Contents) -> bool:
+        """Bring one layer to ``wanted``. While the write is under way the layer counts as broken, for whoever looks."""
+        try:
+            base_weights.keep(layer, _device(layer))
+            self._contents.pop(layer, None)
+            layer.network_current_names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
+            with kernel.exact_arithmetic(_device(layer).type):
+                self._write(layer, wanted)
+            return True
+        except Exception as error:
+            self._report(f"layer {name}: {type(error).__name__}: {error}; the host re-patches it")
+            return False
+
+    @staticmethod
+    def _write(layer: nn.Module, wanted: Contents) -> None:
+        added: Tensor | None = None
+        for index, slot in enumerate(slots_of(layer)):
+            terms = [(delta, coefficient) for where, delta, coefficient in wanted if where == index]
+            weight = slot.of(_parameter(layer, slot.parameter))
+            bias = kernel.update_weight(weight, slot.of(base_weights.pristine(layer, slot.parameter)), terms)
+            added = bias if added is None else added if bias is None else added + bias
+        base = getattr(layer, "network_bias_backup", None)
+        owner = base_weights.bias_owner(layer)
+        if base is None:
+            if added is not None:
+                raise UnsupportedModuleError("the network changes a bias that the layer does not have")
+        elif added is None:
+            owner.bias.copy_(base)
+        else:
+            owner.bias.copy_(base.to(added) + added)
+
+    def _mark(self, layer: nn.Module, token: Names, contents: Contents) -> None:
+        layer.network_current_names = token
+        self._contents[layer] = (token, contents)
+
+    def _report(self, message: str) -> None:
+        """Say a thing once: the same problem comes back at every layer and step."""
+        if message not in self._reported:
+            self._reported.add(message)
+            logger.warning("LoRA Block Weight: %s", message)
+
+
+def _parameter(layer: nn.Module, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    parameter: Tensor = getattr(layer.get_submodule(owner), name)
+    return parameter
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return _parameter(layer, slots_of(layer)[0].parameter).device

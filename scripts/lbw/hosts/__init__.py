@@ -1,0 +1,32 @@
+"""Hosts: one adapter for each WebUI, behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Host(Protocol):
+    """What the program needs to know of a WebUI."""
+
+    def model(self) -> Any:
+        """The model that is in use now."""
+        ...
+
+    def is_sdxl(self) -> bool:
+        """Whether that model is an SDXL one."""
+        ...
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        """{the host's layer name: layer} of all layers that the host would back up and patch."""
+        ...
+
+    def networks(self) -> Sequence[Any]:
+        """The loaded networks in the host's order; one that the prompt names twice stands there twice."""
+        ...
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        """What the host compares a layer's ``network_current_names`` with."""
+        ...

@@ -1,0 +1,262 @@
+"""The adapter for AUTOMATIC1111's WebUI: its networks, its layers, and the moments of a generation.
+
+Everything of the host that the program touches is in this file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import networks as host_networks
+from modules import extra_networks, shared
+from torch import nn
+
+from lbw import prompt
+from lbw.engine import LoraEngine
+from lbw.plan import Library
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read_or_create
+from lbw.session import Session
+
+logger = logging.getLogger("lbw")
+
+SCRIPTS_FOLDER = Path(__file__).resolve().parents[2]
+PRESETS_FILE = SCRIPTS_FOLDER / "lbwpresets.txt"
+RULE_SETS_FILE = SCRIPTS_FOLDER / "elempresets.txt"
+
+_PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
+
+_FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
+_EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+_SESSION = "lora_block_weight_session"
+"""The attribute of the host's processing object that holds its session."""
+
+
+class A1111:
+    """The :class:`lbw.hosts.Host` protocol on AUTOMATIC1111's WebUI 1.10."""
+
+    def model(self) -> Any:
+        return shared.sd_model
+
+    def is_sdxl(self) -> bool:
+        return bool(getattr(shared.sd_model, "is_sdxl", False))
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        mapping: Mapping[str, nn.Module] = getattr(shared.sd_model, "network_layer_mapping", {})
+        inside_attention = {
+            id(layer.out_proj) for layer in mapping.values() if isinstance(layer, nn.MultiheadAttention)
+        }
+        return {
+            name: layer
+            for name, layer in mapping.items()
+            if isinstance(layer, _PATCHED_CLASSES) and id(layer) not in inside_attention and _has_weight(layer)
+        }
+
+    def networks(self) -> Sequence[Any]:
+        networks: Sequence[Any] = host_networks.loaded_networks
+        return networks
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return getattr(layer, "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight", None) is not None
+
+
+def solver_step(denoiser: Any, sampling_step: int) -> int:
+    """The solver's step, 0-based, that a model evaluation belongs to.
+
+    The host's own counter lags: a sampler sets it after its first evaluation of a step, so that the last evaluation of
+    step i and the first of step i+1 see the same number. ``denoiser.step`` counts evaluations; how many of them make a
+    step depends on the sampler.
+    """
+    evaluation: int = denoiser.step
+    config = denoiser.sampler.config
+    if config.name in _EVALUATIONS_ARE_NO_STEPS:
+        return sampling_step
+    if config.options.get("second_order", False):
+        return evaluation // 2
+    if config.name in _FIRST_STEP_EVALUATES_TWICE:
+        return max(evaluation - 1, 0)
+    return min(evaluation, sampling_step + 1)
+
+
+def is_text_encoder_cache_valid(cache: list[Any], known: Mapping[int, tuple[Any, Any]], ratios: Any) -> bool:
+    """Whether a cached conditioning was encoded with these text encoder ratios. One nobody knows of was made by the host."""
+    content, made_with = known.get(id(cache), (None, ()))
+    return cache[0] is None or (made_with if content is cache[1] else ()) == ratios
+
+
+class ConditioningCaches:
+    """The host's caches of encoded prompts, which are keyed on the tags' text and know nothing of presets."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    @staticmethod
+    def _of(p: Any) -> list[list[Any]]:
+        names = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
+        return [cache for name in names if (cache := getattr(p, name, None)) is not None]
+
+    def drop_others(self, p: Any, ratios: Any) -> None:
+        """Drop what was encoded with other text encoder ratios than ``ratios``."""
+        for cache in self._of(p):
+            if not is_text_encoder_cache_valid(cache, self._known, ratios):
+                cache[:] = [None, None]
+
+    def remember(self, p: Any, ratios: Any) -> None:
+        """What has been encoded just now was encoded with ``ratios``."""
+        caches = self._of(p)
+        self._known = {
+            id(cache): old if (old := self._known.get(id(cache))) and old[0] is cache[1] else (cache[1], ratios)
+            for cache in caches
+        }
+
+
+def _is_lora_tag(kind: str) -> bool:
+    """Whether ``<kind:...>`` is handled by the host's Lora network, or by one that took its place."""
+    network = extra_networks.extra_network_registry.get(kind) or extra_networks.extra_network_aliases.get(kind)
+    return network is not None and network.name == "lora"
+
+
+def _host_parses_tags() -> bool:
+    """Whether the built-in Lora network reads the tags; one that took its place may have a syntax of its own."""
+    return isinstance(extra_networks.extra_network_registry.get("lora"), type(host_networks.extra_network_lora))
+
+
+def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The parameters of all Lora tags of a prompt, in the order in which the host activates them."""
+    return [params for kind, tags in extra_network_data.items() if _is_lora_tag(kind) for params in tags]
+
+
+def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
+    """Leave in a tag's parsed parameters only numbers that the host can read: one that it cannot would drop every LoRA.
+
+    The text of the tag, which the host's cache is keyed on, stays.
+    """
+    dyn_dim = [] if request.dyn_dim is None else [str(request.dyn_dim)]
+    params.positional = [request.name, repr(request.te_multiplier), repr(request.unet_multiplier), *dyn_dim]
+    params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}
+
+
+class TagReader:
+    """Stands in for one processing object's ``parse_extra_network_prompts``: the tags pass here before the host reads them."""
+
+    def __init__(self, p: Any, session: Session) -> None:
+        self._p = p
+        self._parse = p.parse_extra_network_prompts
+        self._session = session
+
+    def __call__(self) -> Any:
+        result = self._parse()
+        if _host_parses_tags():
+            for data in (self._p.extra_network_data, getattr(self._p, "hr_extra_network_data", None)):
+                for params in lora_tags(data or {}):
+                    make_readable_for_host(params, prompt.parse(params.items, self._session.warn))
+        return result
+
+
+class Closer:
+    """Stands in for one processing object's ``close``, which the host calls even where the generation failed."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = p
+        self._close = p.close
+
+    def __call__(self) -> None:
+        end(self._p)
+        self._close()
+
+
+engine = LoraEngine()
+host = A1111()
+caches = ConditioningCaches()
+_sessions_under_way: list[Session] = []
+
+
+def library(presets_text: str | None) -> Library:
+    """Presets from the request, or from the file where it has none; rule sets from their file."""
+    presets, _ = parse_presets(presets_text or read_or_create(PRESETS_FILE, DEFAULT_PRESETS))
+    rule_sets, _ = parse_rule_sets(read_or_create(RULE_SETS_FILE, DEFAULT_RULE_SETS))
+    return Library(presets, rule_sets)
+
+
+def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
+    """A generation begins. Whatever an earlier one left unfinished ends here."""
+    _remove_stand_ins(p)
+    while _sessions_under_way:
+        _sessions_under_way.pop().end()
+    if not active or shared.opts.lora_functional:
+        engine.release()
+        caches.drop_others(p, ())
+        if active:
+            logger.warning("LoRA Block Weight: off, because the option lora_functional is on")
+        return
+    session = Session(host, engine, library(presets_text), p.comment)
+    setattr(p, _SESSION, session)
+    _sessions_under_way.append(session)
+    p.parse_extra_network_prompts = TagReader(p, session)
+    p.close = Closer(p)
+
+
+def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
+    """The host has loaded the networks of a pass and has not yet encoded the prompt."""
+    session: Session | None = vars(p).get(_SESSION)
+    if session is None:
+        return
+    requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
+    is_hires_pass = getattr(p, "is_hr_pass", False)
+    steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
+    plan = session.begin_pass(requests, int(p.seeds[0]), steps)
+    caches.drop_others(p, plan.text_encoder_ratios())
+    if plan.resolved_weights:
+        p.extra_generation_params["LBW random weights"] = "; ".join(
+            f"{name}: {values}" for name, values in plan.resolved_weights.items()
+        )
+
+
+def before_sampling(p: Any) -> None:
+    """The prompt has been encoded, and sampling is about to begin."""
+    session: Session | None = vars(p).get(_SESSION)
+    if session is not None and session.plan is not None:
+        caches.remember(p, session.plan.text_encoder_ratios())
+
+
+def before_evaluation(params: Any) -> None:
+    """The sampler is about to evaluate the model."""
+    denoiser = params.denoiser
+    session: Session | None = vars(denoiser.p).get(_SESSION)
+    if session is not None:
+        session.step(solver_step(denoiser, params.sampling_step), params.total_sampling_steps)
+
+
+def end(p: Any) -> None:
+    """A generation is over."""
+    session: Session | None = vars(p).get(_SESSION)
+    _remove_stand_ins(p)
+    if session is not None and session in _sessions_under_way:
+        _sessions_under_way.remove(session)
+        session.end()
+
+
+def model_loaded(_model: Any) -> None:
+    """The host has put another model into use."""
+    engine.park(host.layers().values())
+
+
+def unload() -> None:
+    """The extension is being unloaded, or the UI reloaded: off is off."""
+    while _sessions_under_way:
+        _sessions_under_way.pop().end()
+    engine.release()
+
+
+def _remove_stand_ins(p: Any) -> None:
+    """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
+    for name, kind in (("parse_extra_network_prompts", TagReader), ("close", Closer), (_SESSION, Session)):
+        if isinstance(vars(p).get(name), kind):
+            delattr(p, name)

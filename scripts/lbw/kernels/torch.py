@@ -1,0 +1,62 @@
+"""The in-place update in plain torch, for every device and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from lbw.deltas import Delta, Dense, LowRank
+
+
+@contextmanager
+def exact_arithmetic(device_type: str) -> Iterator[None]:
+    """No gradients, no autocast and no TF32: the host activates networks inside autocast, and allows TF32 on most cards."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(device_type, enabled=False))
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)
+        yield
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 carries a 16-bit weight to its correct rounding; a float32 weight needs float64."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else torch.float64
+
+
+def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, float]]) -> Tensor | None:
+    """Write ``round(base + sum_k c_k * D_k)`` into ``weight``: accumulated in a wider type, rounded once.
+
+    Args:
+        weight: the layer's parameter, or some rows of it, [out, ...]; modified in place.
+        base: its pristine value, of the same shape and dtype, on any device.
+        terms: (delta, coefficient) pairs in the host's order.
+
+    Returns:
+        What the terms add to the layer's bias, or None.
+    """
+    if not terms:
+        weight.copy_(base)
+        return None
+    dtype = accumulation_dtype(weight.dtype)
+    total = base.to(weight.device, dtype).flatten(1) if base.dim() > 1 else base.to(weight.device, dtype)
+    bias: Tensor | None = None
+    for delta, coefficient in terms:
+        if isinstance(delta, LowRank):
+            delta.to(weight.device)
+            total.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
+        elif isinstance(delta, Dense):
+            delta.to(weight.device)
+            total.add_(delta.value.to(dtype).reshape(total.shape), alpha=coefficient)
+        else:
+            added, added_bias = delta.compute(total.reshape(weight.shape).to(weight.dtype))
+            total.add_(added.to(weight.device, dtype).reshape(total.shape), alpha=coefficient)
+            if added_bias is not None:
+                scaled = added_bias.to(weight.device, dtype) * coefficient
+                bias = scaled if bias is None else bias + scaled
+    weight.copy_(total.reshape(weight.shape))
+    return bias

@@ -1,0 +1,193 @@
+"""The plan of one sampling pass: requests + presets + layers -> one coefficient for each (network, layer, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
+from lbw.elements import ElementRule, parse_rules, ratio_of
+from lbw.prompt import LoraRequest, Warn
+from lbw.schedule import Schedule
+from lbw.weights import BlockWeights, has_random_value, parse_weights, zeroed_sdxl_blocks
+
+
+@dataclass(frozen=True)
+class Library:
+    """The named vectors and rule sets that requests may refer to: {name: text}."""
+
+    presets: Mapping[str, str]
+    rule_sets: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One request's share in one layer: ratio times multiplier times the strength of a schedule.
+
+    ``request`` and ``schedule`` are indices into the plan's tables. ``schedule`` is None for a layer that no schedule
+    switches: the text encoder runs once, before sampling.
+    """
+
+    request: int
+    ratio: float
+    schedule: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the weights should be in each step of a pass.
+
+    ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
+    one network may follow different schedules.
+    """
+
+    requests: tuple[LoraRequest, ...]
+    networks: tuple[str, ...]
+    schedules: tuple[Schedule, ...]
+    terms: Mapping[str, tuple[Term, ...]]
+    resolved_weights: Mapping[str, str]
+
+    def strengths(self, step: int, steps: int) -> tuple[float, ...]:
+        """The value of each schedule: two steps with equal strengths have equal coefficients."""
+        return tuple(schedule.strength(step, steps) for schedule in self.schedules)
+
+    def coefficients(self, step: int, steps: int) -> dict[str, tuple[float, ...]]:
+        """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
+        strengths = self.strengths(step, steps)
+        index = {name: i for i, name in enumerate(self.networks)}
+        multipliers = [
+            (index[request.name], request.te_multiplier, request.unet_multiplier) for request in self.requests
+        ]
+        coefficients = {}
+        for layer, terms in self.terms.items():
+            values = [0.0] * len(self.networks)
+            text_encoder = is_text_encoder(layer)
+            for term in terms:
+                network, te, unet = multipliers[term.request]
+                strength = 1.0 if term.schedule is None else strengths[term.schedule]
+                values[network] += (te if text_encoder else unet) * term.ratio * strength
+            coefficients[layer] = tuple(values)
+        return coefficients
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the host would bring the weights to the same strengths by itself, in every step."""
+        return len(self.networks) == len(self.requests) and all(request.is_plain for request in self.requests)
+
+    def with_multipliers(self, name: str, te_multiplier: float, unet_multiplier: float) -> Plan:
+        """The plan after somebody else changed a network's multipliers: every request for it uses the new ones."""
+        requests = tuple(
+            replace(request, te_multiplier=te_multiplier, unet_multiplier=unet_multiplier)
+            if request.name == name
+            else request
+            for request in self.requests
+        )
+        return replace(self, requests=requests)
+
+    def text_encoder_ratios(self) -> tuple[tuple[str, tuple[tuple[int, float], ...]], ...]:
+        """What a cached text conditioning depends on beyond the tags' text: all ratios in the text encoder but 1."""
+        ratios = (
+            (layer, tuple((term.request, term.ratio) for term in terms))
+            for layer, terms in sorted(self.terms.items())
+            if is_text_encoder(layer)
+        )
+        return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
+
+
+def _weights(request: LoraRequest, library: Library, random: Random, warn: Warn) -> BlockWeights | None:
+    """The block weights of a request; None, with a warning, where it names something that cannot be used."""
+    text = request.weights
+    if text is None:
+        return None
+    vector = library.presets.get(text.strip(), text)
+    if "," not in vector:
+        known = ", ".join(library.presets) or "none"
+        warn(f"<lora:{request.name}>: lbw={text}: no preset of this name; expected one of {known}; all blocks are 1")
+        return None
+    try:
+        return parse_weights(vector, request.x, random)
+    except ValueError as error:
+        warn(f"<lora:{request.name}>: lbw={text}: {error}; all blocks are 1")
+        return None
+
+
+def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementRule, ...]:
+    if request.elements is None:
+        return ()
+    text = library.rule_sets.get(request.elements.strip())
+    if text is None:
+        known = ", ".join(library.rule_sets) or "none"
+        warn(f"<lora:{request.name}>: lbwe={request.elements}: no rule set of this name; expected one of {known}; "
+             "the tag works without it")
+        return ()
+    try:
+        return parse_rules(text)
+    except ValueError as error:
+        warn(f"<lora:{request.name}>: lbwe={request.elements}: {error}; the tag works without it")
+        return ()
+
+
+def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request: LoraRequest, warn: Warn) -> bool:
+    """Whether the vector is for this model; warns where it is not, and where it zeroes blocks by being too short."""
+    if weights.family is not family:
+        warn(f"<lora:{request.name}>: lbw={request.weights}: a vector for {weights.family.value} models does not fit "
+             f"this {family.value} model; all blocks are 1")
+        return False
+    zeroed = zeroed_sdxl_blocks(weights) if is_sdxl else ()
+    if zeroed:
+        warn(f"<lora:{request.name}>: lbw={request.weights}: {len(weights.given)} values are for SD1 and leave "
+             f"{', '.join(zeroed)} of this SDXL model at 0; expected {len(LAYOUTS[12])} or {len(SDXL_LABELS)} values")
+    return True
+
+
+def _ratio_function(
+    weights: BlockWeights | None, rules: Sequence[ElementRule], family: Family
+) -> Callable[[str], float]:
+    def ratio(layer: str) -> float:
+        label = block_of(layer, family)
+        block_ratio = 1.0 if weights is None or label is None else weights.ratios.get(label, 1.0)
+        return ratio_of(rules, label, layer, block_ratio)
+
+    return ratio
+
+
+def build(
+    requests: Sequence[LoraRequest],
+    layers: Mapping[str, Iterable[str]],
+    library: Library,
+    warn: Warn,
+    *,
+    model_layers: Iterable[str] = (),
+    is_sdxl: bool = False,
+    seed: int = 0,
+) -> Plan:
+    """Build the plan of a pass.
+
+    Args:
+        requests: the tags whose networks are loaded, in the host's order; a name may occur more than once, and then
+            all its requests count.
+        layers: {network name: the layers that the network has a delta for}.
+        library: presets and rule sets.
+        warn: gets one message for each argument that cannot be used.
+        model_layers: layer names of the model, which tell its family.
+        is_sdxl: whether to warn of SDXL blocks that a vector leaves at 0.
+        seed: the image's seed, which the random values ``R`` and ``U`` follow.
+    """
+    family = family_of_layers(model_layers)
+    terms: dict[str, list[Term]] = {}
+    schedules = tuple(dict.fromkeys(request.schedule for request in requests))
+    resolved: dict[str, str] = {}
+    for index, request in enumerate(requests):
+        weights = _weights(request, library, Random(f"{seed}/{index}/{request.name}"), warn)
+        if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
+            weights = None
+        if weights is not None and has_random_value(library.presets.get(str(request.weights).strip(), str(request.weights))):
+            resolved[request.name] = ",".join(f"{value:g}" for value in weights.values)
+        ratio = _ratio_function(weights, _rules(request, library, warn), family)
+        schedule = schedules.index(request.schedule)
+        for layer in layers.get(request.name, ()):
+            term = Term(index, ratio(layer), None if is_text_encoder(layer) else schedule)
+            terms.setdefault(layer, []).append(term)
+    networks = tuple(dict.fromkeys(request.name for request in requests))
+    return Plan(tuple(requests), networks, schedules, {key: tuple(value) for key, value in terms.items()}, resolved)

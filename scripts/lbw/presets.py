@@ -1,0 +1,118 @@
+"""Preset files: named weight vectors and named element rule sets. Read, validate, write atomically.
+
+A preset line is ``NAME:v,v,...`` with 12, 17, 20, 26 or 61 values and no ``#``; every other line is a comment and is
+kept as it stands. Rule sets are separated by empty lines: ``NAME:rules``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbw.blocks import LAYOUTS
+from lbw.elements import parse_rules
+from lbw.weights import parse_weights
+
+DEFAULT_PRESETS = """\
+NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
+ALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1
+INS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0
+IND:1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0
+INALL:1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0
+MIDD:1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0
+OUTD:1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0
+OUTS:1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1
+OUTALL:1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1
+ALL0.5:0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5
+FLUXALL:{flux}
+""".format(flux=",".join(["1"] * 61))
+
+DEFAULT_RULE_SETS = """\
+ATTNDEEPON:IN05-OUT05:attn:1
+
+ATTNDEEPOFF:IN05-OUT05:attn:0
+
+PROJDEEPOFF:IN05-OUT05:proj:0
+
+XYZ:::1
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line of a preset text that looks like an entry but is none. ``line`` counts from 1."""
+
+    line: int
+    reason: str
+
+
+def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
+    """Preset text -> {name: vector text}, and the lines that look like presets but are not."""
+    presets: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, separator, vector = (part.strip() for part in line.partition(":"))
+        if not separator or "#" in line or not name:
+            continue
+        if len(vector.split(",")) not in LAYOUTS:
+            if "," in vector:
+                problems.append(Problem(number, f"{name}: {len(vector.split(','))} values"))
+            continue
+        try:
+            parse_weights(vector)
+        except ValueError as error:
+            problems.append(Problem(number, f"{name}: {error}"))
+        presets[name] = vector
+    return presets, problems
+
+
+def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
+    """Rule set text -> {name: rules}, and the entries that cannot be read."""
+    rule_sets: dict[str, str] = {}
+    problems = []
+    line = 1
+    for part in re.split(r"((?:[ \t]*\n){2,})", text):
+        entry_line = line + len(part[: len(part) - len(part.lstrip())].splitlines())
+        line += part.count("\n")
+        entry = "\n".join(row for row in part.strip().splitlines() if not row.lstrip().startswith("#"))
+        name, separator, rules = entry.partition(":")
+        if not separator or not name.strip():
+            continue
+        try:
+            parse_rules(rules)
+        except ValueError as error:
+            problems.append(Problem(entry_line, f"{name.strip()}: {error}"))
+        rule_sets[name.strip()] = rules.strip()
+    return rule_sets, problems
+
+
+def read_or_create(path: Path, default: str) -> str:
+    """The text of a preset file, which is made with ``default`` if it is absent.
+
+    A file that is not UTF-8 is read with replacement characters rather than refused: its other lines stay usable.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    except FileNotFoundError:
+        write_atomically(path, default)
+        return default
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by a complete new one: a reader, or a crash, sees the old text or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,112 @@
+"""Tags: the arguments of ``<lora:name:1:lbw=OUTD:stop=5>`` -> LoraRequest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lbw.schedule import ALWAYS, Schedule, parse_schedule
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LoraRequest:
+    """What one tag asks for. ``weights`` is a preset's name or a vector, ``elements`` the name of a rule set."""
+
+    name: str
+    te_multiplier: float = 1.0
+    unet_multiplier: float = 1.0
+    dyn_dim: int | None = None
+    weights: str | None = None
+    elements: str | None = None
+    x: float = 1.0
+    schedule: Schedule = ALWAYS
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tag asks for nothing that the host would not do by itself."""
+        return self.weights is None and self.elements is None and self.schedule == ALWAYS
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _named_number(named: dict[str, str], key: str, default: float, warn: Callable[[str], None]) -> float:
+    if key not in named:
+        return default
+    value = _number(named[key])
+    if value is None:
+        warn(f"{key}={named[key]}: expected a number; {default:g} is used")
+        return default
+    return value
+
+
+def _dyn_dim(text: str | None, warn: Callable[[str], None]) -> int | None:
+    if text is None:
+        return None
+    value = _number(text)
+    if value is None or value != int(value) or value < 1:
+        warn(f"dyn={text}: expected a whole number of at least 1; the full rank is used")
+        return None
+    return int(value)
+
+
+def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Positional and named arguments; an item with exactly one ``=`` is named, as on the host."""
+    positional, named = [], {}
+    for item in items:
+        parts = item.split("=")
+        if len(parts) == 2:
+            named[parts[0]] = parts[1]
+        else:
+            positional.append(item)
+    return positional, named
+
+
+def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
+    """The request of one tag.
+
+    Args:
+        items: what stands between ``<lora:`` and ``>``, split at ``:``; the first item is the network's name.
+        warn: gets one message for each argument that cannot be used, which is then left out.
+
+    A preset's name or a vector may also stand among the positional arguments, behind the multipliers, as in the
+    original's old versions.
+    """
+    positional, named = split_arguments(items)
+    name = positional[0] if positional else ""
+
+    def warn_tag(message: str) -> None:
+        warn(f"<lora:{name}>: {message}")
+
+    numbers = [item for item in positional[1:] if _number(item) is not None]
+    words = [item for item in positional[1:] if _number(item) is None]
+    for word in words[1:]:
+        warn_tag(f"{word!r}: one preset or vector is expected, {words[0]!r} is used")
+    weights = named.get("lbw", named.get("w"))
+    if words and weights is not None:
+        warn_tag(f"{words[0]!r}: the tag also has lbw={weights}, which is used")
+    elif words:
+        weights = words[0]
+    te = _named_number(named, "te", float(numbers[0]) if numbers else 1.0, warn_tag)
+    unet = _named_number(named, "unet", float(numbers[1]) if len(numbers) > 1 else te, warn_tag)
+    schedule, problems = parse_schedule(named)
+    for problem in problems:
+        warn_tag(problem)
+    return LoraRequest(
+        name=name,
+        te_multiplier=te,
+        unet_multiplier=unet,
+        dyn_dim=_dyn_dim(named.get("dyn", numbers[2] if len(numbers) > 2 else None), warn_tag),
+        weights=weights,
+        elements=named.get("lbwe"),
+        x=_named_number(named, "x", 1.0, warn_tag),
+        schedule=schedule,
+    )

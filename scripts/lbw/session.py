@@ -1,0 +1,128 @@
+"""A session: one generation, from its tags to the weights of each step. The host's adapter says when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lbw.engine import LoraEngine, Update
+from lbw.hosts import Host
+from lbw.plan import Library, Plan, build
+from lbw.prompt import LoraRequest
+
+logger = logging.getLogger("lbw")
+
+
+class Session:
+    """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
+
+    Args:
+        host: the adapter of the WebUI.
+        engine: the engine, which outlives the session.
+        library: the presets and rule sets of this request.
+        comment: shows one line to the user, with the result.
+    """
+
+    def __init__(self, host: Host, engine: LoraEngine, library: Library, comment: Callable[[str], None]) -> None:
+        self.host = host
+        self.engine = engine
+        self.library = library
+        self.plan: Plan | None = None
+        self.updates: list[Update] = []
+        self._comment = comment
+        self._said: set[str] = set()
+        self._requests: tuple[LoraRequest, ...] = ()
+        self._multipliers: dict[str, tuple[float, float]] = {}
+        self._applied: tuple[Any, ...] = ()
+        self._seed = 0
+
+    def warn(self, message: str) -> None:
+        """Say a thing once in a generation, in the console and with the result."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("LoRA Block Weight: %s", message)
+            self._comment(message)
+
+    def begin_pass(self, requests: Sequence[LoraRequest], seed: int, steps: int) -> Plan:
+        """The host has loaded the networks of a pass: plan it, and bring the weights to its first step.
+
+        Args:
+            requests: one for each tag, in the order of the tags; a tag whose network could not be loaded is left out.
+            seed: the image's seed, which random block weights follow.
+            steps: the number of sampling steps as far as it is known; each step says it again.
+        """
+        self._seed = seed
+        self._requests = tuple(requests)
+        plan = self._make_plan()
+        self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
+        self._apply(0, steps)
+        return plan
+
+    def step(self, step: int, steps: int) -> None:
+        """A step begins: bring the weights to it, if they are not there already."""
+        if self.plan is None:
+            return
+        if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
+            self._make_plan()
+        self._follow_multipliers()
+        state = (self.plan.strengths(step, steps), self.host.wanted_names())
+        if state != self._applied or not self.engine.holds(state[1]):
+            self._apply(step, steps)
+        if step == 0:
+            self._warn_of_empty_schedules(steps)
+
+    def end(self) -> None:
+        """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""
+        plan = self.plan
+        self.plan = None
+        self.engine.end_pass(names_are_true=plan is None or plan.is_plain)
+
+    def _unique_networks(self) -> list[Any]:
+        return list({id(net): net for net in self.host.networks()}.values())
+
+    def _make_plan(self) -> Plan:
+        networks = self._unique_networks()
+        order = [net.name for net in networks]
+        requests = [request for request in self._requests if request.name in order]
+        asked = {request.name for request in requests}
+        requests += [
+            LoraRequest(net.name, net.te_multiplier, net.unet_multiplier) for net in networks if net.name not in asked
+        ]
+        requests.sort(key=lambda request: order.index(request.name))
+        layers = self.host.layers()
+        self.plan = build(
+            requests,
+            {net.name: tuple(net.modules) for net in networks},
+            self.library,
+            self.warn,
+            model_layers=layers,
+            is_sdxl=self.host.is_sdxl(),
+            seed=self._seed,
+        )
+        self.engine.bind(self.host.model(), lambda: layers, networks)
+        return self.plan
+
+    def _follow_multipliers(self) -> None:
+        """A multiplier that somebody else wrote into a network since the pass began takes effect."""
+        assert self.plan is not None
+        for net in self.host.networks():
+            multipliers = (net.te_multiplier, net.unet_multiplier)
+            if self._multipliers.setdefault(net.name, multipliers) != multipliers:
+                self._multipliers[net.name] = multipliers
+                self.plan = self.plan.with_multipliers(net.name, *multipliers)
+
+    def _apply(self, step: int, steps: int) -> None:
+        assert self.plan is not None
+        names = self.host.wanted_names()
+        update = self.engine.manual_lora_update(self.plan.coefficients(step, steps), names)
+        self._applied = (self.plan.strengths(step, steps), names)
+        self.updates.append(update)
+        if update.layers_updated:
+            logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
+
+    def _warn_of_empty_schedules(self, steps: int) -> None:
+        assert self.plan is not None
+        for request in self.plan.requests:
+            if request.schedule.is_empty(steps):
+                self.warn(f"<lora:{request.name}>: its start is not before its stop, so it is never on in the U-Net")

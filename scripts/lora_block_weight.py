@@ -1,0 +1,70 @@
+"""The entry: what the host loads. Hooks and callbacks are here, the program is in ``lbw``."""
+
+import logging
+import os
+import sys
+
+import gradio as gr
+from modules import extensions, script_callbacks, scripts
+
+_FOLDER = os.path.dirname(os.path.realpath(__file__))
+if _FOLDER not in sys.path:
+    sys.path.append(_FOLDER)
+
+from lbw.hosts import a1111  # noqa: E402  the folder has to be on sys.path first
+from lbw.presets import DEFAULT_PRESETS, read_or_create  # noqa: E402
+
+logger = logging.getLogger("lbw")
+
+
+def _original_extension() -> str | None:
+    """The folder of another active extension that brings a script of this name: the original, or a second copy of this."""
+    for extension in extensions.active():
+        script = os.path.realpath(os.path.join(extension.path, "scripts", os.path.basename(__file__)))
+        if os.path.exists(script) and script != os.path.realpath(__file__):
+            return str(extension.path)
+    return None
+
+
+_original = _original_extension()
+if _original is not None:
+    logger.warning("LoRA Block Weight: off, because %s does the same; disable one of the two", _original)
+
+
+class LoraBlockWeight(scripts.Script):
+    """Block weights and step schedules for LoRA tags."""
+
+    def title(self):
+        return "LoRA Block Weight"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible if _original is None else False
+
+    def ui(self, is_img2img):
+        with gr.Accordion("LoRA Block Weight", open=False):
+            active = gr.Checkbox(value=True, label="Active", interactive=True, elem_id="lbw_active")
+            presets = gr.TextArea(
+                value=read_or_create(a1111.PRESETS_FILE, DEFAULT_PRESETS),
+                label="Weights setting",
+                info="One preset a line: NAME: 12, 17, 20, 26 or 61 values. In a prompt: <lora:name:1:lbw=NAME>",
+                interactive=True,
+                elem_id="lbw_ratiospreset",
+            )
+        return [presets, active]
+
+    def process(self, p, presets=None, active=True, *_):
+        a1111.begin(p, active=True if active in (None, "") else bool(active), presets_text=presets)
+
+    def after_extra_networks_activate(self, p, *_, extra_network_data, **__):
+        a1111.networks_activated(p, extra_network_data)
+
+    def process_before_every_sampling(self, p, *_, **__):
+        a1111.before_sampling(p)
+
+    def postprocess(self, p, processed, *_):
+        a1111.end(p)
+
+
+script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
+script_callbacks.on_model_loaded(a1111.model_loaded)
+script_callbacks.on_script_unloaded(a1111.unload)

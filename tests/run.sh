@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lint, types and all tests. Arguments go to pytest: `bash tests/run.sh tests/unit -k schedule`.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash tests/setup.sh || exit 1
+
+failed=0
+.venv/bin/ruff check . || failed=1
+.venv/bin/mypy || failed=1
+.venv/bin/python -m pytest "$@" || failed=1
+exit "$failed"

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Makes .venv beside tests/ with all that the tests and the demo need. Does nothing when nothing changed.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+stamp="$venv/.setup-stamp"
+wanted="$(cat "$root/pyproject.toml" "$root/tests/setup.sh" | sha256sum | cut -d' ' -f1)"
+
+install_packages() {
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet --no-input)
+    # torch first and pinned: left to a dependency, pip would choose a build with gigabytes of CUDA libraries.
+    "${pip[@]}" install torch==2.13.0
+    "$venv/bin/python" - "$root/pyproject.toml" >"$venv/test-requirements.txt" <<'PY'
+import sys
+
+from pip._vendor import tomli
+
+with open(sys.argv[1], "rb") as file:
+    print("\n".join(tomli.load(file)["project"]["optional-dependencies"]["test"]))
+PY
+    "${pip[@]}" install -r "$venv/test-requirements.txt"
+    echo "$wanted" >"$stamp"
+}
+
+# Without a browser the tests that need one skip themselves and say so; a failed install is therefore no error.
+install_browser() {
+    command -v chromium >/dev/null && return
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+    {
+        apt-get update -qq -o DPkg::Lock::Timeout=300
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -o DPkg::Lock::Timeout=300 -qq --no-install-recommends chromium fonts-dejavu-core
+    } >/dev/null 2>&1 || echo "setup: chromium could not be installed, browser tests will be skipped" >&2
+}
+
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "setup: installing into ${venv#"$root"/} (some minutes, once)" >&2
+    install_packages
+fi
+install_browser

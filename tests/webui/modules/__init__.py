@@ -1,0 +1,1 @@
+"""The host's own package; extensions import everything they need from here."""
