@@ -9,7 +9,8 @@ import gc
 
 import torch
 
-from modules import errors, shared
+from modules import errors
+from modules.shared_cmd_options import cmd_opts
 
 cpu = torch.device("cpu")
 device: torch.device = cpu
@@ -27,7 +28,7 @@ class NansException(Exception):
 
 
 def get_cuda_device_string() -> str:
-    return "cuda" if shared.cmd_opts.device_id is None else f"cuda:{shared.cmd_opts.device_id}"
+    return "cuda" if cmd_opts.device_id is None else f"cuda:{cmd_opts.device_id}"
 
 
 def get_optimal_device_name() -> str:
@@ -40,7 +41,7 @@ def get_optimal_device() -> torch.device:
 
 def get_device_for(task: str) -> torch.device:
     """The device for a task, unless --use-cpu names the task or "all"."""
-    if any(x in shared.cmd_opts.use_cpu for x in (task, "all")):
+    if any(x in cmd_opts.use_cpu for x in (task, "all")):
         return cpu
     return get_optimal_device()
 
@@ -85,7 +86,7 @@ def cond_cast_float(x: torch.Tensor) -> torch.Tensor:
 
 def test_for_nans(x: torch.Tensor, where: str) -> None:
     """Raise NansException where the first value is not a number; networks that fail do so for all values."""
-    if shared.cmd_opts.disable_nan_check:
+    if cmd_opts.disable_nan_check:
         return
     if torch.isnan(x[(0,) * x.ndim]):
         raise NansException(f"The {where} gave NaN. --no-half may help; --disable-nan-check turns this check off.")
@@ -94,13 +95,12 @@ def test_for_nans(x: torch.Tensor, where: str) -> None:
 def setup() -> None:
     """Choose the device and the number formats from the command line."""
     global device, dtype, dtype_vae, dtype_unet, dtype_inference, force_fp16
-    options = shared.cmd_opts
     device = get_device_for("sd")
-    half = device.type == "cuda" and not options.no_half
+    half = device.type == "cuda" and not cmd_opts.no_half
     dtype = dtype_unet = torch.float16 if half else torch.float32
-    dtype_vae = torch.float16 if half and not options.no_half_vae else torch.float32
-    dtype_inference = torch.float32 if options.precision == "full" else dtype
-    force_fp16 = half and options.precision == "half"
+    dtype_vae = torch.float16 if half and not cmd_opts.no_half_vae else torch.float32
+    dtype_inference = torch.float32 if cmd_opts.precision == "full" else dtype
+    force_fp16 = half and cmd_opts.precision == "half"
 
 
 setup()

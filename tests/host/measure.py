@@ -1,0 +1,72 @@
+"""Strengths as they are in force: measured from the weights themselves, whatever anybody claims about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw.blocks import block_of
+
+Strengths = dict[str, dict[str, tuple[float, float]]]
+"""{network: {block: (least, greatest strength among the block's layers)}}"""
+
+
+def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Mapping[str, Mapping[str, Tensor]]) -> Strengths:
+    """Least squares of (W - W0) on the deltas at strength 1, layer by layer."""
+    found: Strengths = {name: {} for name in deltas}
+    for layer in sorted({layer for network in deltas.values() for layer in network}):
+        names = [name for name in deltas if layer in deltas[name]]
+        basis = torch.stack([deltas[name][layer].flatten() for name in names], dim=1)
+        change = layers[layer].weight.detach().cpu().double().flatten() - base[layer].double().flatten()
+        solution = torch.linalg.lstsq(basis, change.unsqueeze(1)).solution.flatten()
+        block = block_of(layer)
+        assert block is not None
+        for name, value in zip(names, solution.tolist(), strict=True):
+            least, greatest = found[name].get(block, (value, value))
+            found[name][block] = (min(least, value), max(greatest, value))
+    return found
+
+
+@dataclass
+class Recording:
+    """What was seen during a generation, one entry for each model evaluation."""
+
+    strengths: list[Strengths] = field(default_factory=list)
+    sampling_steps: list[int] = field(default_factory=list)
+    host_layers_restored: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def recording(webui: Any, base: Mapping[str, Tensor], deltas: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Recording]:
+    """Record each evaluation after the model has run, when every layer has what it computed with."""
+    record = Recording()
+    restored = 0
+    networks = webui.networks
+    original = networks.network_restore_weights_from_backup
+
+    def count(layer: Any) -> Any:
+        nonlocal restored
+        restored += 1
+        return original(layer)
+
+    def after_evaluation(params: Any) -> None:
+        nonlocal restored
+        layers = webui.shared.sd_model.network_layer_mapping
+        record.strengths.append(strengths(layers, base, deltas))
+        record.sampling_steps.append(params.sampling_step)
+        record.host_layers_restored.append(restored)
+        restored = 0
+
+    networks.network_restore_weights_from_backup = count
+    webui.script_callbacks.on_cfg_denoised(after_evaluation)
+    callbacks = webui.script_callbacks.callback_map["callbacks_cfg_denoised"]
+    try:
+        yield record
+    finally:
+        networks.network_restore_weights_from_backup = original
+        callbacks[:] = [callback for callback in callbacks if callback.callback is not after_evaluation]

@@ -1,0 +1,126 @@
+"""The WebUI under test, in this process: the stand-in in tests/webui, or the real one that WEBUI_ROOT names.
+
+Only the host's public contract is used, so the same code drives both. For a real host, WEBUI_ARGS holds its command line
+(checkpoint and so on); it has to be run by the Python that the host is installed for.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+STAND_IN = PROJECT / "tests" / "webui"
+
+DEFAULTS = {
+    "prompt": "a red cat",
+    "negative_prompt": "blurry",
+    "seed": 1,
+    "steps": 8,
+    "sampler_name": "Euler a",
+    "cfg_scale": 7,
+    "width": 64,
+    "height": 64,
+    "do_not_save_samples": True,
+    "do_not_save_grid": True,
+}
+
+
+class WebUI:
+    """A WebUI that has been started without a server.
+
+    Args:
+        data: a folder of its own for the host's settings, LoRA files and extensions.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.lora_folder = data / "models" / "Lora"
+        self.lora_folder.mkdir(parents=True, exist_ok=True)
+        if os.environ.get("WEBUI_ROOT"):
+            self._boot_real(Path(os.environ["WEBUI_ROOT"]))
+        else:
+            self._boot_stand_in()
+        import networks
+        from modules import processing, script_callbacks, scripts, shared
+
+        self.networks, self.processing, self.scripts, self.shared = networks, processing, scripts, shared
+        self.script_callbacks = script_callbacks
+
+    def _boot_stand_in(self) -> None:
+        sys.path.insert(0, str(STAND_IN))
+        subprocess.run([sys.executable, str(STAND_IN / "make_demo.py"), "--data-dir", str(self.data)], check=True)
+        from modules import initialize
+
+        initialize.initialize(["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)])
+
+    def _boot_real(self, root: Path) -> None:
+        extensions = self.data / "extensions"
+        extensions.mkdir(exist_ok=True)
+        (extensions / "sd-webui-lora-block-weight").symlink_to(PROJECT)
+        os.chdir(root)
+        sys.path[:] = [str(root), *(folder for folder in sys.path if Path(folder) != STAND_IN)]
+        sys.argv = ["launch.py", "--skip-prepare-environment", "--skip-load-model-at-start", "--nowebui", "--api"]
+        sys.argv += ["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)]
+        sys.argv += shlex.split(os.environ.get("WEBUI_ARGS", ""))
+        os.environ.pop("COMMANDLINE_ARGS", None)
+        import launch  # noqa: F401  reads sys.argv
+        import webui
+        from fastapi import FastAPI
+        from modules import devices, initialize, script_callbacks, sd_hijack, shared
+
+        initialize.initialize()
+        app = FastAPI()
+        webui.create_api(app)
+        script_callbacks.before_ui_callback()
+        script_callbacks.app_started_callback(None, app)
+        assert shared.sd_model is not None
+        if sd_hijack.current_optimizer is None:
+            sd_hijack.apply_optimizations()
+        devices.first_time_calculation()
+
+    def script(self, runner: Any) -> Any:
+        """Our script in ``scripts_txt2img`` or ``scripts_img2img``."""
+        return next(script for script in runner.alwayson_scripts if script.title() == "LoRA Block Weight")
+
+    def request(self, args: list[Any] | None = None, **fields: Any) -> Any:
+        """A txt2img request, or an img2img one if it has ``init_images``; ``args`` are our script's arguments."""
+        is_img2img = "init_images" in fields
+        runner = self.scripts.scripts_img2img if is_img2img else self.scripts.scripts_txt2img
+        kind = "StableDiffusionProcessingImg2Img" if is_img2img else "StableDiffusionProcessingTxt2Img"
+        p = getattr(self.processing, kind)(sd_model=self.shared.sd_model, **{**DEFAULTS, **fields})
+        p.is_api = True
+        p.scripts = runner
+        p.outpath_samples = p.outpath_grids = str(self.data)
+        values = self._default_arguments(runner)
+        script = self.script(runner)
+        for index, value in enumerate(args or []):
+            values[script.args_from + index] = value
+        p.script_args = tuple(values)
+        return p
+
+    @staticmethod
+    def _default_arguments(runner: Any) -> list[Any]:
+        size = max((script.args_to or 0) for script in runner.scripts)
+        values: list[Any] = [0] + [None] * size
+        for script in runner.alwayson_scripts:
+            controls = getattr(script, "controls", None) or []
+            values[script.args_from : script.args_from + len(controls)] = [control.value for control in controls]
+        return values
+
+    def run(self, p: Any) -> Any:
+        """Generate, as the host's API does."""
+        with closing(p):
+            self.shared.state.begin(job="test")
+            try:
+                return self.processing.process_images(p)
+            finally:
+                self.shared.state.end()
+
+    def generate(self, args: list[Any] | None = None, **fields: Any) -> Any:
+        return self.run(self.request(args, **fields))

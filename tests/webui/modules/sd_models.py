@@ -1,0 +1,277 @@
+"""Loading checkpoints: which models are in memory, which one is in use, and how one takes another's place."""
+from __future__ import annotations
+
+import enum
+import sys
+import threading
+import time
+from types import TracebackType
+
+import torch
+
+from modules import devices, errors, script_callbacks, sd_hijack, shared
+from modules.diffusion.latent_diffusion import MODEL_CLASSES, LatentDiffusionBase
+from modules.sd_checkpoints import (  # noqa: F401  (part of this module's interface)
+    CheckpointInfo,
+    checkpoint_aliases,
+    checkpoint_tiles,
+    checkpoints_list,
+    get_closet_checkpoint_match,
+    list_models,
+    model_dir,
+    model_hash,
+    model_path,
+    read_metadata_from_safetensors,
+    read_state_dict,
+    select_checkpoint,
+)
+
+SDXL_KEY = "conditioner.embedders.1.model.ln_final.weight"
+
+
+class ModelType(enum.Enum):
+    SD1 = 1
+    SD2 = 2
+    SDXL = 3
+    SSD = 4
+    SD3 = 5
+
+
+class SkipWritingToConfig:
+    """Inside this context a loaded checkpoint does not become the one chosen in the settings."""
+
+    skip = False
+
+    def __enter__(self) -> SkipWritingToConfig:
+        self.previous = SkipWritingToConfig.skip
+        SkipWritingToConfig.skip = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        SkipWritingToConfig.skip = self.previous
+
+
+class SdModelData:
+    """The model in use, and all models in memory, last used first."""
+
+    def __init__(self):
+        self.sd_model: LatentDiffusionBase | None = None
+        self.loaded_sd_models: list[LatentDiffusionBase] = []
+        self.was_loaded_at_least_once = False
+        self.lock = threading.Lock()
+
+    def get_sd_model(self) -> LatentDiffusionBase | None:
+        """The model in use; the first call loads it. A failure is reported, and tried again at the next call."""
+        if self.was_loaded_at_least_once or self.sd_model is not None:
+            return self.sd_model
+        with self.lock:
+            if self.sd_model is None and not self.was_loaded_at_least_once:
+                try:
+                    load_model()
+                except Exception as e:
+                    errors.display(e, "loading the checkpoint", full_traceback=True)
+                    self.sd_model = None
+        return self.sd_model
+
+    def set_sd_model(self, v: LatentDiffusionBase | None) -> None:
+        self.sd_model = v
+        self.loaded_sd_models[:] = [model for model in self.loaded_sd_models if model is not v]
+        if v is not None:
+            self.loaded_sd_models.insert(0, v)
+
+
+model_data = SdModelData()
+
+
+def find_config(state_dict: dict[str, torch.Tensor]) -> str:
+    """Which kind of model a checkpoint holds."""
+    return "sdxl" if SDXL_KEY in state_dict else "sd1"
+
+
+def build_model(config: str) -> LatentDiffusionBase:
+    """A model with weights yet to be loaded, made without moving the global random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        model = MODEL_CLASSES[config]()
+    model.used_config = config
+    model.model_type = ModelType.SDXL if model.is_sdxl else ModelType.SD1
+    return model
+
+
+def load_model_weights(
+    model: LatentDiffusionBase, checkpoint_info: CheckpointInfo, state_dict: dict[str, torch.Tensor] | None
+) -> None:
+    """Copy a checkpoint's weights into the modules of `model`, in the number formats of this run."""
+    model.sd_model_hash = checkpoint_info.calculate_shorthash()
+    if not SkipWritingToConfig.skip:
+        shared.opts.data["sd_model_checkpoint"] = checkpoint_info.title
+    if state_dict is None:
+        state_dict = read_state_dict(checkpoint_info.filename)
+
+    model.to(devices.dtype_unet)
+    model.first_stage_model.to(devices.dtype_vae)
+    model.load_state_dict(state_dict)
+    apply_alpha_schedule_override(model)
+
+    model.sd_model_checkpoint = checkpoint_info.filename
+    model.sd_checkpoint_info = checkpoint_info
+    shared.opts.data["sd_checkpoint_hash"] = checkpoint_info.sha256
+
+
+def apply_alpha_schedule_override(sd_model: LatentDiffusionBase, p=None) -> None:
+    """Set the noise schedule; in float16 precision where the settings ask for it."""
+    sd_model.alphas_cumprod = sd_model.alphas_cumprod_original.to(devices.device)
+    if shared.opts.use_downcasted_alpha_bar:
+        if p is not None:
+            p.extra_generation_params["Downcast alphas_cumprod"] = True
+        sd_model.alphas_cumprod = sd_model.alphas_cumprod.half()
+
+
+def get_empty_cond(sd_model: LatentDiffusionBase) -> torch.Tensor:
+    """Encode the empty prompt. It must be free of extra networks, so those that are active are switched off for good."""
+    from modules import extra_networks, processing
+
+    extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})
+    cond = sd_model.get_learned_conditioning([""])
+    return cond["crossattn"] if isinstance(cond, dict) else cond
+
+
+def send_model_to_cpu(m: LatentDiffusionBase | None) -> None:
+    if m is not None:
+        m.to(devices.cpu)
+    devices.torch_gc()
+
+
+def send_model_to_device(m: LatentDiffusionBase) -> None:
+    m.to(devices.device)
+
+
+def send_model_to_trash(m: LatentDiffusionBase) -> None:
+    """Free the memory of a model even where someone still holds it."""
+    m.to(device="meta")
+    devices.torch_gc()
+
+
+def load_model(
+    checkpoint_info: CheckpointInfo | None = None, already_loaded_state_dict: dict[str, torch.Tensor] | None = None
+) -> LatentDiffusionBase:
+    """Build a model for a checkpoint and put it into use, in place of the one in use."""
+    checkpoint_info = checkpoint_info or select_checkpoint()
+    started = time.perf_counter()
+    if model_data.sd_model is not None:
+        send_model_to_trash(model_data.sd_model)
+        model_data.sd_model = None
+
+    state_dict = already_loaded_state_dict
+    if state_dict is None:
+        state_dict = read_state_dict(checkpoint_info.filename)
+    sd_model = build_model(find_config(state_dict))
+    load_model_weights(sd_model, checkpoint_info, state_dict)
+    send_model_to_device(sd_model)
+    sd_hijack.model_hijack.hijack(sd_model)
+    sd_model.eval()
+    model_data.set_sd_model(sd_model)
+    model_data.was_loaded_at_least_once = True
+
+    sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+    script_callbacks.model_loaded_callback(sd_model)
+    with devices.autocast(), torch.no_grad():
+        sd_model.cond_stage_model_empty_prompt = get_empty_cond(sd_model)
+    print(f"Loaded {checkpoint_info.title} in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    return sd_model
+
+
+def _unload_over_limit(keep: CheckpointInfo) -> LatentDiffusionBase | None:
+    """Free models in memory beyond the limit, longest unused first; gives the one that holds `keep`, if any does."""
+    limit = shared.opts.sd_checkpoints_limit
+    kept = None
+    for model in reversed(model_data.loaded_sd_models[:]):
+        if model.sd_checkpoint_info.filename == keep.filename:
+            kept = model
+        elif len(model_data.loaded_sd_models) > limit > 0:
+            model_data.loaded_sd_models.remove(model)
+            send_model_to_trash(model)
+    return kept
+
+
+def reuse_model_from_already_loaded(
+    sd_model: LatentDiffusionBase | None, checkpoint_info: CheckpointInfo
+) -> LatentDiffusionBase | None:
+    """Find a model for a checkpoint among those in memory.
+
+    Returns:
+        a model that holds the checkpoint already, or is built for it here because the settings allow one more
+        in memory; else one in memory whose place the checkpoint may take; else None.
+    """
+    if sd_model is not None and sd_model.sd_checkpoint_info.filename == checkpoint_info.filename:
+        return sd_model
+    if shared.opts.sd_checkpoints_keep_in_cpu:
+        send_model_to_cpu(sd_model)
+
+    already_loaded = _unload_over_limit(checkpoint_info)
+    if already_loaded is not None:
+        send_model_to_device(already_loaded)
+        model_data.set_sd_model(already_loaded)
+        if not SkipWritingToConfig.skip:
+            shared.opts.data["sd_model_checkpoint"] = checkpoint_info.title
+            shared.opts.data["sd_checkpoint_hash"] = checkpoint_info.sha256
+        return already_loaded
+    if len(model_data.loaded_sd_models) < shared.opts.sd_checkpoints_limit > 1:
+        model_data.sd_model = None
+        return load_model(checkpoint_info)
+    if model_data.loaded_sd_models:
+        model_data.sd_model = model_data.loaded_sd_models.pop()
+        return model_data.sd_model
+    return None
+
+
+def reload_model_weights(
+    sd_model: LatentDiffusionBase | None = None, info: CheckpointInfo | None = None, forced_reload: bool = False
+) -> LatentDiffusionBase:
+    """Put a checkpoint (by default the one chosen in the settings) into use.
+
+    Nothing happens if it is in use already. A model of the same kind gets the new weights into its existing modules;
+    otherwise a new model is built, and with it the active extra networks are switched off (see `get_empty_cond`).
+    """
+    checkpoint_info = info or select_checkpoint()
+    sd_model = sd_model or model_data.sd_model
+    before = None if sd_model is None else sd_model.sd_checkpoint_info
+    if sd_model is not None and sd_model.sd_model_checkpoint == checkpoint_info.filename and not forced_reload:
+        return sd_model
+
+    sd_model = reuse_model_from_already_loaded(sd_model, checkpoint_info)
+    if sd_model is not None and sd_model.sd_checkpoint_info.filename == checkpoint_info.filename and not forced_reload:
+        return sd_model
+    if sd_model is not None:
+        send_model_to_cpu(sd_model)
+        sd_hijack.model_hijack.undo_hijack(sd_model)
+
+    state_dict = read_state_dict(checkpoint_info.filename)
+    if sd_model is None or find_config(state_dict) != sd_model.used_config:
+        if sd_model is not None:
+            send_model_to_trash(sd_model)
+        return load_model(checkpoint_info, already_loaded_state_dict=state_dict)
+
+    try:
+        load_model_weights(sd_model, checkpoint_info, state_dict)
+    except Exception:
+        load_model_weights(sd_model, before, None)
+        raise
+    finally:
+        sd_hijack.model_hijack.hijack(sd_model)
+        sd_model.to(devices.device)
+        script_callbacks.model_loaded_callback(sd_model)
+    model_data.set_sd_model(sd_model)
+    return sd_model
+
+
+def unload_model_weights(sd_model: LatentDiffusionBase | None = None, info: CheckpointInfo | None = None):
+    """Move a model, by default the one in use, to the CPU."""
+    send_model_to_cpu(sd_model or shared.sd_model)
+    return sd_model
+
+
+def apply_token_merging(sd_model: LatentDiffusionBase, token_merging_ratio: float) -> None:
+    """Note the ratio that is asked for. These networks are too small to gain from merging tokens, so none are."""
+    sd_model.applied_token_merged_ratio = token_merging_ratio

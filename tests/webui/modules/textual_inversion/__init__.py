@@ -1,0 +1,1 @@
+"""Textual inversion, as far as other parts of the host ask for it."""
