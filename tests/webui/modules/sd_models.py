@@ -236,7 +236,6 @@ def reload_model_weights(
     """
     checkpoint_info = info or select_checkpoint()
     sd_model = sd_model or model_data.sd_model
-    before = None if sd_model is None else sd_model.sd_checkpoint_info
     if sd_model is not None and sd_model.sd_model_checkpoint == checkpoint_info.filename and not forced_reload:
         return sd_model
 
@@ -253,6 +252,7 @@ def reload_model_weights(
             send_model_to_trash(sd_model)
         return load_model(checkpoint_info, already_loaded_state_dict=state_dict)
 
+    before = sd_model.sd_checkpoint_info
     try:
         load_model_weights(sd_model, checkpoint_info, state_dict)
     except Exception:

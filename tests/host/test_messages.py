@@ -1,0 +1,62 @@
+"""Bad tags: one clear message each, the image is made, other LoRAs keep their weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.host.conftest import Bench
+
+BAD = {
+    "lbw=NOPE": ("NOPE", "INALL", "all blocks are 1"),
+    "lbw=1,2,3": ("3 values", "12, 17, 20, 26, 61", "all blocks are 1"),
+    "lbw=1,0,abc,0,0,0,0,0,0,0,0,0,0,0,0,0,0": ("value 3 of 17", "abc", "all blocks are 1"),
+    "lbw=1,0,,0,0,0,0,0,0,0,0,0,0,0,0,0,0": ("value 3 of 17", "''", "all blocks are 1"),
+    "lbw=" + ",".join(["1"] * 61): ("Flux", "all blocks are 1"),
+    "lbwe=NOPE": ("NOPE", "ATTNDEEPON", "works without it"),
+    "stop=abc": ("stop=abc", "whole number", "works without it"),
+    "start=-2": ("start=-2", "whole number", "works without it"),
+    "step=abc": ("step=abc", "a-b", "works without it"),
+    "step=-": ("step=-", "a-b", "works without it"),
+    "stop=1.5": ("stop=1.5", "whole number", "works without it"),
+    "stop=120%": ("stop=120%", "percentage", "works without it"),
+    "x=abc": ("x=abc", "a number", "1 is used"),
+    "te=abc": ("te=abc", "a number", "1 is used"),
+    "unet=nan": ("unet=nan", "a number", "1 is used"),
+    "dyn=abc": ("dyn=abc", "whole number", "full rank"),
+    "WHAT": ("WHAT", "INALL", "all blocks are 1"),
+}
+
+
+@pytest.mark.parametrize("argument", BAD, ids=[argument[:20] for argument in BAD])
+def test_a_bad_argument_gets_one_message_and_costs_nobody_else_anything(bench: Bench, argument: str):
+    prompt = f"a red cat <lora:t_lora:1:{argument}> <lora:t_lora2:0.5:lbw=OUTALL:stop=4>"
+    result, record = bench.record("t_lora", "t_lora2", prompt=prompt)
+    lines = [line for line in result.comments.splitlines() if "<lora:t_lora>" in line]
+    assert len(lines) == 1, result.comments
+    for part in BAD[argument]:
+        assert part in lines[0]
+    assert len(result.images) == 1
+    for found in record.strengths:
+        values = [value for pair in found["t_lora"].values() for value in pair]
+        assert values == pytest.approx([1.0] * len(values), abs=2e-3)
+    assert record.strengths[0]["t_lora2"]["OUT05"] == pytest.approx((0.5, 0.5), abs=2e-3)
+    assert record.strengths[0]["t_lora2"]["IN04"] == pytest.approx((0, 0), abs=2e-3)
+    assert record.strengths[4]["t_lora2"]["OUT05"] == pytest.approx((0, 0), abs=2e-3)
+
+
+def test_a_lora_that_does_not_exist_is_the_hosts_business(bench: Bench):
+    result, record = bench.record("t_lora", prompt="a red cat <lora:nope:1:stop=3> <lora:t_lora:1:stop=3>")
+    assert len(result.images) == 1
+    assert [round(found["t_lora"]["OUT05"][0], 3) for found in record.strengths] == [1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_random_weights_follow_the_seed_and_are_told(bench: Bench):
+    prompt = "a red cat <lora:t_lora:1:lbw=" + ",".join(["1", *["R"] * 16]) + ">"
+    first, record = bench.record("t_lora", prompt=prompt)
+    again, repeated = bench.record("t_lora", prompt=prompt)
+    other, differing = bench.record("t_lora", prompt=prompt, seed=2)
+    assert record.strengths[0]["t_lora"]["OUT05"] == pytest.approx(repeated.strengths[0]["t_lora"]["OUT05"], abs=1e-6)
+    assert record.strengths[0]["t_lora"]["OUT05"] != pytest.approx(differing.strengths[0]["t_lora"]["OUT05"], abs=1e-3)
+    told = first.infotexts[0].partition("LBW random weights: ")[2]
+    assert f"{record.strengths[0]['t_lora']['OUT05'][0]:.3f}".rstrip("0").rstrip(".") in told
+    assert first.infotexts[0] == again.infotexts[0] != other.infotexts[0]

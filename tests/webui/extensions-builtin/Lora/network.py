@@ -1,0 +1,204 @@
+"""What a network file becomes in memory: a Network with one NetworkModule for each layer that it changes."""
+from __future__ import annotations
+
+import enum
+import os
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modules import errors, hashes, sd_models, shared
+
+METADATA_FIRST = (
+    "ss_sd_model_name", "ss_resolution", "ss_clip_skip", "ss_num_train_images", "ss_tag_frequency",
+)
+
+
+class SdVersion(enum.Enum):
+    Unknown = 1
+    SD1 = 2
+    SD2 = 3
+    SDXL = 4
+
+
+class NetworkWeights(NamedTuple):
+    """The tensors `w` that a file has for one layer."""
+
+    network_key: str
+    sd_key: str
+    w: dict[str, torch.Tensor]
+    sd_module: nn.Module
+
+
+class NetworkOnDisk:
+    """A network file. `alias` is the name that its author gave it, which users may write as well as the file's."""
+
+    def __init__(self, name: str, filename: str):
+        self.name = name
+        self.filename = filename
+        self.is_safetensors = filename.lower().endswith(".safetensors")
+        self.metadata = self._read_metadata() if self.is_safetensors else {}
+        self.alias: str = self.metadata.get("ss_output_name", name)
+        self.hash = ""
+        self.shorthash = ""
+        known = self.metadata.get("sshs_model_hash")
+        self.set_hash(known or hashes.sha256_from_cache(filename, f"lora/{name}", self.is_safetensors) or "")
+        self.sd_version = self.detect_version()
+
+    def _read_metadata(self) -> dict[str, Any]:
+        """The file's metadata, with what people look for first in front."""
+        try:
+            metadata = sd_models.read_metadata_from_safetensors(self.filename)
+        except Exception as e:
+            errors.display(e, f"reading lora {self.filename}")
+            return {}
+        first = {key: metadata[key] for key in METADATA_FIRST if key in metadata}
+        return first | metadata
+
+    def detect_version(self) -> SdVersion:
+        if str(self.metadata.get("ss_base_model_version", "")).startswith("sdxl_"):
+            return SdVersion.SDXL
+        if str(self.metadata.get("ss_v2", "")) == "True":
+            return SdVersion.SD2
+        return SdVersion.SD1 if self.metadata else SdVersion.Unknown
+
+    def set_hash(self, v: str) -> None:
+        self.hash = v
+        self.shorthash = v[:12]
+        if self.shorthash:
+            import networks
+
+            networks.available_network_hash_lookup[self.shorthash] = self
+
+    def read_hash(self) -> None:
+        """Hash the file if that is not done yet."""
+        if not self.hash:
+            self.set_hash(hashes.sha256(self.filename, f"lora/{self.name}", self.is_safetensors))
+
+    def get_alias(self) -> str:
+        """The name to write into a prompt: the alias where the settings want it and it means one file only."""
+        import networks
+
+        by_filename = shared.opts.lora_preferred_name == "Filename"
+        return self.name if by_filename or self.alias.lower() in networks.forbidden_network_aliases else self.alias
+
+
+class Network:
+    """A network in memory, with the strengths that the current prompt gives it."""
+
+    def __init__(self, name: str, network_on_disk: NetworkOnDisk):
+        self.name = name
+        self.network_on_disk = network_on_disk
+        self.te_multiplier = 1.0
+        self.unet_multiplier = 1.0
+        self.dyn_dim: int | None = None
+        self.modules: dict[str, NetworkModule] = {}
+        self.bundle_embeddings: dict[str, Any] = {}
+        self.mtime: float | None = None
+        self.mentioned_name: str | None = None
+
+
+class ModuleType:
+    """Makes modules of one kind."""
+
+    def create_module(self, net: Network, weights: NetworkWeights) -> NetworkModule | None:
+        """A module for a layer's tensors, or None where they are of another kind."""
+        return None
+
+
+class NetworkModule:
+    """How a network changes one layer. Subclasses compute the change in `calc_updown`."""
+
+    def __init__(self, net: Network, weights: NetworkWeights):
+        self.network = net
+        self.network_key = weights.network_key
+        self.sd_key = weights.sd_key
+        self.sd_module = weights.sd_module
+        self.shape = self._weight_shape(self.sd_module)
+        self.ops, self.extra_kwargs = self._operation(self.sd_module)
+
+        w = weights.w
+        self.dim: int | None = None
+        self.bias = w.get("bias")
+        self.alpha: float | None = w["alpha"].item() if "alpha" in w else None
+        self.scale: float | None = w["scale"].item() if "scale" in w else None
+        self.dora_scale = w.get("dora_scale")
+        self.dora_norm_dims = len(self.shape) - 1
+
+    @staticmethod
+    def _weight_shape(layer: nn.Module) -> torch.Size | None:
+        """The shape of the weight that is changed; with MultiheadAttention that of each of q, k, v and out."""
+        if isinstance(layer, nn.MultiheadAttention):
+            return layer.out_proj.weight.shape
+        return layer.weight.shape if hasattr(layer, "weight") else None
+
+    @staticmethod
+    def _operation(layer: nn.Module) -> tuple[Any, dict[str, Any]]:
+        """The layer's operation as a function of input and weight, for `lora_functional`."""
+        if isinstance(layer, nn.Conv2d):
+            return F.conv2d, {"stride": layer.stride, "padding": layer.padding}
+        if isinstance(layer, nn.Linear):
+            return F.linear, {}
+        if isinstance(layer, nn.LayerNorm):
+            return F.layer_norm, {"normalized_shape": layer.normalized_shape, "eps": layer.eps}
+        if isinstance(layer, nn.GroupNorm):
+            return F.group_norm, {"num_groups": layer.num_groups, "eps": layer.eps}
+        return None, {}
+
+    def multiplier(self) -> float:
+        """The strength in force: the text encoder's or the U-Net's, by where the layer is."""
+        in_text_encoder = "transformer" in self.sd_key[:20]
+        return self.network.te_multiplier if in_text_encoder else self.network.unet_multiplier
+
+    def calc_scale(self) -> float:
+        """What the file's tensors are scaled by at strength 1."""
+        if self.scale is not None:
+            return self.scale
+        if self.dim is not None and self.alpha is not None:
+            return self.alpha / self.dim
+        return 1.0
+
+    def apply_weight_decompose(self, updown: torch.Tensor, orig_weight: torch.Tensor) -> torch.Tensor:
+        """DoRA: the change that also brings each input channel's weights to the length given by the file."""
+        orig_weight = orig_weight.to(updown.dtype)
+        lengths = self.dora_scale.to(device=orig_weight.device, dtype=updown.dtype)
+        merged = updown.to(orig_weight.device) + orig_weight
+        by_input = merged.transpose(0, 1)
+        norms = by_input.reshape(by_input.shape[0], -1).norm(dim=1)
+        norms = norms.reshape(1, -1, *[1] * (self.dora_norm_dims - 1))
+        return merged * (lengths / norms) - orig_weight
+
+    def finalize_updown(
+        self,
+        updown: torch.Tensor,
+        orig_weight: torch.Tensor,
+        output_shape: list[int] | torch.Size,
+        ex_bias: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scale, shape and, with DoRA, normalise a change, and apply the strength to it and to the bias's change."""
+        if self.bias is not None:
+            updown = updown.reshape(self.bias.shape) + self.bias.to(orig_weight.device, dtype=updown.dtype)
+            updown = updown.reshape(output_shape)
+        if len(output_shape) == 4:
+            updown = updown.reshape(output_shape)
+        if orig_weight.numel() == updown.numel():
+            updown = updown.reshape(orig_weight.shape)
+        if ex_bias is not None:
+            ex_bias = ex_bias * self.multiplier()
+        updown = updown * self.calc_scale()
+        if self.dora_scale is not None:
+            updown = self.apply_weight_decompose(updown, orig_weight)
+        return updown * self.multiplier(), ex_bias
+
+    def calc_updown(self, orig_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What to add to the weight and to the bias, with the strength in it."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """`lora_functional`: the layer's output `y` for the input `x`, with this network's part added."""
+        if self.ops is None:
+            raise NotImplementedError
+        updown, ex_bias = self.calc_updown(self.sd_module.weight)
+        return y + self.ops(x, weight=updown, bias=ex_bias, **self.extra_kwargs)

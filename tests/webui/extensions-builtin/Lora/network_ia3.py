@@ -1,0 +1,26 @@
+"""IA3: the change is the layer's own weight, times a number for each input or output channel."""
+from __future__ import annotations
+
+import network
+import torch
+
+
+class ModuleTypeIa3(network.ModuleType):
+    def create_module(self, net: network.Network, weights: network.NetworkWeights) -> NetworkModuleIa3 | None:
+        return NetworkModuleIa3(net, weights) if "weight" in weights.w else None
+
+
+class NetworkModuleIa3(network.NetworkModule):
+    def __init__(self, net: network.Network, weights: network.NetworkWeights):
+        super().__init__(net, weights)
+        self.w = weights.w["weight"]
+        self.on_input: bool = weights.w["on_input"].item()
+
+    def calc_updown(self, orig_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        w = self.w.to(orig_weight.device)
+        output_shape = [w.shape[0], orig_weight.shape[1]]
+        if self.on_input:
+            output_shape.reverse()
+        else:
+            w = w.reshape(-1, 1)
+        return self.finalize_updown(orig_weight * w, orig_weight, output_shape)

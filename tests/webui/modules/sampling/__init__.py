@@ -1,0 +1,1 @@
+"""Sampling algorithms and noise schedules, written from the papers. They know nothing of the rest of the host."""
