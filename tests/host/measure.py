@@ -63,10 +63,8 @@ def recording(webui: Any, base: Mapping[str, Tensor], deltas: Mapping[str, Mappi
         restored = 0
 
     networks.network_restore_weights_from_backup = count
-    webui.script_callbacks.on_cfg_denoised(after_evaluation)
-    callbacks = webui.script_callbacks.callback_map["callbacks_cfg_denoised"]
     try:
-        yield record
+        with webui.observing(after_evaluation):
+            yield record
     finally:
         networks.network_restore_weights_from_backup = original
-        callbacks[:] = [callback for callback in callbacks if callback.callback is not after_evaluation]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.host.conftest import Bench
-from tests.host.test_isolation import difference, registered
+from tests.host.test_isolation import difference
 
 
 def test_locon_and_cp_form_reach_their_exact_weights(bench: Bench):
@@ -19,7 +19,7 @@ def test_locon_and_cp_form_reach_their_exact_weights(bench: Bench):
         if params.sampling_step == 0 and not seen:
             seen.update({name: layer.weight.detach().clone() for name, layer in bench.layers().items() if name in bench.base})
 
-    with registered(bench, copy_weights):
+    with bench.webui.observing(copy_weights):
         bench.webui.generate(prompt="a red cat <lora:t_locon:0.7:stop=4> <lora:t_mid:-0.5:lbw=INALL>")
     from lbw.blocks import block_of
 
@@ -65,13 +65,8 @@ def test_the_image_is_that_of_the_hosts_slow_path(bench: Bench, prompt: str):
             strength = request.schedule.strength(step, params.total_sampling_steps)
             net.unet_multiplier = request.unet_multiplier * strength
 
-    callbacks = bench.webui.script_callbacks
-    callbacks.on_cfg_denoiser(set_multipliers)
-    try:
+    with bench.webui.observing(set_multipliers, before=True):
         slow = bench.webui.generate(args=["", False], prompt=prompt)
-    finally:
-        listed = callbacks.callback_map["callbacks_cfg_denoiser"]
-        listed[:] = [entry for entry in listed if entry.callback is not set_multipliers]
     assert difference(ours, slow) <= 1
     off = bench.webui.generate(prompt="a red cat")
     assert np.abs(np.asarray(off.images[0]).astype(int) - np.asarray(ours.images[0])).max() > 1

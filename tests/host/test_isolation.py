@@ -33,40 +33,22 @@ def interrupted(bench: Bench, prompt: str) -> None:
         if params.sampling_step == 1:
             bench.webui.shared.state.interrupt()
 
-    with registered(bench, interrupt):
+    with bench.webui.observing(interrupt):
         bench.webui.generate(prompt=prompt)
 
 
 def failed(bench: Bench, prompt: str) -> None:
     p = bench.webui.request(prompt=prompt)
 
-    def broken_sampler(*_args: Any, **_kwargs: Any) -> None:
+    sample = p.sample
+
+    def sample_and_break(*args: Any, **kwargs: Any) -> None:
+        sample(*args, **kwargs)
         raise RuntimeError("the sampler broke")
 
-    original = p.sample
-
-    def sample(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        broken_sampler()
-
-    p.sample = sample
+    p.sample = sample_and_break
     with pytest.raises(RuntimeError, match="the sampler broke"):
         bench.webui.run(p)
-
-
-class registered:
-    """A step callback, for as long as the block runs."""
-
-    def __init__(self, bench: Bench, callback: Callable[[Any], None]) -> None:
-        self.callbacks = bench.webui.script_callbacks
-        self.callback = callback
-
-    def __enter__(self) -> None:
-        self.callbacks.on_cfg_denoised(self.callback)
-
-    def __exit__(self, *_: object) -> None:
-        listed = self.callbacks.callback_map["callbacks_cfg_denoised"]
-        listed[:] = [entry for entry in listed if entry.callback is not self.callback]
 
 
 BEFORE = {
@@ -165,7 +147,7 @@ def test_a_multiplier_that_somebody_else_changes_takes_effect(bench: Bench):
         if params.sampling_step == 2:
             bench.webui.networks.loaded_networks[0].unet_multiplier = 0.5
 
-    with registered(bench, halve):
+    with bench.webui.observing(halve):
         _, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:lbw=OUTALL>")
     assert record.strengths[2]["t_lora"]["OUT05"] == pytest.approx((1, 1), abs=1e-3)
     assert record.strengths[-1]["t_lora"]["OUT05"] == pytest.approx((0.5, 0.5), abs=1e-3)
@@ -181,7 +163,7 @@ def test_weights_that_somebody_else_patches_are_seen(bench: Bench):
                 if getattr(layer, "network_weights_backup", None) is not None:
                     layer.network_current_names = (("somebody else", 1.0, 1.0, None),)
 
-    with registered(bench, patch):
+    with bench.webui.observing(patch):
         _, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:lbw=OUTALL>")
     assert record.strengths[-1]["t_lora"]["OUT05"] == pytest.approx((1, 1), abs=1e-3)
     assert record.strengths[-1]["t_lora"]["IN04"] == pytest.approx((0, 0), abs=1e-3)
@@ -189,7 +171,6 @@ def test_weights_that_somebody_else_patches_are_seen(bench: Bench):
 
 def test_reload_ui_leaves_nothing(bench: Bench):
     bench.webui.generate(prompt=SCHEDULED)
-    bench.webui.script_callbacks.script_unloaded_callback if False else None
     from lbw.hosts import a1111
 
     a1111.unload()

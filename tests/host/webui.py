@@ -10,7 +10,8 @@ import os
 import shlex
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,25 @@ class WebUI:
         from modules import processing, script_callbacks, scripts, shared
 
         self.networks, self.processing, self.scripts, self.shared = networks, processing, scripts, shared
-        self.script_callbacks = script_callbacks
+        self.before_evaluation: list[Callable[[Any], None]] = []
+        self.after_evaluation: list[Callable[[Any], None]] = []
+        script_callbacks.on_cfg_denoiser(lambda params: self._call(self.before_evaluation, params))
+        script_callbacks.on_cfg_denoised(lambda params: self._call(self.after_evaluation, params))
+
+    @staticmethod
+    def _call(observers: list[Callable[[Any], None]], params: Any) -> None:
+        for observer in list(observers):
+            observer(params)
+
+    @contextmanager
+    def observing(self, observer: Callable[[Any], None], *, before: bool = False) -> Iterator[None]:
+        """Call ``observer`` after, or before, each model evaluation, for as long as the block runs."""
+        observers = self.before_evaluation if before else self.after_evaluation
+        observers.append(observer)
+        try:
+            yield
+        finally:
+            observers.remove(observer)
 
     def _boot_stand_in(self) -> None:
         sys.path.insert(0, str(STAND_IN))

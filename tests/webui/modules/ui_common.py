@@ -32,7 +32,8 @@ def update_generation_info(generation_info: str, html_info: str, img_index: int)
 
 
 def create_refresh_button(
-    refresh_component, refresh_method: Callable[[], Any], refreshed_args: Callable[[], dict] | dict | None, elem_id: str,
+    refresh_component, refresh_method: Callable[[], Any], refreshed_args: Callable[[], dict] | dict | None,
+    elem_id: str,
 ) -> ToolButton:
     """A button that looks for new choices and puts them into one component or several."""
     components = refresh_component if isinstance(refresh_component, list) else [refresh_component]

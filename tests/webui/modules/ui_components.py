@@ -98,8 +98,7 @@ class InputAccordion(gr.Checkbox):
             InputAccordion.global_index += 1
 
         super().__init__(value, **{**kwargs, "elem_id": f"{self.accordion_id}-checkbox", "visible": False})
-        self.change(
-            fn=None, inputs=[self], _js=f"function(checked){{ inputAccordionChecked('{self.accordion_id}', checked); }}")
+        self.change(fn=None, inputs=[self], _js=f"checked => inputAccordionChecked('{self.accordion_id}', checked)")
         self.accordion = gr.Accordion(**{
             **kwargs, "elem_id": self.accordion_id, "label": kwargs.get("label", "Accordion"),
             "elem_classes": ["input-accordion"], "open": value,

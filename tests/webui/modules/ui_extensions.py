@@ -33,15 +33,18 @@ def apply_and_restart(disable_list: str, disable_all: str) -> None:
 
 
 def create_ui() -> gr.Blocks:
-    with gr.Blocks(analytics_enabled=False) as interface, gr.Tabs(elem_id="tabs_extensions"):
-        with gr.TabItem("Installed", id="installed"):
-            with gr.Row(elem_id="extensions_installed_top"):
-                apply = gr.Button(value="Apply and restart UI", variant="primary", elem_id="extensions_apply")
-                disable_all = gr.Radio(
-                    label="Disable all extensions", choices=["none", "extra", "all"],
-                    value=lambda: shared.opts.disable_all_extensions, elem_id="extensions_disable_all")
-                disabled = gr.Textbox(visible=False, elem_id="extensions_disabled_list", container=False)
-            gr.HTML(extension_table, elem_id="extensions_installed_html")
-            apply.click(
-                fn=apply_and_restart, _js="extensions_apply", inputs=[disabled, disable_all], outputs=[], queue=False)
+    with (
+        gr.Blocks(analytics_enabled=False) as interface,
+        gr.Tabs(elem_id="tabs_extensions"),
+        gr.TabItem("Installed", id="installed"),
+    ):
+        with gr.Row(elem_id="extensions_installed_top"):
+            apply = gr.Button(value="Apply and restart UI", variant="primary", elem_id="extensions_apply")
+            disable_all = gr.Radio(
+                label="Disable all extensions", choices=["none", "extra", "all"],
+                value=lambda: shared.opts.disable_all_extensions, elem_id="extensions_disable_all")
+            disabled = gr.Textbox(visible=False, elem_id="extensions_disabled_list", container=False)
+        gr.HTML(extension_table, elem_id="extensions_installed_html")
+        apply.click(
+            fn=apply_and_restart, _js="extensions_apply", inputs=[disabled, disable_all], outputs=[], queue=False)
     return interface

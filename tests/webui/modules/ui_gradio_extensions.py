@@ -35,9 +35,9 @@ def javascript_html() -> str:
 
 
 def css_html() -> str:
-    files = [*scripts.list_files_with_name("style.css"), os.path.join(data_path, "user.css")]
-    return "\n".join(
-        f'<link rel="stylesheet" property="stylesheet" href="{webpath(file)}">' for file in files if os.path.exists(file))
+    paths = [*scripts.list_files_with_name("style.css"), os.path.join(data_path, "user.css")]
+    files = [path for path in paths if os.path.exists(path)]
+    return "\n".join(f'<link rel="stylesheet" property="stylesheet" href="{webpath(file)}">' for file in files)
 
 
 def reload_javascript() -> None:

@@ -73,8 +73,8 @@ class NetworkOnDisk:
             networks.available_network_hash_lookup[self.shorthash] = self
 
     def read_hash(self) -> None:
-        """Hash the file if that is not done yet."""
-        if not self.hash:
+        """Hash the file if that is not done yet and not forbidden."""
+        if not self.hash and not shared.cmd_opts.no_hashing:
             self.set_hash(hashes.sha256(self.filename, f"lora/{self.name}", self.is_safetensors))
 
     def get_alias(self) -> str:

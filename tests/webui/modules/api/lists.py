@@ -11,7 +11,10 @@ from modules.api import models
 
 
 def get_samplers() -> list[dict]:
-    return [{"name": name, "aliases": aliases, "options": options} for name, _, aliases, options in sd_samplers.all_samplers]
+    return [
+        {"name": name, "aliases": aliases, "options": options}
+        for name, _, aliases, options in sd_samplers.all_samplers
+    ]
 
 
 def get_schedulers() -> list[dict]:

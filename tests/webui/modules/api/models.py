@@ -7,7 +7,6 @@ cannot fall behind.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from typing import Any
 

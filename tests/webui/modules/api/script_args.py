@@ -36,7 +36,7 @@ def init_script_args(request, defaults: list, runner: ScriptRunner, from_infotex
     """Fill in a request's arguments: those from its infotext, of its selectable script, of scripts that always run.
 
     `script_args` replaces the selectable script's share whatever its length, so that a list of a wrong length shifts
-    the arguments of the scripts behind it. For scripts that always run, as many values count as there are on both sides.
+    the arguments of the scripts behind it. For a script that always runs, as many values count as both sides have.
     """
     script_args = defaults.copy()
     for index, value in from_infotext.items():
@@ -53,7 +53,8 @@ def init_script_args(request, defaults: list, runner: ScriptRunner, from_infotex
             raise HTTPException(status_code=422, detail=f"always on script {name} not found")
         script = runner.scripts[script_name_to_index(name, runner.scripts)]
         if not script.alwayson:
-            raise HTTPException(status_code=422, detail="Cannot have a selectable script in the always on scripts params")
+            detail = "Cannot have a selectable script in the always on scripts params"
+            raise HTTPException(status_code=422, detail=detail)
         if "args" in given:
             values = given["args"][:script.args_to - script.args_from]
             script_args[script.args_from:script.args_from + len(values)] = values

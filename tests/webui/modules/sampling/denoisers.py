@@ -93,7 +93,7 @@ class LCMDenoiser(DiscreteSchedule):
         self.inner_model = model
 
     def get_sigmas(self, n: int) -> torch.Tensor:
-        start, end = self.sigma_to_t(self.sigma_max), self.sigma_to_t(self.sigma_min)
+        start, end = float(self.sigma_to_t(self.sigma_max)), float(self.sigma_to_t(self.sigma_min))
         return append_zero(self.t_to_sigma(torch.linspace(start, end, n, device=self.sigmas.device)))
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,11 @@ def ancestral_step(sigma, sigma_next, eta: float = 1.0):
     return (sigma_next**2 - sigma_up**2) ** 0.5, sigma_up
 
 
+def _between(denoised, x, share):
+    """The point that keeps `share` of the noise of `x`."""
+    return denoised + (x - denoised) * share
+
+
 def _add_noise(x, sigma, sigma_next, level, noise_sampler, s_noise):
     return x + noise_sampler(sigma, sigma_next) * s_noise * level if sigma_next > 0 else x
 
@@ -64,9 +69,9 @@ def sample_dpmpp_2s_ancestral(
         report(callback, i, x, sigma, denoised)
         if sigma_down > 0:
             sigma_mid = (sigma * sigma_down).sqrt()
-            x_mid = torch.lerp(denoised, x, sigma_mid / sigma)
+            x_mid = _between(denoised, x, sigma_mid / sigma)
             denoised = evaluate(model, x_mid, sigma_mid, extra_args)
-        x = torch.lerp(denoised, x, sigma_down / sigma)
+        x = _between(denoised, x, sigma_down / sigma)
         x = _add_noise(x, sigma, sigmas[i + 1], sigma_up, noise_sampler, s_noise)
     return x
 
@@ -85,11 +90,11 @@ def sample_dpmpp_sde(
             continue
         sigma_mid = sigma ** (1 - r) * sigma_next**r
         down, up = ancestral_step(sigma, sigma_mid, eta)
-        x_mid = torch.lerp(denoised, x, down / sigma) + noise_sampler(sigma, sigma_mid) * s_noise * up
+        x_mid = _between(denoised, x, down / sigma) + noise_sampler(sigma, sigma_mid) * s_noise * up
         denoised_mid = evaluate(model, x_mid, sigma_mid, extra_args)
         down, up = ancestral_step(sigma, sigma_next, eta)
         data = denoised + (denoised_mid - denoised) / (2 * r)
-        x = torch.lerp(data, x, down / sigma) + noise_sampler(sigma, sigma_next) * s_noise * up
+        x = _between(data, x, down / sigma) + noise_sampler(sigma, sigma_next) * s_noise * up
     return x
 
 

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server import Server, running_server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One stand-in WebUI, in a process of its own, for all tests that talk HTTP."""
+    if os.environ.get("WEBUI_ROOT"):
+        pytest.skip("WEBUI_ROOT names a real WebUI, and this test starts the stand-in")
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Starts the stand-in WebUI with a demo model, demo LoRA files and the extension. Further arguments go to the host.
+# `demo.sh --once "PROMPT" [--steps N] ...` makes one image instead, and tells what happened in each step.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+bash "$here/setup.sh"
+python="$here/../.venv/bin/python"
+"$python" "$here/webui/make_demo.py"
+
+if [ "${1:-}" = --once ]; then
+    exec "$python" "$here/webui/once.py" "$@"
+fi
+echo "The page: http://127.0.0.1:7860  The API: http://127.0.0.1:7860/docs  Prompt to try: a red cat <lora:demo:1:lbw=OUTD:stop=5>"
+exec "$python" "$here/webui/webui.py" --api --port 7860 "$@"

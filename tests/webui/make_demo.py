@@ -1,0 +1,261 @@
+"""Writes demo checkpoints and demo LoRA files into the data folder, the same bytes each time.
+
+Usage: python make_demo.py [--data-dir DIR] [--force]
+"""
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from modules import paths
+from modules.diffusion.latent_diffusion import MODEL_CLASSES
+
+# How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
+RESIDUAL_GAIN = 0.5
+EPS_NOISE_GAIN = 0.12
+RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "self_attn.out_proj", "attn.out_proj", "c_proj")
+
+# One latent channel each for brightness, red-green, blue-yellow, and a little of everything: (latent, RGB).
+LATENT_TO_RGB = torch.tensor([[0.5, 0.5, 0.5], [0.45, -0.4, 0.0], [-0.15, -0.15, 0.5], [0.15, 0.1, 0.1]])
+
+RANK, ALPHA = 4, 2.0
+LORA_GAIN = 0.5
+
+UNET_LINEAR = re.compile(r"(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out))$")
+TEXT_LINEAR = re.compile(r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$")
+UNET_CONV = re.compile(r"(in_layers\.2|out_layers\.3|skip_connection|0\.op|\d\.conv)$")
+MID_LAYER = "input_blocks.4.0.in_layers.2"
+
+
+def seeded(*names: str) -> torch.Generator:
+    """Random numbers that depend on what they are for, and not on the order in which things are made."""
+    return torch.Generator().manual_seed(zlib.crc32("/".join(names).encode()))
+
+
+def random_tensor(generator: torch.Generator, shape: tuple[int, ...], gain: float = 1.0) -> torch.Tensor:
+    """Values that keep the size of what is multiplied by them (times `gain`)."""
+    fan_in = math.prod(shape[1:]) or 1
+    return torch.randn(shape, generator=generator) * (gain / fan_in**0.5)
+
+
+def make_weight(name: str, shape: tuple[int, ...], norm: bool, seed: str) -> torch.Tensor:
+    """One tensor of a model. No layer is silent: also those that training would start at zero speak."""
+    generator = seeded(seed, name)
+    if norm:
+        noise = 0.1 * torch.randn(shape, generator=generator)
+        return noise + (1.0 if name.endswith("weight") else 0.1)
+    if name.endswith("bias"):
+        return 0.05 * torch.randn(shape, generator=generator)
+    if "embedding" in name:
+        return 0.5 * torch.randn(shape, generator=generator) + 0.1
+    layer = name.removesuffix(".weight").removesuffix("_weight")
+    return random_tensor(generator, shape, RESIDUAL_GAIN if layer.endswith(RESIDUAL_ENDS) else 1.0)
+
+
+def pass_latents_through(unet: dict[str, torch.Tensor], latent_channels: int = 4) -> None:
+    """Make the U-Net predict its own normalised input, and let its random features only disturb that.
+
+    An untrained network's noise prediction has nothing to do with the input, and sampling would run away. Here each
+    latent channel x travels as the pair (x, -x) by the shortest way through the U-Net, from the first to the last
+    block. As silu(x) - silu(-x) = x, the last convolution finds it unharmed.
+    """
+    signs = torch.stack([torch.eye(latent_channels), -torch.eye(latent_channels)], dim=1).flatten(0, 1)
+    pairs = 2 * latent_channels
+    first = unet["input_blocks.0.0.weight"]
+    first[:pairs] = 0
+    first[:pairs, :, 1, 1] = signs
+    unet["input_blocks.0.0.bias"][:pairs] = 0
+
+    last_block = f"output_blocks.{max(int(key.split('.')[1]) for key in unet if key.startswith('output_blocks.'))}"
+    skip = unet[f"{last_block}.0.skip_connection.weight"]
+    from_below = skip.shape[1] - first.shape[0]
+    skip[:pairs] *= EPS_NOISE_GAIN
+    skip[:pairs, from_below : from_below + pairs, 0, 0] = torch.eye(pairs)
+    unet[f"{last_block}.0.skip_connection.bias"][:pairs] = 0
+    for name in (f"{last_block}.0.out_layers.3", f"{last_block}.1.proj_out"):
+        if f"{name}.weight" in unet:
+            unet[f"{name}.weight"][:pairs] *= EPS_NOISE_GAIN
+            unet[f"{name}.bias"][:pairs] *= EPS_NOISE_GAIN
+
+    unet["out.0.weight"][:pairs] = 1
+    unet["out.0.bias"][:pairs] = 0
+    out = unet["out.2.weight"]
+    out *= EPS_NOISE_GAIN
+    out[:, :pairs] = 0
+    out[:, :pairs, 1, 1] = signs.T
+    unet["out.2.bias"].zero_()
+
+
+def map_latents_to_colours(vae: dict[str, torch.Tensor], scale_factor: float) -> None:
+    """Let encoder and decoder carry colours, so that img2img starts from the image it is given."""
+    for name, tensor in vae.items():
+        tensor *= 0.15 if "conv2" in name else 0.3
+    for name in ("quant_conv", "post_quant_conv"):
+        weight = vae[f"{name}.weight"]
+        weight.copy_(torch.eye(weight.shape[0])[:, :, None, None])
+        vae[f"{name}.bias"].zero_()
+    for name, matrix in (
+        ("encoder.conv_in", torch.eye(3)),
+        ("encoder.conv_out", torch.linalg.pinv(LATENT_TO_RGB).T / scale_factor),
+        ("decoder.conv_in", LATENT_TO_RGB.T * scale_factor),
+        ("decoder.conv_out", torch.eye(3)),
+    ):
+        weight, bias = vae[f"{name}.weight"], vae[f"{name}.bias"]
+        rows, columns = matrix.shape
+        bias[:rows] = 0
+        weight[:rows] = 0 if name.startswith("encoder") else 0.1 * weight[:rows]
+        weight[:rows, :columns, 1, 1] = matrix
+    vae["encoder.conv_out.weight"][4:] = 0
+    vae["encoder.conv_out.bias"][4:] = -30.0  # the logarithm of the variance
+
+
+def make_checkpoint(kind: str, seed: str) -> dict[str, torch.Tensor]:
+    """A whole model's weights, in float16 as checkpoints usually are."""
+    model = MODEL_CLASSES[kind]()
+    norms = {name for name, module in model.named_modules() if isinstance(module, (nn.LayerNorm, nn.GroupNorm))}
+    state_dict = {
+        name: make_weight(name, tuple(value.shape), name.rpartition(".")[0] in norms, seed)
+        for name, value in model.state_dict().items()
+    }
+    pass_latents_through(without_prefix(state_dict, "model.diffusion_model."))
+    map_latents_to_colours(without_prefix(state_dict, "first_stage_model."), model.scale_factor)
+    return {name: value.half() for name, value in state_dict.items()}
+
+
+def without_prefix(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors (not copies) under a prefix."""
+    return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
+def diffusers_name(name: str) -> str:
+    """An SD1 U-Net layer's name as diffusers, and so kohya's trainer, has it."""
+    area, rest = name.split(".", 1)
+    block, _, layer = rest.partition(".")
+    place, _, layer = layer.partition(".")
+    if area == "middle_block":
+        attention = block == "1"
+        prefix = "mid_block_attentions_0" if attention else f"mid_block_resnets_{int(block) // 2}"
+        layer = rest.partition(".")[2]
+    else:
+        down = area == "input_blocks"
+        level, index = divmod(int(block) - down, 3)
+        side = "down_blocks" if down else "up_blocks"
+        if layer in ("op", "conv"):
+            return f"lora_unet_{side}_{level}_{'downsamplers' if down else 'upsamplers'}_0_conv"
+        attention = place == "1"
+        prefix = f"{side}_{level}_{'attentions' if attention else 'resnets'}_{index}"
+    parts = {"in_layers.2": "conv1", "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
+    return f"lora_unet_{prefix}_{parts.get(layer, layer).replace('.', '_')}"
+
+
+def lora_layers(kind: str, with_convolutions: bool) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """(name in the file, name in the model, weight shape) of each layer that a demo LoRA changes."""
+    model = MODEL_CLASSES[kind]()
+    unet = model.model.diffusion_model
+    for name, layer in unet.named_modules():
+        if UNET_LINEAR.search(name) or (with_convolutions and UNET_CONV.search(name) and isinstance(layer, nn.Conv2d)):
+            key = diffusers_name(name) if kind == "sd1" else "lora_unet_" + name.replace(".", "_")
+            yield key, name, tuple(layer.weight.shape)
+    encoders = [("lora_te", model.cond_stage_model)] if kind == "sd1" else [("lora_te1", model.conditioner.embedders[0])]
+    for prefix, encoder in encoders:
+        for name, layer in encoder.transformer.named_modules():
+            if TEXT_LINEAR.search(name):
+                yield f"{prefix}_{name.replace('.', '_')}", name, tuple(layer.weight.shape)
+    if kind == "sdxl":
+        yield from open_clip_layers(model.conditioner.embedders[1].model.transformer)
+
+
+def open_clip_layers(transformer: nn.Module) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """SDXL's second text encoder; trainers name it after CLIP's modules, with q, k and v apart."""
+    for i, block in enumerate(transformer.resblocks):
+        prefix = f"lora_te2_text_model_encoder_layers_{i}"
+        shape = tuple(block.attn.out_proj.weight.shape)
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield f"{prefix}_self_attn_{part}", f"resblocks.{i}.attn.{part}", shape
+        yield f"{prefix}_mlp_fc1", f"resblocks.{i}.mlp.c_fc", tuple(block.mlp.c_fc.weight.shape)
+        yield f"{prefix}_mlp_fc2", f"resblocks.{i}.mlp.c_proj", tuple(block.mlp.c_proj.weight.shape)
+
+
+def lora_tensors(key: str, name: str, shape: tuple[int, ...], seed: str) -> dict[str, torch.Tensor]:
+    """The tensors of one layer; one convolution is in the three-part form, with `lora_mid`."""
+    generator = seeded(seed, key)
+    kernel = shape[2:]
+    pointwise = (1,) * len(kernel)
+    gain = LORA_GAIN * RANK / ALPHA * (RESIDUAL_GAIN if name.endswith(RESIDUAL_ENDS) else 1.0)
+    tensors = {"lora_up.weight": random_tensor(generator, (shape[0], RANK, *pointwise), gain)}
+    if name.endswith(MID_LAYER):
+        tensors["lora_mid.weight"] = random_tensor(generator, (RANK, RANK, *kernel))
+        kernel = pointwise
+    tensors["lora_down.weight"] = random_tensor(generator, (RANK, shape[1], *kernel))
+    tensors["alpha"] = torch.tensor(ALPHA)
+    return {f"{key}.{part}": (value if part == "alpha" else value.half()) for part, value in tensors.items()}
+
+
+def make_lora(kind: str, name: str, with_convolutions: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """A LoRA's tensors and metadata."""
+    tensors: dict[str, torch.Tensor] = {}
+    for key, layer_name, shape in lora_layers(kind, with_convolutions):
+        tensors.update(lora_tensors(key, layer_name, shape, seed=name))
+    metadata = {
+        "ss_output_name": name,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(RANK),
+        "ss_network_alpha": str(ALPHA),
+        "ss_base_model_version": "sdxl_base_v1-0" if kind == "sdxl" else "sd_v1",
+        "ss_v2": "False",
+    }
+    return tensors, metadata
+
+
+def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    os.makedirs(os.path.dirname(filename), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(filename)) as folder:
+        temporary = os.path.join(folder, "new")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, filename)
+
+
+CHECKPOINTS = {"demo-sd1": "sd1", "other-sd1": "sd1", "demo-sdxl": "sdxl"}
+LORAS = {
+    "demo": {"kind": "sd1"},
+    "demo2": {"kind": "sd1"},
+    "demo_locon": {"kind": "sd1", "with_convolutions": True},
+    "demo_sdxl": {"kind": "sdxl"},
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", default=paths.data_path, help="folder for models (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="write also files that exist")
+    args = parser.parse_args(argv)
+    models = os.path.join(args.data_dir, "models")
+    for name, kind in CHECKPOINTS.items():
+        filename = os.path.join(models, "Stable-diffusion", f"{name}.safetensors")
+        if args.force or not os.path.exists(filename):
+            write(filename, make_checkpoint(kind, seed=name), {"modelspec.title": name})
+            print(filename)
+    for name, options in LORAS.items():
+        filename = os.path.join(models, "Lora", f"{name}.safetensors")
+        if args.force or not os.path.exists(filename):
+            write(filename, *make_lora(name=name, **options))
+            print(filename)
+
+
+if __name__ == "__main__":
+    main()
