@@ -5,6 +5,7 @@ import os
 import sys
 
 import gradio as gr
+
 from modules import extensions, script_callbacks, scripts
 
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
@@ -18,7 +19,7 @@ logger = logging.getLogger("lbw")
 
 
 def _original_extension() -> str | None:
-    """The folder of another active extension that brings a script of this name: the original, or a second copy of this."""
+    """The folder of another active extension with a script of this name: the original, or a second copy of this."""
     for extension in extensions.active():
         script = os.path.realpath(os.path.join(extension.path, "scripts", os.path.basename(__file__)))
         if os.path.exists(script) and script != os.path.realpath(__file__):

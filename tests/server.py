@@ -51,7 +51,7 @@ def running_server(data: Path) -> Iterator[Server]:
     """A WebUI with demo models, page and API, whose data folder is `data`."""
     log = data / "server.log"
     port = free_port()
-    env = {**os.environ, "NO_PROXY": "127.0.0.1,localhost", "GRADIO_TEMP_DIR": str(data / "gradio")}
+    env = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(data / "gradio")}
     subprocess.run([sys.executable, STAND_IN / "make_demo.py", "--data-dir", data], check=True, capture_output=True)
     command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data]
     with log.open("w") as output:

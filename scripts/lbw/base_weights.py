@@ -1,8 +1,7 @@
 """The pristine weights of a layer: where they live, bit for bit.
 
-They live where the host looks for them, in the layer's ``network_weights_backup`` and ``network_bias_backup``, so that the
-host, or anybody else, can restore a layer at any time. There is no second copy, and so none that could become stale: a
-checkpoint loaded into the same layers resets the backup, and with it what is known here.
+They live where the host looks for them, in the layer's ``network_weights_backup`` and ``network_bias_backup``, so that
+the host, or anybody else, can restore a layer at any time. There is no second copy that could become stale: a checkpoint loaded into the same layers resets the backup, and with it what is known here.
 
 The backup of a layer that a network touches stays on the layer's own device, where a switch reads it at memory speed; a
 layer that no network touches has its backup on the CPU, as the host would have made it.
@@ -11,11 +10,15 @@ layer that no network touches has its backup on the CPU, as the host would have 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Backup = Tensor | tuple[Tensor, Tensor] | None
+
+Layer = Any
+"""A torch module that carries the host's attributes."""
 
 
 class MissingBaseError(Exception):
@@ -30,24 +33,24 @@ def _copy_to(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.detach().to("cpu", copy=True)
 
 
-def _weights(layer: nn.Module) -> tuple[Tensor, ...]:
+def _weights(layer: Layer) -> tuple[Tensor, ...]:
     if isinstance(layer, nn.MultiheadAttention):
         return layer.in_proj_weight, layer.out_proj.weight
     return (layer.weight,)
 
 
-def bias_owner(layer: nn.Module) -> nn.Module:
+def bias_owner(layer: Layer) -> Layer:
     """The module whose ``bias`` the host backs up for ``layer``."""
     return layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
 
 
-def _is_on(layer: nn.Module, device: torch.device) -> bool:
+def _is_on(layer: Layer, device: torch.device) -> bool:
     backup: Backup = getattr(layer, "network_weights_backup", None)
     first = backup[0] if isinstance(backup, tuple) else backup
     return first is not None and first.device == device
 
 
-def keep(layer: nn.Module, device: torch.device) -> None:
+def keep(layer: Layer, device: torch.device) -> None:
     """Make the layer's backups on ``device`` if it has none.
 
     Raises:
@@ -63,7 +66,7 @@ def keep(layer: nn.Module, device: torch.device) -> None:
         layer.network_bias_backup = _copy_to(bias, device)
 
 
-def move(layer: nn.Module, device: torch.device) -> None:
+def move(layer: Layer, device: torch.device) -> None:
     """Move an existing backup to ``device``; its bits stay."""
     backup = getattr(layer, "network_weights_backup", None)
     if isinstance(backup, tuple):
@@ -72,7 +75,7 @@ def move(layer: nn.Module, device: torch.device) -> None:
         layer.network_weights_backup = backup.to(device)
 
 
-def pristine(layer: nn.Module, parameter: str) -> Tensor:
+def pristine(layer: Layer, parameter: str) -> Tensor:
     """The pristine value of ``weight``, ``in_proj_weight`` or ``out_proj.weight``."""
     backup: Backup = layer.network_weights_backup
     if isinstance(backup, tuple):
@@ -81,7 +84,7 @@ def pristine(layer: nn.Module, parameter: str) -> Tensor:
     return backup
 
 
-def restore(layer: nn.Module) -> None:
+def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
     backup: Backup = getattr(layer, "network_weights_backup", None)
     if backup is not None:
@@ -92,14 +95,14 @@ def restore(layer: nn.Module) -> None:
         bias_owner(layer).bias.copy_(bias)
 
 
-def forget(layer: nn.Module) -> None:
+def forget(layer: Layer) -> None:
     """Leave a restored layer as the host has it before any network was loaded."""
     layer.network_current_names = ()
     layer.network_weights_backup = None
     layer.network_bias_backup = None
 
 
-def fits(layers: Iterable[nn.Module], device: torch.device) -> bool:
+def fits(layers: Iterable[Layer], device: torch.device) -> bool:
     """Whether copies of the layers that have none there fit into the device's memory with as much again to spare."""
     if device.type != "cuda":
         return True

@@ -1,7 +1,8 @@
 """Block tables: which labels a weight vector has, and to which block a layer of the model belongs.
 
 Labels are those that users of block weights know: ``BASE`` is the text encoder (or encoders), ``IN``, ``M`` and ``OUT``
-are the U-Net's input, middle and output blocks; Flux has ``CLIP``, ``T5``, ``IN``, ``D`` (double), ``S`` (single), ``OUT``.
+are the U-Net's input, middle and output blocks; Flux has ``CLIP``, ``T5``, ``IN``, ``D`` (double), ``S`` (single) and
+``OUT``.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ _NUMBERED_BLOCK = re.compile(
     rf"diffusion_model{_SEPARATOR}(input_blocks|output_blocks|joint_blocks|double_blocks|single_blocks){_SEPARATOR}(\d+)"
 )
 _PREFIXES = {"input_blocks": "IN", "output_blocks": "OUT", "double_blocks": "D", "single_blocks": "S"}
-_NAMED_BLOCK = re.compile(rf"diffusion_model{_SEPARATOR}(middle_block|img_in|txt_in|time_in|vector_in|guidance_in|final_layer)")
+_NAMED_BLOCK = re.compile(
+    rf"diffusion_model{_SEPARATOR}(middle_block|img_in|txt_in|time_in|vector_in|guidance_in|final_layer)"
+)
 _NAMED_LABELS = {"middle_block": "M00", "final_layer": "OUT"}
 
 

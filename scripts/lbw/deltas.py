@@ -84,7 +84,8 @@ def _low_rank_factors(module: Any) -> tuple[Tensor, Tensor]:
     down = module.down_model.weight.detach()
     if module.mid_model is not None:
         mid = module.mid_model.weight.detach()
-        return up, torch.einsum("nmkl,mj->njkl", mid.float(), down.float().flatten(1)).flatten(1)
+        contracted = torch.einsum("nmkl,mj->njkl", mid.double(), down.double().flatten(1)).flatten(1)
+        return up, contracted if mid.dtype == torch.float32 else contracted.float()
     down = down.flatten(1)
     if module.network.dyn_dim is not None:
         return up[:, : module.network.dyn_dim], down[: module.network.dyn_dim]

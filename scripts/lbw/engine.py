@@ -1,7 +1,7 @@
-"""The engine: brings the layer weights to a step's coefficients, in place, and keeps the host's name cache true to them.
+"""The engine: brings the layer weights to a step's coefficients, in place, and keeps the host's name cache in step.
 
-It is the only part with state, and the only one that writes weights. Its state is what is in the weights now. Every state
-is computed from the pristine weights, so nothing drifts, however often a strength is switched.
+It is the only part with state, and the only one that writes weights. Its state is what is in the weights now. Every
+weight is computed from the pristine one, so nothing drifts, however often a strength is switched.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lbw import base_weights
+from lbw.base_weights import Layer
 from lbw.deltas import Delta, UnsupportedModuleError, WeightDependent, delta_of, is_low_rank_type
 from lbw.kernels import torch as kernel
 
@@ -50,7 +51,7 @@ _ATTENTION_PROJECTIONS = (
 )
 
 
-def slots_of(layer: nn.Module) -> tuple[Slot, ...]:
+def slots_of(layer: Layer) -> tuple[Slot, ...]:
     """The slots of a layer: MultiheadAttention holds q, k and v in the rows of one weight."""
     return _ATTENTION_PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else _WHOLE_WEIGHT
 
@@ -60,7 +61,7 @@ class BoundLayer:
     """A layer, and for each slot and network the delta that the network has for it."""
 
     name: str
-    layer: nn.Module
+    layer: Layer
     deltas: list[tuple[int, str, int, Delta]] = field(default_factory=list)
     """(slot, the network's key for it, index of the network, delta), in the host's order."""
 
@@ -79,7 +80,7 @@ class Binding:
     model: object
     networks: tuple[Any, ...]
     touched: tuple[BoundLayer, ...]
-    untouched: tuple[tuple[str, nn.Module], ...]
+    untouched: tuple[tuple[str, Layer], ...]
     left_to_host: tuple[str, ...]
 
 
@@ -95,12 +96,12 @@ class LoraEngine:
     """Owns the weights of the host's layers while networks are in use."""
 
     def __init__(self) -> None:
-        self._contents: WeakKeyDictionary[nn.Module, tuple[Names, Contents]] = WeakKeyDictionary()
+        self._contents: WeakKeyDictionary[Layer, tuple[Names, Contents]] = WeakKeyDictionary()
         self._deltas: WeakKeyDictionary[Any, dict[torch.Size, Delta]] = WeakKeyDictionary()
         self._reported: set[str] = set()
         self.binding: Binding | None = None
 
-    def bind(self, model: object, layers: Callable[[], Mapping[str, nn.Module]], networks: Sequence[Any]) -> Binding:
+    def bind(self, model: object, layers: Callable[[], Mapping[str, Layer]], networks: Sequence[Any]) -> Binding:
         """Join a model's layers with the loaded networks; a repeated call with the same ones returns the same binding.
 
         Args:
@@ -136,7 +137,7 @@ class LoraEngine:
             and all(bound is net for bound, net in zip(binding.networks, networks, strict=True))
         )
 
-    def _bind_layer(self, name: str, layer: nn.Module, networks: Sequence[Any]) -> BoundLayer:
+    def _bind_layer(self, name: str, layer: Layer, networks: Sequence[Any]) -> BoundLayer:
         bound = BoundLayer(name, layer)
         slots = slots_of(layer)
         if getattr(layer, "fp16_weight", None) is not None:
@@ -168,9 +169,9 @@ class LoraEngine:
     def manual_lora_update(self, coefficients: Mapping[str, tuple[float, ...]], names: Names) -> Update:
         """Bring all bound layers to ``coefficients``, and tell the host that ``names`` are in them.
 
-        Modifies the layers' parameters and the host's ``network_current_names`` in place. A layer that already holds what
-        is wanted is not touched. A layer whose update fails is marked, so that the host restores and re-patches it at its
-        next forward.
+        Modifies the layers' parameters and the host's ``network_current_names`` in place. A layer that already holds
+        what is wanted is not touched. A layer whose update fails is marked, so that the host restores and re-patches it
+        at its next forward.
 
         Args:
             coefficients: {a network's key for a layer: one coefficient for each bound network}.
@@ -197,7 +198,7 @@ class LoraEngine:
             self._mark(layer, token, PRISTINE)
         return Update(updated, time.perf_counter() - start)
 
-    def contents_of(self, layer: nn.Module) -> Contents | None:
+    def contents_of(self, layer: Layer) -> Contents | None:
         """What is known to be in a layer; None if somebody else patched it."""
         names = layer.__dict__.get("network_current_names", ())
         if names == ():
@@ -237,8 +238,8 @@ class LoraEngine:
             elif contents is not None:
                 self._mark(bound.layer, token, contents)
 
-    def park(self, layers: Iterable[nn.Module]) -> None:
-        """Another model takes the place of the one in use: backups of layers that are not among ``layers`` leave the GPU."""
+    def park(self, layers: Iterable[Layer]) -> None:
+        """A model with ``layers`` takes the place of the one in use, the backups of whose layers leave the GPU."""
         current = set(layers)
         for layer in list(self._contents):
             if layer not in current:
@@ -268,13 +269,13 @@ class LoraEngine:
             for _name, layer in binding.untouched:
                 self._keep(layer, cpu)
 
-    def _keep(self, layer: nn.Module, device: torch.device) -> None:
+    def _keep(self, layer: Layer, device: torch.device) -> None:
         try:
             base_weights.keep(layer, device)
         except base_weights.MissingBaseError as error:
             self._report(f"layer {getattr(layer, 'network_layer_name', '?')}: {error}; reload the checkpoint")
 
-    def _update_layer(self, name: str, layer: nn.Module, wanted: Contents) -> bool:
+    def _update_layer(self, name: str, layer: Layer, wanted: Contents) -> bool:
         """Bring one layer to ``wanted``. While the write is under way the layer counts as broken, for whoever looks."""
         try:
             base_weights.keep(layer, _device(layer))
@@ -288,7 +289,7 @@ class LoraEngine:
             return False
 
     @staticmethod
-    def _write(layer: nn.Module, wanted: Contents) -> None:
+    def _write(layer: Layer, wanted: Contents) -> None:
         added: Tensor | None = None
         for index, slot in enumerate(slots_of(layer)):
             terms = [(delta, coefficient) for where, delta, coefficient in wanted if where == index]
@@ -305,7 +306,7 @@ class LoraEngine:
         else:
             owner.bias.copy_(base.to(added) + added)
 
-    def _mark(self, layer: nn.Module, token: Names, contents: Contents) -> None:
+    def _mark(self, layer: Layer, token: Names, contents: Contents) -> None:
         layer.network_current_names = token
         self._contents[layer] = (token, contents)
 
@@ -316,11 +317,11 @@ class LoraEngine:
             logger.warning("LoRA Block Weight: %s", message)
 
 
-def _parameter(layer: nn.Module, path: str) -> Tensor:
+def _parameter(layer: Layer, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     parameter: Tensor = getattr(layer.get_submodule(owner), name)
     return parameter
 
 
-def _device(layer: nn.Module) -> torch.device:
+def _device(layer: Layer) -> torch.device:
     return _parameter(layer, slots_of(layer)[0].parameter).device

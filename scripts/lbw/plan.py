@@ -95,12 +95,17 @@ class Plan:
         return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
 
 
+def _vector(request: LoraRequest, library: Library) -> str:
+    """The vector text of a request, which may stand in the library under a name."""
+    text = request.weights or ""
+    return library.presets.get(text.strip(), text)
+
+
 def _weights(request: LoraRequest, library: Library, random: Random, warn: Warn) -> BlockWeights | None:
     """The block weights of a request; None, with a warning, where it names something that cannot be used."""
-    text = request.weights
+    text, vector = request.weights, _vector(request, library)
     if text is None:
         return None
-    vector = library.presets.get(text.strip(), text)
     if "," not in vector:
         known = ", ".join(library.presets) or "none"
         warn(f"<lora:{request.name}>: lbw={text}: no preset of this name; expected one of {known}; all blocks are 1")
@@ -182,7 +187,7 @@ def build(
         weights = _weights(request, library, Random(f"{seed}/{index}/{request.name}"), warn)
         if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
             weights = None
-        if weights is not None and has_random_value(library.presets.get(str(request.weights).strip(), str(request.weights))):
+        if weights is not None and has_random_value(_vector(request, library)):
             resolved[request.name] = ",".join(f"{value:g}" for value in weights.values)
         ratio = _ratio_function(weights, _rules(request, library, warn), family)
         schedule = schedules.index(request.schedule)

@@ -1,7 +1,7 @@
 """Schedules: start=, stop= and step= -> the strength of a LoRA at step i of n.
 
 A schedule is a function of the solver's step, 0-based, and of the number of steps of the sampling pass. Everything that
-uses one asks :meth:`Schedule.strength` and nothing else, so a schedule with other shapes than on and off fits in its place.
+uses one asks :meth:`Schedule.strength` and nothing else, so one with other shapes than on and off fits in its place.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Schedule:
 
 ALWAYS = Schedule()
 
-_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _POSITION = re.compile(rf"({_NUMBER})(%?)")
 _RANGE = re.compile(rf"((?:{_NUMBER})%?)?\s*-\s*((?:{_NUMBER})%?)?")
 

@@ -90,6 +90,6 @@ def has_random_value(text: str) -> bool:
 
 
 def zeroed_sdxl_blocks(weights: BlockWeights) -> tuple[str, ...]:
-    """Blocks of an SDXL U-Net that hold attention layers and that this vector zeroes only because its layout lacks them."""
+    """The attention blocks of an SDXL U-Net that a vector zeroes only because its layout lacks them."""
     with_attention = set(LAYOUTS[12]) & set(SDXL_LABELS)
     return tuple(label for label in weights.missing_on(SDXL_LABELS) if label in with_attention)

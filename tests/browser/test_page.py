@@ -57,6 +57,10 @@ def open_page(page: Page, server: Server, query: str = "") -> None:
     page.wait_for_function("Object.keys(opts).length > 0")
 
 
+def open_tab(page: Page, title: str, within: str = "tabs") -> None:
+    page.locator(f"#{within} > .tab-nav > button").get_by_text(title, exact=True).click()
+
+
 def fill_small(page: Page, prompt: str) -> None:
     """Ask for an image that takes no time."""
     page.locator("#txt2img_prompt textarea").fill(prompt)
@@ -119,8 +123,8 @@ def test_the_paste_button_brings_back_the_last_image(page: Page):
 
 
 def test_a_setting_is_applied(page: Page):
-    page.get_by_role("tab", name="Settings", exact=True).click()
-    page.get_by_role("tab", name="Infotext", exact=True).click()
+    open_tab(page, "Settings")
+    open_tab(page, "Infotext", within="settings")
     page.locator("#setting_add_version_to_infotext input").uncheck()
     page.locator("#settings_submit").click()
     expect(page.locator("#settings_result")).to_contain_text("1 settings changed: add_version_to_infotext.")
@@ -130,7 +134,7 @@ def test_a_setting_is_applied(page: Page):
 
 
 def test_extensions_are_listed(page: Page):
-    page.get_by_role("tab", name="Extensions", exact=True).click()
+    open_tab(page, "Extensions")
     table = page.locator("#extensions")
     expect(table).to_contain_text("Lora")
     assert table.locator("input[type=checkbox]:checked").count() >= 2
@@ -144,7 +148,7 @@ def test_both_themes(page: Page, server: Server, theme: str):
 
 
 def test_reload_ui_builds_the_page_anew(page: Page, server: Server):
-    page.get_by_role("tab", name="Settings", exact=True).click()
+    open_tab(page, "Settings")
     with page.expect_navigation(timeout=60_000):
         page.locator("#settings_restart_gradio").click()
     server.wait_until_ready()

@@ -16,7 +16,10 @@ Strengths = dict[str, dict[str, tuple[float, float]]]
 """{network: {block: (least, greatest strength among the block's layers)}}"""
 
 
-def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Mapping[str, Mapping[str, Tensor]]) -> Strengths:
+Deltas = Mapping[str, Mapping[str, Tensor]]
+
+
+def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Deltas) -> Strengths:
     """Least squares of (W - W0) on the deltas at strength 1, layer by layer."""
     found: Strengths = {name: {} for name in deltas}
     for layer in sorted({layer for network in deltas.values() for layer in network}):
@@ -42,7 +45,7 @@ class Recording:
 
 
 @contextmanager
-def recording(webui: Any, base: Mapping[str, Tensor], deltas: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Recording]:
+def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterator[Recording]:
     """Record each evaluation after the model has run, when every layer has what it computed with."""
     record = Recording()
     restored = 0

@@ -88,7 +88,7 @@ def test_the_hires_pass_counts_from_its_own_step_0(bench: Bench):
         hr_second_pass_steps=4,
         denoising_strength=0.7,
     )
-    assert timeline(record) == [1, 1, 1, 1, 0, 0, 0, 0] + [1, 1, 0, 0]
+    assert timeline(record) == [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0]
     assert sum(record.host_layers_restored) == 0
 
 

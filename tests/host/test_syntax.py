@@ -1,4 +1,4 @@
-"""Every tag that the original was measured with on the real host: the same strengths here, but for the decided differences."""
+"""Every tag that the original was measured with: the same strengths here, but for the decided differences."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The WebUI under test, in this process: the stand-in in tests/webui, or the real one that WEBUI_ROOT names.
 
-Only the host's public contract is used, so the same code drives both. For a real host, WEBUI_ARGS holds its command line
-(checkpoint and so on); it has to be run by the Python that the host is installed for.
+Only the host's public contract is used, so the same code drives both. For a real host, WEBUI_ARGS holds its command
+line (checkpoint and so on); it has to be run by the Python that the host is installed for.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ class WebUI:
         import launch  # noqa: F401  reads sys.argv
         import webui
         from fastapi import FastAPI
+
         from modules import devices, initialize, script_callbacks, sd_hijack, shared
 
         initialize.initialize()

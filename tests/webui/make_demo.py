@@ -24,14 +24,16 @@ from modules.diffusion.latent_diffusion import MODEL_CLASSES
 
 # How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
 RESIDUAL_GAIN = 0.5
-EPS_NOISE_GAIN = 0.12
+EPS_NOISE_GAIN = 0.05
+COARSE_GAIN = 0.25
+FINE_SHARE = 0.15
 RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "self_attn.out_proj", "attn.out_proj", "c_proj")
 
 # One latent channel each for brightness, red-green, blue-yellow, and a little of everything: (latent, RGB).
 LATENT_TO_RGB = torch.tensor([[0.5, 0.5, 0.5], [0.45, -0.4, 0.0], [-0.15, -0.15, 0.5], [0.15, 0.1, 0.1]])
 
 RANK, ALPHA = 4, 2.0
-LORA_GAIN = 0.5
+LORA_GAIN = 0.2
 
 UNET_LINEAR = re.compile(r"(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out))$")
 TEXT_LINEAR = re.compile(r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$")
@@ -64,6 +66,21 @@ def make_weight(name: str, shape: tuple[int, ...], norm: bool, seed: str) -> tor
     return random_tensor(generator, shape, RESIDUAL_GAIN if layer.endswith(RESIDUAL_ENDS) else 1.0)
 
 
+def favour_coarse_features(unet: dict[str, torch.Tensor]) -> None:
+    """Let the blocks going up listen more to the coarser block below than to the finer one across.
+
+    With both alike, pictures would be nothing but fine grain.
+    """
+    below = unet["middle_block.2.out_layers.3.weight"].shape[0]
+    number = 0
+    while f"output_blocks.{number}.0.in_layers.2.weight" in unet:
+        block = f"output_blocks.{number}.0"
+        for part in ("in_layers.2", "skip_connection"):
+            unet[f"{block}.{part}.weight"][:, below:] *= FINE_SHARE
+        below = unet[f"{block}.out_layers.3.weight"].shape[0]
+        number += 1
+
+
 def pass_latents_through(unet: dict[str, torch.Tensor], latent_channels: int = 4) -> None:
     """Make the U-Net predict its own normalised input, and let its random features only disturb that.
 
@@ -81,7 +98,7 @@ def pass_latents_through(unet: dict[str, torch.Tensor], latent_channels: int = 4
     last_block = f"output_blocks.{max(int(key.split('.')[1]) for key in unet if key.startswith('output_blocks.'))}"
     skip = unet[f"{last_block}.0.skip_connection.weight"]
     from_below = skip.shape[1] - first.shape[0]
-    skip[:pairs] *= EPS_NOISE_GAIN
+    skip[:pairs] *= COARSE_GAIN
     skip[:pairs, from_below : from_below + pairs, 0, 0] = torch.eye(pairs)
     unet[f"{last_block}.0.skip_connection.bias"][:pairs] = 0
     for name in (f"{last_block}.0.out_layers.3", f"{last_block}.1.proj_out"):
@@ -129,7 +146,9 @@ def make_checkpoint(kind: str, seed: str) -> dict[str, torch.Tensor]:
         name: make_weight(name, tuple(value.shape), name.rpartition(".")[0] in norms, seed)
         for name, value in model.state_dict().items()
     }
-    pass_latents_through(without_prefix(state_dict, "model.diffusion_model."))
+    unet = without_prefix(state_dict, "model.diffusion_model.")
+    favour_coarse_features(unet)
+    pass_latents_through(unet)
     map_latents_to_colours(without_prefix(state_dict, "first_stage_model."), model.scale_factor)
     return {name: value.half() for name, value in state_dict.items()}
 

@@ -43,7 +43,7 @@ def launch_page() -> None:
     script_callbacks.before_ui_callback()
     shared.demo = ui.create_ui()
     shared.demo.queue(64)
-    app, local_url, _ = shared.demo.launch(
+    app, _, _ = shared.demo.launch(
         share=False,
         server_name=initialize_util.gradio_server_name(),
         server_port=cmd_opts.port,
@@ -62,7 +62,6 @@ def launch_page() -> None:
     if cmd_opts.api:
         create_api(app)
     script_callbacks.app_started_callback(shared.demo, app)
-    print(f"Running on {local_url}", flush=True)
 
 
 def webui() -> None:

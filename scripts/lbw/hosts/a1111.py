@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import networks as host_networks
-from modules import extra_networks, shared
 from torch import nn
 
+import networks as host_networks
 from lbw import prompt
 from lbw.engine import LoraEngine
 from lbw.plan import Library
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read_or_create
 from lbw.session import Session
+from modules import extra_networks, shared
 
 logger = logging.getLogger("lbw")
 
@@ -86,7 +86,7 @@ def solver_step(denoiser: Any, sampling_step: int) -> int:
 
 
 def is_text_encoder_cache_valid(cache: list[Any], known: Mapping[int, tuple[Any, Any]], ratios: Any) -> bool:
-    """Whether a cached conditioning was encoded with these text encoder ratios. One nobody knows of was made by the host."""
+    """Whether a cached conditioning was encoded with these text encoder ratios; an unknown one was made by the host."""
     content, made_with = known.get(id(cache), (None, ()))
     return cache[0] is None or (made_with if content is cache[1] else ()) == ratios
 
@@ -144,7 +144,7 @@ def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
 
 
 class TagReader:
-    """Stands in for one processing object's ``parse_extra_network_prompts``: the tags pass here before the host reads them."""
+    """Stands in for one processing object's ``parse_extra_network_prompts``: sees the tags before the host."""
 
     def __init__(self, p: Any, session: Session) -> None:
         self._p = p

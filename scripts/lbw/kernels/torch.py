@@ -13,7 +13,7 @@ from lbw.deltas import Delta, Dense, LowRank
 
 @contextmanager
 def exact_arithmetic(device_type: str) -> Iterator[None]:
-    """No gradients, no autocast and no TF32: the host activates networks inside autocast, and allows TF32 on most cards."""
+    """No gradients, autocast or TF32: the host activates networks inside autocast, and allows TF32 on most cards."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(device_type, enabled=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from modules.ui_gradio_extensions import reload_javascript
 
 _COMPONENT_FOR: dict[type, Callable[..., Any]] = {
     str: gr.Textbox, int: gr.Number, float: gr.Number, bool: gr.Checkbox, type(None): gr.Textbox,
-    list: lambda **kwargs: DropdownMulti(**{"choices": kwargs["value"], "allow_custom_value": True, **kwargs}),
+    list: lambda **kwargs: DropdownMulti(**{"choices": kwargs["value"], **kwargs}),
 }
 
 
@@ -25,7 +26,10 @@ def _component_args(key: str) -> dict[str, Any]:
 
 
 def get_value_for_setting(key: str) -> dict:
-    args = {name: value for name, value in _component_args(key).items() if name != "precision"}
+    """The update that shows an option's value, and new choices; what only a constructor takes is left out."""
+    component = opts.data_labels[key].component or _COMPONENT_FOR[type(opts.data_labels[key].default)]
+    updatable = inspect.signature(component.update).parameters if isinstance(component, type) else {}
+    args = {name: value for name, value in _component_args(key).items() if name in updatable}
     return gr.update(value=getattr(opts, key), **args)
 
 

@@ -1,0 +1,205 @@
+"""The engine's promises, on the CPU and, where there is one, on a CUDA GPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lbw.engine import LoraEngine
+from lbw.kernels import torch as kernel
+from tests.unit.networks import Network, random_network, small_model
+
+DTYPES = [torch.float16, torch.float32]
+
+
+def ordered(tensor: Tensor) -> Tensor:
+    """Floating-point numbers as integers that count the representable values: neighbours differ by 1."""
+    integers = tensor.view(torch.int16 if tensor.dtype == torch.float16 else torch.int32).long()
+    smallest = -(2**15) if tensor.dtype == torch.float16 else -(2**31)
+    return torch.where(integers < 0, smallest - integers, integers)
+
+
+def ulp_distance(a: Tensor, b: Tensor) -> int:
+    return int((ordered(a.cpu()) - ordered(b.cpu())).abs().max())
+
+
+class Bed:
+    """A small model, its pristine weights, networks, and the engine."""
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        self.layers = small_model(dtype, device)
+        self.base = {name: layer.weight.clone() for name, layer in self.layers.items()}
+        self.networks = [
+            random_network("a", self.layers, rank=4, seed=1, dtype=dtype),
+            random_network("b", self.layers, rank=16, seed=2, dtype=dtype),
+            random_network("c", self.layers, rank=3, seed=3, dtype=dtype),
+        ]
+        self.engine = LoraEngine()
+
+    def names(self, networks: list[Network] | None = None) -> tuple[tuple[object, ...], ...]:
+        nets = self.networks if networks is None else networks
+        return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in nets)
+
+    def update(self, coefficients: Mapping[str, tuple[float, ...]]) -> int:
+        self.engine.bind(self, lambda: self.layers, self.networks)
+        return self.engine.manual_lora_update(coefficients, self.names()).layers_updated
+
+    def all(self, *values: float) -> dict[str, tuple[float, ...]]:
+        return dict.fromkeys(self.layers, values)
+
+    def reference(self, coefficients: Mapping[str, tuple[float, ...]]) -> dict[str, Tensor]:
+        """The correctly rounded float64 result."""
+        wanted = {}
+        for name, base in self.base.items():
+            total = base.double().cpu()
+            for net, coefficient in zip(self.networks, coefficients[name], strict=True):
+                total = total + coefficient * net.modules[name].delta().cpu().reshape(base.shape)
+            wanted[name] = total.to(base.dtype)
+        return wanted
+
+    def worst_ulp(self, coefficients: Mapping[str, tuple[float, ...]]) -> int:
+        wanted = self.reference(coefficients)
+        return max(ulp_distance(layer.weight, wanted[name]) for name, layer in self.layers.items())
+
+    def is_pristine(self) -> bool:
+        return all(layer.weight.equal(self.base[name]) for name, layer in self.layers.items())
+
+
+PLACES = [(device, dtype) for device in ("cpu", "cuda") for dtype in DTYPES]
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    device, dtype = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    yield Bed(dtype, device)
+
+
+def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place(bed: Bed):
+    for values in [(1.0, 0.0, 0.0), (0.7, -0.5, 1.3), (0.0, 0.0, -1.0), (2.0, 2.0, 2.0)]:
+        coefficients = bed.all(*values)
+        bed.update(coefficients)
+        assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_after_a_thousand_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
+    choice = random.Random(5)
+    for _ in range(1000):
+        values = [0.0, 0.0, 1.0, 0.3, -0.7]
+        bed.update({name: tuple(choice.choices(values, k=len(bed.networks))) for name in bed.layers})
+    coefficients = bed.all(0.6, 0.0, -1.1)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1, "the path to a state must not show in it"
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
+
+
+def test_only_layers_whose_coefficients_differ_are_touched(bed: Bed):
+    first, *others = bed.layers
+    assert bed.update(bed.all(1.0, 0.0, 0.0)) == len(bed.layers)
+    assert bed.update(bed.all(1.0, 0.0, 0.0)) == 0
+    changed = {**bed.all(1.0, 0.0, 0.0), first: (0.5, 0.0, 0.0)}
+    versions = [bed.layers[name].weight._version for name in others]
+    assert bed.update(changed) == 1
+    assert [bed.layers[name].weight._version for name in others] == versions
+
+
+def test_the_host_is_told_what_it_wants_to_hear_and_has_the_true_base(bed: Bed):
+    bed.update(bed.all(0.5, 0.5, 0.5))
+    for name, layer in bed.layers.items():
+        assert layer.network_current_names == bed.names()
+        assert layer.network_weights_backup.equal(bed.base[name])
+
+
+def test_after_a_pass_no_layer_claims_to_hold_what_it_does_not(bed: Bed):
+    first = next(iter(bed.layers))
+    bed.update({**bed.all(0.5, 0.0, 0.0), first: (0.0, 0.0, 0.0)})
+    bed.engine.end_pass(names_are_true=False)
+    for name, layer in bed.layers.items():
+        names = layer.network_current_names
+        assert names == () if name == first else names not in ((), bed.names())
+    assert bed.update({**bed.all(0.5, 0.0, 0.0), first: (0.0, 0.0, 0.0)}) == 0, "what is in the weights is still known"
+
+
+def test_release_leaves_the_layers_as_if_the_engine_had_never_run(bed: Bed):
+    bed.update(bed.all(0.5, 1.0, 0.0))
+    bed.engine.release()
+    assert bed.is_pristine()
+    for layer in bed.layers.values():
+        assert layer.network_current_names == ()
+        assert layer.network_weights_backup is None
+
+
+def test_a_checkpoint_loaded_into_the_layers_becomes_the_new_base(bed: Bed):
+    bed.update(bed.all(1.0, 0.0, 0.0))
+    for name, layer in bed.layers.items():
+        layer.weight.copy_(bed.base[name] * 2)
+        layer.network_current_names = ()
+        layer.network_weights_backup = layer.network_bias_backup = None
+        bed.base[name] = bed.base[name] * 2
+    coefficients = bed.all(0.0, 1.0, 0.0)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_a_layer_that_the_host_patched_again_is_brought_back(bed: Bed):
+    coefficients = bed.all(0.0, 1.0, 0.0)
+    bed.update(coefficients)
+    name, layer = next(iter(bed.layers.items()))
+    layer.weight.copy_(bed.base[name] * 3)
+    layer.network_current_names = tuple(list(bed.names()))
+    assert not bed.engine.holds(bed.names())
+    assert bed.update(coefficients) == 1
+    assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pytest.MonkeyPatch):
+    bed.update(bed.all(1.0, 0.0, 0.0))
+
+    def half_done(weight: Tensor, *_: object) -> None:
+        weight.view(-1)[: weight.numel() // 2] = 0
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(kernel, "update_weight", half_done)
+    assert bed.update(bed.all(0.5, 0.0, 0.0)) == 0
+    for name, layer in bed.layers.items():
+        assert layer.network_current_names not in ((), bed.names()), "the host must see that it has to restore"
+        assert layer.network_weights_backup.equal(bed.base[name])
+    monkeypatch.undo()
+    coefficients = bed.all(0.5, 0.0, 0.0)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_dyn_dim_cuts_the_rank(bed: Bed):
+    for net in bed.networks:
+        net.dyn_dim = 2
+    coefficients = bed.all(1.0, 1.0, 0.0)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_the_cp_form_is_as_exact_as_its_factors(bed: Bed):
+    convs = {name: layer for name, layer in bed.layers.items() if isinstance(layer, nn.Conv2d)}
+    bed.networks = [random_network("mid", convs, rank=4, seed=9, dtype=next(iter(bed.base.values())).dtype, mid=True)]
+    bed.base = {name: bed.base[name] for name in convs}
+    bed.layers = convs
+    coefficients = bed.all(0.8)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_a_network_for_another_shape_is_left_to_the_host_and_the_rest_works(bed: Bed, caplog: pytest.LogCaptureFixture):
+    name = next(iter(bed.layers))
+    other = nn.Linear(7, 9)
+    bed.networks = [random_network("odd", {**bed.layers, name: other}, seed=4)]
+    updated = bed.update(bed.all(1.0))
+    assert updated == len(bed.layers) - 1
+    assert bed.layers[name].weight.equal(bed.base[name])
+    assert getattr(bed.layers[name], "network_current_names", ()) == ()
+    assert sum(name in record.message for record in caplog.records) == 1
