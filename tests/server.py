@@ -47,13 +47,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(data: Path) -> Iterator[Server]:
-    """A WebUI with demo models, page and API, whose data folder is `data`."""
+def running_server(data: Path, *arguments: str) -> Iterator[Server]:
+    """A WebUI with demo models, whose data folder is `data`; with page and API, unless the arguments say otherwise."""
     log = data / "server.log"
     port = free_port()
     env = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(data / "gradio")}
     subprocess.run([sys.executable, STAND_IN / "make_demo.py", "--data-dir", data], check=True, capture_output=True)
-    command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data]
+    command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data, *arguments]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=data)
     server = Server(f"http://127.0.0.1:{port}", port, data, log, process)

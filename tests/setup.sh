@@ -9,7 +9,7 @@ wanted="$(cat "$root/pyproject.toml" "$root/tests/setup.sh" | sha256sum | cut -d
 
 install_packages() {
     [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-    local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet --no-input)
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq --no-input)
     # torch first and pinned: left to a dependency, pip would choose a build with gigabytes of CUDA libraries.
     "${pip[@]}" install torch==2.13.0
     "$venv/bin/python" - "$root/pyproject.toml" >"$venv/test-requirements.txt" <<'PY'

@@ -1,7 +1,8 @@
 """The pristine weights of a layer: where they live, bit for bit.
 
 They live where the host looks for them, in the layer's ``network_weights_backup`` and ``network_bias_backup``, so that
-the host, or anybody else, can restore a layer at any time. There is no second copy that could become stale: a checkpoint loaded into the same layers resets the backup, and with it what is known here.
+the host, or anybody else, can restore a layer at any time. No second copy exists that could become stale: a checkpoint
+loaded into the same layers resets the backup, and with it what is known here.
 
 The backup of a layer that a network touches stays on the layer's own device, where a switch reads it at memory speed; a
 layer that no network touches has its backup on the CPU, as the host would have made it.

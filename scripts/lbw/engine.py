@@ -179,24 +179,26 @@ class LoraEngine:
         """
         assert self.binding is not None
         start = time.perf_counter()
-        token: Names = (*names,)
-        updated = 0
         if names != () and not self.holds(names):
             self._keep_base(self.binding)
-        for bound in self.binding.touched:
-            wanted = bound.contents(coefficients)
-            if self.contents_of(bound.layer) != wanted:
-                if not self._update_layer(bound.name, bound.layer, wanted):
-                    continue
-                updated += 1
-            self._mark(bound.layer, token, wanted)
-        for name, layer in self.binding.untouched:
-            if self.contents_of(layer) != PRISTINE:
-                if not self._update_layer(name, layer, PRISTINE):
-                    continue
-                updated += 1
-            self._mark(layer, token, PRISTINE)
+        token: Names = (*names,)
+        with kernel.exact_arithmetic():
+            updated = sum(
+                self._bring(bound.name, bound.layer, bound.contents(coefficients), token)
+                for bound in self.binding.touched
+            )
+            updated += sum(self._bring(name, layer, PRISTINE, token) for name, layer in self.binding.untouched)
         return Update(updated, time.perf_counter() - start)
+
+    def _bring(self, name: str, layer: Layer, wanted: Contents, token: Names) -> bool:
+        """Make a layer hold ``wanted`` under the name ``token``. Returns whether its weights were written."""
+        if self.contents_of(layer) == wanted:
+            self._mark(layer, token, wanted)
+            return False
+        written = self._update_layer(name, layer, wanted)
+        if written:
+            self._mark(layer, token, wanted)
+        return written
 
     def contents_of(self, layer: Layer) -> Contents | None:
         """What is known to be in a layer; None if somebody else patched it."""
@@ -281,8 +283,7 @@ class LoraEngine:
             base_weights.keep(layer, _device(layer))
             self._contents.pop(layer, None)
             layer.network_current_names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
-            with kernel.exact_arithmetic(_device(layer).type):
-                self._write(layer, wanted)
+            self._write(layer, wanted)
             return True
         except Exception as error:
             self._report(f"layer {name}: {type(error).__name__}: {error}; the host re-patches it")

@@ -26,7 +26,7 @@ def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Del
         names = [name for name in deltas if layer in deltas[name]]
         basis = torch.stack([deltas[name][layer].flatten() for name in names], dim=1)
         change = layers[layer].weight.detach().cpu().double().flatten() - base[layer].double().flatten()
-        solution = torch.linalg.lstsq(basis, change.unsqueeze(1)).solution.flatten()
+        solution = torch.linalg.solve(basis.T @ basis, basis.T @ change)
         block = block_of(layer)
         assert block is not None
         for name, value in zip(names, solution.tolist(), strict=True):
@@ -44,30 +44,49 @@ class Recording:
     host_layers_restored: list[int] = field(default_factory=list)
 
 
+class RestoreCounter:
+    """Counts the layers that the host's own re-patch restores."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self) -> None:
+        self._count += 1
+
+    def take(self) -> int:
+        """The number since the last call."""
+        count, self._count = self._count, 0
+        return count
+
+
+@contextmanager
+def restore_counter(networks: Any) -> Iterator[RestoreCounter]:
+    """Count while the block runs, at the function through which the host restores a layer before it patches it."""
+    counter = RestoreCounter()
+    original = networks.network_restore_weights_from_backup
+
+    def restore(layer: Any) -> Any:
+        counter.add()
+        return original(layer)
+
+    networks.network_restore_weights_from_backup = restore
+    try:
+        yield counter
+    finally:
+        networks.network_restore_weights_from_backup = original
+
+
 @contextmanager
 def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterator[Recording]:
     """Record each evaluation after the model has run, when every layer has what it computed with."""
     record = Recording()
-    restored = 0
-    networks = webui.networks
-    original = networks.network_restore_weights_from_backup
+    with restore_counter(webui.networks) as counter:
 
-    def count(layer: Any) -> Any:
-        nonlocal restored
-        restored += 1
-        return original(layer)
+        def after_evaluation(params: Any) -> None:
+            layers = webui.shared.sd_model.network_layer_mapping
+            record.strengths.append(strengths(layers, base, deltas))
+            record.sampling_steps.append(params.sampling_step)
+            record.host_layers_restored.append(counter.take())
 
-    def after_evaluation(params: Any) -> None:
-        nonlocal restored
-        layers = webui.shared.sd_model.network_layer_mapping
-        record.strengths.append(strengths(layers, base, deltas))
-        record.sampling_steps.append(params.sampling_step)
-        record.host_layers_restored.append(restored)
-        restored = 0
-
-    networks.network_restore_weights_from_backup = count
-    try:
         with webui.observing(after_evaluation):
             yield record
-    finally:
-        networks.network_restore_weights_from_backup = original

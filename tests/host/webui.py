@@ -77,6 +77,7 @@ class WebUI:
         from modules import initialize
 
         initialize.initialize(["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)])
+        initialize.create_script_runners()
 
     def _boot_real(self, root: Path) -> None:
         extensions = self.data / "extensions"

@@ -25,9 +25,9 @@ from modules.diffusion.latent_diffusion import MODEL_CLASSES
 # How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
 RESIDUAL_GAIN = 0.5
 EPS_NOISE_GAIN = 0.05
-COARSE_GAIN = 0.25
+COARSE_GAIN = 0.16
 FINE_SHARE = 0.15
-RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "self_attn.out_proj", "attn.out_proj", "c_proj")
+RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "attn.out_proj", "c_proj")
 
 # One latent channel each for brightness, red-green, blue-yellow, and a little of everything: (latent, RGB).
 LATENT_TO_RGB = torch.tensor([[0.5, 0.5, 0.5], [0.45, -0.4, 0.0], [-0.15, -0.15, 0.5], [0.15, 0.1, 0.1]])
@@ -187,11 +187,11 @@ def lora_layers(kind: str, with_convolutions: bool) -> Iterator[tuple[str, str, 
         if UNET_LINEAR.search(name) or (with_convolutions and UNET_CONV.search(name) and isinstance(layer, nn.Conv2d)):
             key = diffusers_name(name) if kind == "sd1" else "lora_unet_" + name.replace(".", "_")
             yield key, name, tuple(layer.weight.shape)
-    encoders = [("lora_te", model.cond_stage_model)] if kind == "sd1" else [("lora_te1", model.conditioner.embedders[0])]
-    for prefix, encoder in encoders:
-        for name, layer in encoder.transformer.named_modules():
-            if TEXT_LINEAR.search(name):
-                yield f"{prefix}_{name.replace('.', '_')}", name, tuple(layer.weight.shape)
+    prefix = "lora_te" if kind == "sd1" else "lora_te1"
+    encoder = model.cond_stage_model if kind == "sd1" else model.conditioner.embedders[0]
+    for name, layer in encoder.transformer.named_modules():
+        if TEXT_LINEAR.search(name):
+            yield f"{prefix}_{name.replace('.', '_')}", name, tuple(layer.weight.shape)
     if kind == "sdxl":
         yield from open_clip_layers(model.conditioner.embedders[1].model.transformer)
 

@@ -11,6 +11,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 from modules import initialize, initialize_util
 from modules.shared_cmd_options import cmd_opts
 
+SHUTDOWN_LIMIT_S = 3
+
 
 def create_api(app):
     from modules.api.api import Api
@@ -56,6 +58,8 @@ def launch_page() -> None:
         app_kwargs={"docs_url": "/docs", "redoc_url": "/redoc"},
         root_path=f"/{cmd_opts.subpath}" if cmd_opts.subpath else "",
     )
+    # A browser that keeps a connection must not keep Reload UI waiting.
+    shared.demo.server.config.timeout_graceful_shutdown = SHUTDOWN_LIMIT_S
     initialize_util.setup_middleware(app)
     progress.setup_progress_api(app)
     ui.setup_ui_api(app)

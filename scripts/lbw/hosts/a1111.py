@@ -185,6 +185,11 @@ def library(presets_text: str | None) -> Library:
     return Library(presets, rule_sets)
 
 
+def session_of(p: Any) -> Session | None:
+    """The session of a generation; None where the extension is not active in it."""
+    return vars(p).get(_SESSION)
+
+
 def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
     """A generation begins. Whatever an earlier one left unfinished ends here."""
     _remove_stand_ins(p)
@@ -205,7 +210,7 @@ def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
     """The host has loaded the networks of a pass and has not yet encoded the prompt."""
-    session: Session | None = vars(p).get(_SESSION)
+    session = session_of(p)
     if session is None:
         return
     requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
@@ -221,7 +226,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
 
 def before_sampling(p: Any) -> None:
     """The prompt has been encoded, and sampling is about to begin."""
-    session: Session | None = vars(p).get(_SESSION)
+    session = session_of(p)
     if session is not None and session.plan is not None:
         caches.remember(p, session.plan.text_encoder_ratios())
 
@@ -229,14 +234,14 @@ def before_sampling(p: Any) -> None:
 def before_evaluation(params: Any) -> None:
     """The sampler is about to evaluate the model."""
     denoiser = params.denoiser
-    session: Session | None = vars(denoiser.p).get(_SESSION)
+    session = session_of(denoiser.p)
     if session is not None:
         session.step(solver_step(denoiser, params.sampling_step), params.total_sampling_steps)
 
 
 def end(p: Any) -> None:
     """A generation is over."""
-    session: Session | None = vars(p).get(_SESSION)
+    session = session_of(p)
     _remove_stand_ins(p)
     if session is not None and session in _sessions_under_way:
         _sessions_under_way.remove(session)

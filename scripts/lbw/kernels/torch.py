@@ -12,11 +12,12 @@ from lbw.deltas import Delta, Dense, LowRank
 
 
 @contextmanager
-def exact_arithmetic(device_type: str) -> Iterator[None]:
+def exact_arithmetic() -> Iterator[None]:
     """No gradients, autocast or TF32: the host activates networks inside autocast, and allows TF32 on most cards."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(device_type, enabled=False))
+        for device_type in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
         allowed = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False
         stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)

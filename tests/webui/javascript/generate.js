@@ -94,6 +94,26 @@ function submit_img2img() {
     return start_task("img2img", arguments);
 }
 
+const onEditTimers = {};
+
+// Calls `func` when nothing has been typed into `element` for `afterMs`.
+function onEdit(editId, element, afterMs, func) {
+    const edited = () => {
+        clearTimeout(onEditTimers[editId]);
+        onEditTimers[editId] = setTimeout(func, afterMs);
+    };
+    element.addEventListener("input", edited);
+    return edited;
+}
+
+onUiLoaded(() => {
+    for (const tabname of ["txt2img", "img2img"]) {
+        const button = gradioApp().querySelector(`#${tabname}_token_button`);
+        const prompt = gradioApp().querySelector(`#${tabname}_prompt textarea`);
+        onEdit(`${tabname}_tokens`, prompt, 800, () => opts.disable_token_counters || button.click());
+    }
+});
+
 function setRandomSeed(elem_id) {
     const input = gradioApp().querySelector(`#${elem_id} input`);
     if (input) {

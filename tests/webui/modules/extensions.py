@@ -1,4 +1,4 @@
-"""The extensions of this host: the built-in ones, the project that this host belongs to, and those in the data folder."""
+"""The extensions of this host: the built-in ones, the project it belongs to, and those in the data folder."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _save() -> None:
 
 
 def _digest(file: BinaryIO, use_addnet_hash: bool) -> str:
-    """Hash a file; the "addnet" kind leaves a .safetensors file's header out, so that editing metadata changes nothing."""
+    """Hash a file; the "addnet" kind leaves out a .safetensors file's header, so editing metadata changes nothing."""
     if use_addnet_hash:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
     digest = hashlib.sha256()

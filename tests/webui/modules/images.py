@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import math
 import os
 import re
@@ -116,14 +115,15 @@ def save_image_with_geninfo(
     keep_info = opts.enable_pnginfo and geninfo is not None
     if extension == ".png":
         texts = PngImagePlugin.PngInfo()
-        for key, value in {**(existing_pnginfo or {}), **({pnginfo_section_name: geninfo} if keep_info else {})}.items():
+        own = {pnginfo_section_name: geninfo} if keep_info else {}
+        for key, value in {**(existing_pnginfo or {}), **own}.items():
             if opts.enable_pnginfo:
                 texts.add_text(key, str(value))
         image.save(filename, format=file_format, pnginfo=texts)
         return
     exif = Image.Exif()
     if keep_info:
-        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + geninfo.encode("utf_16_be")
+        exif[_EXIF_IFD] = {_USER_COMMENT: b"UNICODE\0" + geninfo.encode("utf_16_be")}
     image.convert("RGB").save(
         filename, format=file_format, quality=opts.jpeg_quality, lossless=opts.webp_lossless, exif=exif)
 
@@ -137,11 +137,6 @@ def read_info_from_image(image: Image.Image) -> tuple[str | None, dict]:
         geninfo = comment[8:].decode("utf_16_be", errors="ignore")
     items.pop("exif", None)
     return geninfo, items
-
-
-def image_data(data: bytes) -> tuple[str | None, str | None]:
-    """The infotext of an image given as bytes."""
-    return read_info_from_image(read(io.BytesIO(data)))[0], None
 
 
 def _file_path(path, basename, extension, seed, prompt, short_filename, forced_filename, suffix, p) -> str:
@@ -172,7 +167,8 @@ def save_image(
         save_to_dirs = opts.grid_save_to_dirs if grid else opts.save_to_dirs and not no_prompt
     path = os.path.join(paths.data_path, path)
     if save_to_dirs:
-        path = os.path.join(path, apply_filename_pattern(opts.directories_filename_pattern or "[date]", p, seed, prompt))
+        pattern = opts.directories_filename_pattern or "[date]"
+        path = os.path.join(path, apply_filename_pattern(pattern, p, seed, prompt))
     os.makedirs(path, exist_ok=True)
     filename = _file_path(path, basename, extension, seed, prompt, short_filename, forced_filename, suffix, p)
     pnginfo = dict(existing_info or {})

@@ -16,7 +16,8 @@ from modules import errors, paths, script_callbacks, shared
 # Extensions from before 1.8 import this module under its old name.
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
-re_param = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_QUOTED_VALUE, _PLAIN_VALUE = r'"(?:[^"\\]|\\.)+"', "[^,]*"
+re_param = re.compile(rf"\s*(\w[\w \-/]+):\s*({_QUOTED_VALUE}|{_PLAIN_VALUE})(?:,|$)")
 re_imagesize = re.compile(r"^(\d+)x(\d+)$")
 
 _WHEN_MISSING: dict[str, Any] = {
@@ -126,7 +127,7 @@ def _split_infotext(text: str) -> tuple[str, str, str]:
 
 
 def parse_generation_parameters(x: str, skip_fields: list[str] | None = None) -> dict[str, Any]:
-    """Parse an infotext. A size `AxB` becomes the two keys "-1" and "-2"; what is missing gets the value it had then."""
+    """Parse an infotext. A size `AxB` becomes two keys, "-1" and "-2"; what is missing gets the value it had then."""
     prompt, negative_prompt, parameters = _split_infotext(x)
     result: dict[str, Any] = {}
     for key, value in re_param.findall(parameters):
@@ -192,7 +193,7 @@ def _update_for(component, key, params: dict):
         return gr.update()
     if value is None:
         return gr.update()
-    if isinstance(value, dict) and value.get("__type__") == "update":
+    if isinstance(value, dict) and value.get("__type__") in ("update", "generic_update"):
         return value
     kind = type(getattr(component, "value", None))
     try:

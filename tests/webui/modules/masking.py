@@ -33,13 +33,10 @@ def expand_crop_region(region: tuple, width: int, height: int, image_width: int,
 
 
 def fill(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Fill what is masked with the blurred colours around it, coarse ones first, finer ones over them."""
+    """Fill what is masked with the blurred colours around it, each radius over those of the wider ones."""
     rest = Image.new("RGBa", image.size)
     rest.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask.convert("L")))
-    rest = rest.convert("RGBa")
     filled = Image.new("RGBA", image.size)
-    for radius, times in ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1)):
-        blurred = rest.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
-        for _ in range(times):
-            filled.alpha_composite(blurred)
+    for radius in (128, 32, 8, 2, 0):
+        filled.alpha_composite(rest.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA"))
     return filled.convert("RGB")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from modules import errors
 from modules.shared_cmd_options import cmd_opts
@@ -87,7 +87,7 @@ _OWN_FIELDS = {"data_labels", "data", "restricted_opts", "typemap"}
 class Options:
     """Settings as attributes. A name without a template is an ordinary attribute and is not saved."""
 
-    typemap = {int: float}
+    typemap: ClassVar[dict[type, type]] = {int: float}
 
     def __init__(self, data_labels: dict[str, OptionInfo], restricted_opts: set[str]):
         self.data_labels = data_labels

@@ -45,7 +45,11 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
     """Make the images of `p`, with its `override_settings` in force meanwhile."""
     if p.scripts is not None:
         p.scripts.before_process(p)
-    stored = {key: opts.data[key] for key in p.override_settings if key in opts.data}
+    # The real host forgets to restore settings that were never saved; here those go back to their default too.
+    stored = {
+        key: opts.data.get(key, opts.get_default(key)) for key in p.override_settings
+        if key in opts.data or key in opts.data_labels
+    }
     try:
         if sd_models.checkpoint_aliases.get(p.override_settings.get("sd_model_checkpoint")) is None:
             # No other checkpoint is asked for; but a refiner may still be loaded from last time.
@@ -269,7 +273,8 @@ def _add_grid(p, output_images: list, infotexts: list) -> int:
     if opts.grid_save:
         images.save_image(
             grid, p.outpath_grids or opts.outdir_grids or opts.outdir_txt2img_grids, "grid", p.all_seeds[0],
-            p.all_prompts[0], opts.grid_format, info=text, short_filename=not opts.grid_extended_filename, p=p, grid=True)
+            p.all_prompts[0], opts.grid_format, info=text, short_filename=not opts.grid_extended_filename, p=p,
+            grid=True)
     if not opts.return_grid:
         return 0
     infotexts.insert(0, text)

@@ -240,7 +240,7 @@ class StableDiffusionProcessing:
         )
 
     def get_conds_with_caching(self, function, required_prompts, steps, caches, extra_network_data, hires_steps=None):
-        """Encode prompts by `function`, unless one of `caches`, each [key, value], has them; fills the first of them."""
+        """Encode prompts by `function`, unless one of `caches`, each [key, value], has them; fills the first."""
         old = opts.use_old_scheduling
         if old:
             schedules = [

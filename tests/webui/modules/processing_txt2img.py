@@ -143,8 +143,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         if state.job_count == -1:
             state.job_count = self.n_iter
-        passes = (self.hr_second_pass_steps or self.steps) + (0 if getattr(self, "txt2img_upscale", False) else self.steps)
-        shared.total_tqdm.updateTotal(passes * state.job_count)
+        steps = self.hr_second_pass_steps or self.steps
+        if not getattr(self, "txt2img_upscale", False):
+            steps += self.steps
+        shared.total_tqdm.updateTotal(steps * state.job_count)
         state.job_count *= 2
         state.processing_has_refined_job_count = True
 

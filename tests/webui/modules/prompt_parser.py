@@ -12,7 +12,7 @@ from modules import prompt_schedule
 ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])
 
 re_AND = re.compile(r"\bAND\b")
-re_weight = re.compile(r"^((?:\s|.)*?)(?:\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+)))?\s*$")
+re_weight = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
 re_attention = re.compile(r"\\[\\()\[\]]|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()\[\]:]+|:")
 re_break = re.compile(r"\s*\bBREAK\b\s*")
 
@@ -84,11 +84,12 @@ def get_multicond_prompt_list(prompts):
     for prompt in prompts:
         parts = []
         for subprompt in re_AND.split(prompt):
-            text, weight = re_weight.search(subprompt).groups()
+            weight = re_weight.search(subprompt)
+            text = subprompt[:weight.start()] if weight else subprompt.rstrip()
             if text not in index_of:
                 index_of[text] = len(flat)
                 flat.append(text)
-            parts.append((index_of[text], 1.0 if weight is None else float(weight)))
+            parts.append((index_of[text], float(weight.group(1)) if weight else 1.0))
         indexes.append(parts)
     return indexes, flat, index_of
 

@@ -129,7 +129,7 @@ def apply_alpha_schedule_override(sd_model: LatentDiffusionBase, p=None) -> None
 
 
 def get_empty_cond(sd_model: LatentDiffusionBase) -> torch.Tensor:
-    """Encode the empty prompt. It must be free of extra networks, so those that are active are switched off for good."""
+    """Encode the empty prompt. It must be free of extra networks, so active ones are switched off for good."""
     from modules import extra_networks, processing
 
     extra_networks.activate(processing.StableDiffusionProcessingTxt2Img(), {})

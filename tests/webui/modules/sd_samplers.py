@@ -115,7 +115,7 @@ def fix_p_invalid_sampler_and_scheduler(p) -> None:
     """Replace names in `p` that do not exist, and say so."""
     asked = p.sampler_name, p.scheduler
     p.sampler_name, p.scheduler = get_sampler_and_scheduler(*asked, convert_automatic=False)
-    if (p.sampler_name, p.scheduler) != asked:
+    if any(name not in (None, taken) for name, taken in zip(asked, (p.sampler_name, p.scheduler), strict=True)):
         logging.warning("sampler and schedule %s are taken as %s", asked, (p.sampler_name, p.scheduler))
 
 

@@ -6,8 +6,8 @@ import torch
 
 from modules import devices, sd_samplers_cfg_denoiser, sd_samplers_common, sd_schedulers, shared
 from modules.sampling import denoisers, dpm_solver, ode, sde
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser  # noqa: F401  (extensions import it from here)
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
+from modules.sd_samplers_cfg_denoiser import CFGDenoiser  # noqa: F401  (extensions import it from here)
 from modules.shared import opts
 
 _KARRAS, _EXPONENTIAL = {"scheduler": "karras"}, {"scheduler": "exponential"}
@@ -137,7 +137,9 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         conds = conditioning, unconditional_conditioning, image_conditioning
         return self._run(p, x, steps, sigmas, sigmas, limits, conds)
 
-    def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+    def sample_img2img(
+        self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ):
         steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         all_sigmas = self.get_sigmas(p, steps)
         sigmas = all_sigmas[steps - t_enc - 1:]

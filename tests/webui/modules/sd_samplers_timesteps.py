@@ -93,7 +93,9 @@ class CompVisSampler(sd_samplers_common.Sampler):
         conds = conditioning, unconditional_conditioning, image_conditioning
         return self._run(p, x, steps, self.get_timesteps(p, steps), False, conds)
 
-    def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+    def sample_img2img(
+        self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+    ):
         steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, steps)
         alpha = shared.sd_model.alphas_cumprod[timesteps[t_enc]]

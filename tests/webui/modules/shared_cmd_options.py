@@ -1,4 +1,4 @@
-"""The parsed command line. `modules.initialize` parses the real arguments into this very object before anything reads it."""
+"""The parsed command line: `modules.initialize` parses the real arguments into this object before it is read."""
 
 from __future__ import annotations
 

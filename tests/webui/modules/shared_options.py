@@ -173,7 +173,7 @@ options_templates.update(options_section(("compatibility", "Compatibility", "sd"
     "no_dpmpp_sde_batch_determinism": OptionInfo(False, "DPM++ SDE depends on the batch size"),
     "use_old_hires_fix_width_height": OptionInfo(False, "Width and height are those after the hires pass"),
     "hires_fix_use_firstpass_conds": OptionInfo(
-        False, "For hires fix, calculate conds of second pass using extra networks of first pass."),
+        False, "The hires pass's prompts are encoded with the first pass's networks"),
     "use_old_scheduling": OptionInfo(
         False, "Old timelines for [a:b:N]", infotext="Old prompt editing timelines"),
     "use_downcasted_alpha_bar": OptionInfo(False, "Round alphas to float16", infotext="Downcast alphas_cumprod"),
@@ -224,7 +224,8 @@ options_templates.update(options_section(("infotext", "Infotext", "ui"), {
     "add_version_to_infotext": OptionInfo(True, "Version"),
     "disable_weights_auto_swap": OptionInfo(True, "Ignore the checkpoint of a pasted infotext"),
     "infotext_skip_pasting": OptionInfo([], "Ignore these fields of a pasted infotext"),
-    "infotext_styles": _radio("Apply if any", "Styles in pasted prompts", ["Ignore", "Apply", "Discard", "Apply if any"]),
+    "infotext_styles": _radio(
+        "Apply if any", "Styles in pasted prompts", ["Ignore", "Apply", "Discard", "Apply if any"]),
 }))
 
 options_templates.update(options_section(("ui", "Live previews", "ui"), {

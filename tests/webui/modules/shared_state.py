@@ -119,7 +119,8 @@ class State:
         """Decode a preview if enough steps have passed since the last one."""
         period = shared.opts.show_progress_every_n_steps
         passed = self.sampling_step - self.current_image_sampling_step
-        if shared.parallel_processing_allowed and shared.opts.live_previews_enable and period != -1 and passed >= period:
+        due = shared.opts.live_previews_enable and period != -1 and passed >= period
+        if shared.parallel_processing_allowed and due:
             self.do_set_current_image()
 
     def do_set_current_image(self) -> None:

@@ -32,8 +32,8 @@ class StyleDatabase:
             if os.path.isfile(path):
                 with open(path, encoding="utf-8-sig", newline="") as file:
                     for row in csv.DictReader(file):
-                        style = PromptStyle(row["name"], row.get("prompt") or "", row.get("negative_prompt") or "", path)
-                        self.styles[style.name] = style
+                        texts = [row.get(field) or "" for field in ("prompt", "negative_prompt")]
+                        self.styles[row["name"]] = PromptStyle(row["name"], *texts, path)
 
     def _known(self, names: list[str]) -> list[PromptStyle]:
         return [self.styles[name] for name in names if name in self.styles]

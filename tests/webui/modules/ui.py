@@ -28,8 +28,8 @@ from modules.ui_generation import Img2ImgTab, Txt2ImgTab
 from modules.ui_gradio_extensions import reload_javascript
 from modules.ui_loadsave import UiLoadsave
 
-random_symbol = "\U0001f3b2\ufe0f"
-reuse_symbol = "\u267b\ufe0f"
+random_symbol = "\u2684"
+reuse_symbol = "\u267b"
 refresh_symbol = ui_common.refresh_symbol
 paste_symbol = ui_toprow.PASTE_SYMBOL
 clear_prompt_symbol = ui_toprow.CLEAR_SYMBOL

@@ -12,7 +12,7 @@ import gradio as gr
 
 from modules.ui_components import ToolButton
 
-refresh_symbol = "\U0001f504"
+refresh_symbol = "\u21bb"
 
 
 def plaintext_to_html(text: str, classname: str | None = None) -> str:
@@ -61,7 +61,7 @@ class OutputPanel:
     generation_info: gr.Textbox
     infotext: gr.HTML
     html_log: gr.HTML
-    send_to_img2img: ToolButton
+    send_to_img2img: gr.Button
 
     @property
     def outputs(self) -> list:
@@ -75,8 +75,8 @@ def create_output_panel(tabname: str, outdir: str, toprow=None) -> OutputPanel:
             gallery = gr.Gallery(
                 label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4, preview=True, height=520)
         with gr.Row(elem_id=f"image_buttons_{tabname}", elem_classes="image-buttons"):
-            send_to_img2img = ToolButton(
-                "\U0001f5bc\ufe0f", elem_id=f"{tabname}_send_to_img2img",
+            send_to_img2img = gr.Button(
+                "Send to img2img", size="sm", elem_id=f"{tabname}_send_to_img2img",
                 tooltip=f"Send the image and its prompts to img2img. Images are saved in {outdir}.")
         with gr.Group():
             infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import gradio as gr
 
-from modules import img2img, scripts, sd_hijack, sd_models, sd_samplers, sd_schedulers, shared, txt2img
+from modules import extra_networks, img2img, scripts, sd_hijack, sd_models, sd_samplers, sd_schedulers, shared, txt2img
 from modules import infotext_utils as parameters_copypaste
 from modules.call_queue import wrap_gradio_gpu_call, wrap_queued_call
 from modules.infotext_utils import PasteField
@@ -20,6 +20,8 @@ CATEGORIES = (
     "prompt", "image", "inpaint", "sampler", "accordions", "checkboxes", "dimensions", "cfg", "denoising", "seed",
     "batch", "override_settings",
 )
+# The real host's page starts at 512, which takes this one half a minute on a CPU.
+DEFAULT_SIZE = 128
 
 
 def ordered_ui_categories() -> Iterator[str]:
@@ -34,7 +36,8 @@ def ordered_ui_categories() -> Iterator[str]:
 def update_token_counter(text: str, steps: int, styles: list[str]) -> str:
     params = BeforeTokenCounterParams(text, steps, styles)
     before_token_counter_callback(params)
-    count, limit = sd_hijack.model_hijack.get_prompt_lengths(params.prompt)
+    prompt, _ = extra_networks.parse_prompt(params.prompt)
+    count, limit = sd_hijack.model_hijack.get_prompt_lengths(prompt)
     return f"<span class='gr-box gr-text-input'>{count}/{limit}</span>"
 
 
@@ -99,8 +102,8 @@ class GenerationTab:
     def create_dimensions(self) -> None:
         with FormRow():
             with gr.Column(elem_id=self.elem("column_size"), scale=4):
-                self.slider("width", "Width", "width", 64, 2048, 8, 512)
-                self.slider("height", "Height", "height", 64, 2048, 8, 512)
+                self.slider("width", "Width", "width", 64, 2048, 8, DEFAULT_SIZE)
+                self.slider("height", "Height", "height", 64, 2048, 8, DEFAULT_SIZE)
             with gr.Column(elem_id=self.elem("dimensions_row"), scale=1, elem_classes="dimensions-tools"):
                 swap = ToolButton(value="\u21c5", elem_id=self.elem("res_switch_btn"), tooltip="Swap width and height")
             with gr.Column(elem_id=self.elem("column_batch")):
@@ -135,7 +138,7 @@ class GenerationTab:
             "show_progress": False,
         }
         self.toprow.submit.click(**generate)
-        self.toprow.prompt.blur(
+        self.toprow.token_button.click(
             fn=wrap_queued_call(update_token_counter), outputs=[self.toprow.token_counter], show_progress=False,
             inputs=[self.toprow.prompt, self.runner.script("Sampler").steps, self.toprow.styles])
         parameters_copypaste.add_paste_fields(

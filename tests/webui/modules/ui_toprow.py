@@ -7,8 +7,9 @@ import gradio as gr
 from modules import shared
 from modules.ui_components import ToolButton
 
-PASTE_SYMBOL = "\u2199\ufe0f"
-CLEAR_SYMBOL = "\U0001f5d1\ufe0f"
+# Symbols that plain text fonts have, so that they show on machines without an emoji font.
+PASTE_SYMBOL = "\u2199"
+CLEAR_SYMBOL = "\u2715"
 _PLACEHOLDER = "(Ctrl+Enter generates, Alt+Enter skips, Esc interrupts)"
 
 
@@ -57,6 +58,7 @@ class Toprow:
                 value=CLEAR_SYMBOL, elem_id=f"{self.id_part}_clear_prompt", tooltip="Clear both prompts")
             self.token_counter = gr.HTML(
                 value="<span>0/75</span>", elem_id=f"{self.id_part}_token_counter", elem_classes=["token-counter"])
+            self.token_button = gr.Button(visible=False, elem_id=f"{self.id_part}_token_button")
         both = [self.prompt, self.negative_prompt]
         self.clear_prompt_button.click(fn=lambda: ("", ""), inputs=[], outputs=both, show_progress=False)
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import networks
-
 from modules import extra_networks, shared
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import networks
 import torch
 
+import networks
 from modules import patches
 
 PATCHED_CLASSES = ("Linear", "Conv2d", "GroupNorm", "LayerNorm", "MultiheadAttention")
@@ -34,8 +34,9 @@ class LoraPatches:
             layer_class = getattr(torch.nn, name)
             forward = getattr(networks, f"network_{name}_forward")
             load = getattr(networks, f"network_{name}_load_state_dict")
+            original_load = patches.patch(__name__, layer_class, "_load_from_state_dict", load)
             setattr(self, f"{name}_forward", patches.patch(__name__, layer_class, "forward", forward))
-            setattr(self, f"{name}_load_state_dict", patches.patch(__name__, layer_class, "_load_from_state_dict", load))
+            setattr(self, f"{name}_load_state_dict", original_load)
 
     def undo(self) -> None:
         for name in PATCHED_CLASSES:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import enum
-import os
 from typing import Any, NamedTuple
 
 import torch

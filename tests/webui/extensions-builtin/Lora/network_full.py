@@ -1,8 +1,9 @@
 """The whole change of a weight (and of its bias), as a plain tensor."""
 from __future__ import annotations
 
-import network
 import torch
+
+import network
 
 
 class ModuleTypeFull(network.ModuleType):

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import lyco_helpers
-import network
 import torch
+
+import network
 
 KEYS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 

@@ -1,8 +1,9 @@
 """IA3: the change is the layer's own weight, times a number for each input or output channel."""
 from __future__ import annotations
 
-import network
 import torch
+
+import network
 
 
 class ModuleTypeIa3(network.ModuleType):

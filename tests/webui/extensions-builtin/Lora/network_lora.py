@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import lyco_helpers
-import network
 import torch
 from torch import nn
 
+import network
 from modules import devices
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import network
 import network_full
 import network_hada
 import network_ia3
@@ -20,6 +19,7 @@ import torch
 from layer_names import convert_diffusers_name_to_compvis, find_layer  # noqa: F401  (part of this module's interface)
 from torch import nn
 
+import network
 from modules import devices, errors, paths, sd_hijack, sd_models, shared, util
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from extra_networks_lora import ExtraNetworkLora
 
 logger = logging.getLogger("lora")
-
 NETWORK_FILES = (".pt", ".ckpt", ".safetensors")
 
 module_types = [
@@ -39,7 +38,6 @@ module_types = [
 
 originals: lora_patches.LoraPatches | None = None
 extra_network_lora: ExtraNetworkLora | None = None
-
 available_networks: dict[str, network.NetworkOnDisk] = {}
 available_network_aliases: dict[str, network.NetworkOnDisk] = {}
 available_network_hash_lookup: dict[str, network.NetworkOnDisk] = {}
@@ -92,8 +90,7 @@ def load_network(name: str, network_on_disk: network.NetworkOnDisk) -> network.N
         if module is None:
             raise AssertionError(f"{weights.network_key}: no known kind of network has {', '.join(weights.w)}")
         net.modules[key] = module
-    if unmatched:
-        logger.debug("%s: the model has no layers for %s", network_on_disk.filename, unmatched)
+    logger.debug("%s: the model has no layers for %s", network_on_disk.filename, unmatched)
     return net
 
 
@@ -199,12 +196,11 @@ def network_restore_weights_from_backup(self: nn.Module) -> None:
     if weights_backup is None and bias_backup is None:
         return
     attention = isinstance(self, nn.MultiheadAttention)
-    if weights_backup is not None:
-        if attention:
-            restore_weights_backup(self, "in_proj_weight", weights_backup[0])
-            restore_weights_backup(self.out_proj, "weight", weights_backup[1])
-        else:
-            restore_weights_backup(self, "weight", weights_backup)
+    if weights_backup is not None and attention:
+        restore_weights_backup(self, "in_proj_weight", weights_backup[0])
+        restore_weights_backup(self.out_proj, "weight", weights_backup[1])
+    elif weights_backup is not None:
+        restore_weights_backup(self, "weight", weights_backup)
     restore_weights_backup(self.out_proj if attention else self, "bias", bias_backup)
 
 
@@ -219,10 +215,10 @@ def _back_up_weights(self: nn.Module, layer_name: str, current_names: tuple) -> 
         if current_names != () and not allowed_layer_without_weight(self):
             raise RuntimeError(f"{layer_name}: the weights hold networks, and there is no backup of them without")
         if attention:
-            backup = (store_weights_backup(self.in_proj_weight), store_weights_backup(self.out_proj.weight))
+            pair = (self.in_proj_weight, self.out_proj.weight)
+            self.network_weights_backup = tuple(store_weights_backup(weight) for weight in pair)
         else:
-            backup = store_weights_backup(self.weight)
-        self.network_weights_backup = backup
+            self.network_weights_backup = store_weights_backup(self.weight)
     if getattr(self, "network_bias_backup", None) is None:
         bias = self.out_proj.bias if attention else getattr(self, "bias", None)
         if bias is not None and current_names != ():
@@ -384,8 +380,7 @@ def process_network_files(names: list[str] | None = None) -> None:
             available_network_aliases[entry.alias] = entry
 
 
-def update_available_networks_by_names(names: list[str]) -> None:
-    process_network_files(names)
+update_available_networks_by_names = process_network_files
 
 
 def list_available_networks() -> None:

@@ -1,4 +1,4 @@
-"""The model object that the host calls `sd_model`: noise predictor, text encoders and autoencoder under the host's names."""
+"""The host's `sd_model`: noise predictor, text encoders and autoencoder under the names that the host gives them."""
 from __future__ import annotations
 
 import contextlib
@@ -100,7 +100,7 @@ class GeneralConditioner(nn.Module):
 
 
 class LatentDiffusionBase(nn.Module):
-    """What SD1 and SDXL have in common. The loader adds where the weights came from (`sd_checkpoint_info` and so on)."""
+    """What SD1 and SDXL have in common. The loader adds where the weights came from (`sd_checkpoint_info` etc.)."""
 
     parameterization = "eps"
     cond_stage_key = "txt"

@@ -106,7 +106,7 @@ class BasicTransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the positions of a feature map. SD1 projects by 1x1 convolutions, SDXL by linear layers."""
+    """Transformer blocks over the positions of a feature map. SD1 projects by 1x1 convolutions, SDXL by linear maps."""
 
     def __init__(self, channels: int, depth: int, config: UNetConfig):
         super().__init__()
@@ -123,7 +123,10 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
         h = self.norm(x)
-        h = self.proj_in(h.flatten(2).transpose(1, 2)) if self.use_linear else self.proj_in(h).flatten(2).transpose(1, 2)
+        if self.use_linear:
+            h = self.proj_in(h.flatten(2).transpose(1, 2))
+        else:
+            h = self.proj_in(h).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
             h = block(h, context)
         if self.use_linear:

@@ -20,9 +20,9 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
         with gr.Row(elem_id=self.elem_id("seed_row")):
             self.seed = gr.Number(label="Seed", value=-1, elem_id=self.elem_id("seed"), min_width=100, precision=0)
             random_seed = ToolButton(
-                "\U0001f3b2\ufe0f", elem_id=self.elem_id("random_seed"), tooltip="A new seed for each image")
+                "\u2684", elem_id=self.elem_id("random_seed"), tooltip="A new seed for each image")
             reuse_seed = ToolButton(
-                "\u267b\ufe0f", elem_id=self.elem_id("reuse_seed"), tooltip="The last image's seed")
+                "\u267b", elem_id=self.elem_id("reuse_seed"), tooltip="The last image's seed")
             extra = gr.Checkbox(label="Extra", elem_id=self.elem_id("subseed_show"), value=False)
         with gr.Group(visible=False, elem_id=self.elem_id("seed_extras")) as extras:
             with gr.Row(elem_id=self.elem_id("subseed_row")):

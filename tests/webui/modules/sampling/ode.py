@@ -7,6 +7,8 @@ the next: hosts rely on this order. `noise_sampler(sigma, sigma_next)` gives sta
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -161,7 +163,7 @@ def _restart_steps(sigmas, restart_list):
         top = int((sigmas - sigma_top).abs().argmin())
         if top < i + 1:
             again = karras(steps, float(sigmas[i + 1]), float(sigmas[top]), device=sigmas.device)[:-1]
-            pairs += list(zip(again[:-1], again[1:], strict=True)) * times
+            pairs += list(itertools.pairwise(again)) * times
     return pairs
 
 

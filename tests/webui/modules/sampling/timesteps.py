@@ -105,7 +105,7 @@ def _unipc_coefficients(rks: list[float], h: float, variant: str) -> tuple[torch
 
 
 def _unipc_update(schedule, x, history, t, order, variant, evaluate_at):
-    """One step of UniP and, unless `evaluate_at` is None, of UniC. `history` is [(time, data prediction)], newest first.
+    """One step of UniP and, unless `evaluate_at` is None, of UniC. `history` is (time, prediction), newest first.
 
     Returns:
         The new x, and the prediction at `t` or None.
@@ -121,10 +121,7 @@ def _unipc_update(schedule, x, history, t, order, variant, evaluate_at):
     def combined(weights, terms):
         return sum(float(w) * term for w, term in zip(weights, terms, strict=True)) if terms else 0.0
 
-    if len(older) == 1:
-        predictor = [0.5]
-    else:
-        predictor = torch.linalg.solve(matrix[:-1, :-1], right[:-1]) if older else []
+    predictor = torch.linalg.solve(matrix[:-1, :-1], right[:-1]) if len(older) > 1 else [0.5] * len(older)
     x_new = base - alpha * b_h * combined(predictor, changes)
     if evaluate_at is None:
         return x_new, None
@@ -135,7 +132,8 @@ def _unipc_update(schedule, x, history, t, order, variant, evaluate_at):
 
 @torch.no_grad()
 def unipc(
-    model, x, timesteps, extra_args=None, callback=None, is_img2img=False, order=3, variant="bh1", lower_order_final=True
+    model, x, timesteps, extra_args=None, callback=None, is_img2img=False, order=3, variant="bh1",
+    lower_order_final=True,
 ):
     """Zhao et al. (2023), "UniPC: A Unified Predictor-Corrector Framework", multistep with data prediction."""
     schedule = _VPSchedule(model.inner_model.inner_model.alphas_cumprod)

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import re
 
-import extra_networks_lora
 import gradio as gr
 import lora  # noqa: F401  (extensions import it by this name)
+from fastapi import FastAPI
+
+import extra_networks_lora
 import lora_patches
 import network
 import networks
-from fastapi import FastAPI
-
 from modules import extra_networks, script_callbacks, shared
 
 re_lora = re.compile("<lora:([^:]+):")
