@@ -9,7 +9,8 @@ python="$here/../.venv/bin/python"
 "$python" "$here/webui/make_demo.py"
 
 if [ "${1:-}" = --once ]; then
-    exec "$python" "$here/once.py" "$@"
+    cd "$here/.."
+    PYTHONPATH="$PWD:$PWD/scripts" exec "$python" -W ignore -m tests.once "$@"
 fi
 echo "The page: http://127.0.0.1:7860  The API: http://127.0.0.1:7860/docs  Prompt to try: a red cat <lora:demo:1:lbw=OUTD:stop=5>"
 exec "$python" "$here/webui/webui.py" --api --port 7860 "$@"

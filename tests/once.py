@@ -8,18 +8,14 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT), str(PROJECT / "scripts")]
 
 import numpy as np
 import torch
 
 from tests.host.measure import Strengths, restore_counter, strengths
-from tests.host.webui import WebUI
+from tests.host.webui import PROJECT, WebUI
 
 
 def deltas_of(network: Any) -> dict[str, torch.Tensor]:
@@ -53,7 +49,7 @@ class Watch:
         self._updates_seen = 0
 
     def before_evaluation(self, params: Any) -> None:
-        from lbw.hosts.a1111 import session_of, solver_step
+        from lbw.hosts.a1111 import session_of, solver_step  # can be imported once a host runs
 
         self._session = session_of(params.denoiser.p)
         self._step = solver_step(params.denoiser, params.sampling_step)
@@ -82,11 +78,16 @@ class Watch:
         return all(layers[name].weight.detach().cpu().equal(base) for name, base in self.base.items())
 
 
+def number(value: float) -> float:
+    """Three decimals, and no -0."""
+    return round(value, 3) + 0.0
+
+
 def rounded(found: Strengths) -> dict[str, dict[str, Any]]:
     """One number for a block; a pair where its layers differ."""
     return {
         name: {
-            block: round(least, 3) + 0.0 if greatest - least < 1e-3 else [round(least, 3) + 0.0, round(greatest, 3) + 0.0]
+            block: number(least) if greatest - least < 1e-3 else [number(least), number(greatest)]
             for block, (least, greatest) in sorted(blocks.items())
         }
         for name, blocks in found.items()
@@ -101,15 +102,16 @@ def summary(blocks: dict[str, Any]) -> str:
             groups[-1] = (groups[-1][0], block, value)
         else:
             groups.append((block, block, value))
-    return ", ".join(f"{first if first == last else f'{first}-{last}'} {value:g}" if not isinstance(value, list)
-                     else f"{first}-{last} {value}" for first, last, value in groups)
+    return ", ".join(f"{first if first == last else f'{first}-{last}'} {value}" for first, last, value in groups)
 
 
 def generate(webui: WebUI, prompt: str, watch: Watch, **fields: Any) -> Any:
-    with restore_counter(webui.networks) as counter:
-        with webui.observing(watch.before_evaluation, before=True):
-            with webui.observing(lambda _params: watch.after_evaluation(counter.take())):
-                return webui.generate(prompt=prompt, **fields)
+    with (
+        restore_counter(webui.networks) as counter,
+        webui.observing(watch.before_evaluation, before=True),
+        webui.observing(lambda _params: watch.after_evaluation(counter.take())),
+    ):
+        return webui.generate(prompt=prompt, **fields)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

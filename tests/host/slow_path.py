@@ -1,7 +1,7 @@
 """The same prompt made by the host alone: its own re-patch brings every layer to the plan's coefficients, slowly.
 
-The host computes each delta, restores each layer from its backup and adds one network after the other. All it is given is
-the multiplier of each module in each step.
+The host computes each delta, restores each layer from its backup and adds one network after the other. All it is
+given is the multiplier of each module in each step.
 """
 
 from __future__ import annotations
