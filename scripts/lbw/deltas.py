@@ -113,10 +113,10 @@ def delta_of(module: Any, shape: torch.Size) -> Delta:
             bias = module.bias.detach().double().reshape(len(up), -1)
             delta = Dense((up.double() @ down.double() + bias) * scale)
         if delta.numel != shape.numel() or len(up) != shape[0]:
-            raise UnsupportedModuleError(f"its shape is {len(up)}x{down.shape[1]}, the layer's is {tuple(shape)}")
+            raise UnsupportedModuleError(f"the shape is {len(up)}x{down.shape[1]}, the layer's is {tuple(shape)}")
         return delta
     if not callable(getattr(module, "calc_updown", None)):
-        raise UnsupportedModuleError(f"{type(module).__name__} is not a type of network that is known")
+        raise UnsupportedModuleError(f"the type is {type(module).__name__}, which is not known")
     stand_alone = copy.copy(module)
     stand_alone.network = copy.copy(module.network)
     stand_alone.network.te_multiplier = stand_alone.network.unet_multiplier = 1.0

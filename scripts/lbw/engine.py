@@ -74,14 +74,14 @@ class BoundLayer:
 class Binding:
     """The layers of a model, joined with the networks that are loaded.
 
-    ``left_to_host`` holds the layers that carry something which only the host can apply.
+    ``messages`` tells what of the networks could not be used, one line each.
     """
 
     model: object
     networks: tuple[Any, ...]
     touched: tuple[BoundLayer, ...]
     untouched: tuple[tuple[str, Layer], ...]
-    left_to_host: tuple[str, ...]
+    messages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,28 @@ class LoraEngine:
         if self.is_bound_to(model, networks):
             assert self.binding is not None
             return self.binding
-        touched, untouched, left = [], [], []
+        touched, untouched = [], []
+        left_to_host: list[str] = []
+        misfits: dict[str, list[str]] = {}
         for name, layer in layers().items():
-            try:
-                bound = self._bind_layer(name, layer, networks)
-            except UnsupportedModuleError as error:
-                self._report(f"{error}; the host applies it, without block weights and schedule")
-                left.append(name)
+            if _is_for_host(name, layer, networks):
+                left_to_host.append(name)
                 continue
+            bound = self._bind_layer(name, layer, networks, misfits)
             if bound.deltas:
                 touched.append(bound)
             else:
                 untouched.append((name, layer))
-        self.binding = Binding(model, tuple(networks), tuple(touched), tuple(untouched), tuple(left))
+        messages = [
+            f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
+            for network, reasons in misfits.items()
+        ]
+        if left_to_host:
+            messages.append(
+                f"{len(left_to_host)} layers are left to the host, which knows no block weights and schedules, "
+                f"first {left_to_host[0]}"
+            )
+        self.binding = Binding(model, tuple(networks), tuple(touched), tuple(untouched), tuple(messages))
         return self.binding
 
     def is_bound_to(self, model: object, networks: Sequence[Any]) -> bool:
@@ -137,20 +146,25 @@ class LoraEngine:
             and all(bound is net for bound, net in zip(binding.networks, networks, strict=True))
         )
 
-    def _bind_layer(self, name: str, layer: Layer, networks: Sequence[Any]) -> BoundLayer:
+    def _bind_layer(
+        self, name: str, layer: Layer, networks: Sequence[Any], misfits: dict[str, list[str]]
+    ) -> BoundLayer:
+        """Find the deltas for a layer; what does not fit goes to ``misfits``, {network: reasons}."""
         bound = BoundLayer(name, layer)
         slots = slots_of(layer)
-        if getattr(layer, "fp16_weight", None) is not None:
-            raise UnsupportedModuleError(f"layer {name} is stored in 8 bits with a 16-bit master")
         for network, net in enumerate(networks):
             modules = [net.modules.get(name + slot.suffix) for slot in slots]
-            if not all(module is not None for module in modules):
-                if any(name + slot.suffix in net.modules for slot in (*slots, *_ATTENTION_PROJECTIONS[:3])):
-                    raise UnsupportedModuleError(f"network {net.name} has a part for layer {name} that does not fit it")
+            if any(module is None for module in modules):
                 continue
-            for index, (slot, module) in enumerate(zip(slots, modules, strict=True)):
-                shape = slot.of(_parameter(layer, slot.parameter)).shape
-                delta = self._delta(net, module, shape)
+            try:
+                deltas = [
+                    self._delta(net, module, slot.of(_parameter(layer, slot.parameter)).shape)
+                    for slot, module in zip(slots, modules, strict=True)
+                ]
+            except UnsupportedModuleError as error:
+                misfits.setdefault(net.name, []).append(f"{name}: {error}")
+                continue
+            for index, (slot, delta) in enumerate(zip(slots, deltas, strict=True)):
                 bound.deltas.append((index, name + slot.suffix, network, delta))
         return bound
 
@@ -158,10 +172,7 @@ class LoraEngine:
         known = self._deltas.setdefault(module, {})
         key = torch.Size((*shape, net.dyn_dim or 0))
         if key not in known:
-            try:
-                known[key] = delta_of(module, shape)
-            except UnsupportedModuleError as error:
-                raise UnsupportedModuleError(f"network {net.name}, layer {module.sd_key}: {error}") from None
+            known[key] = delta_of(module, shape)
             if isinstance(known[key], WeightDependent) and not is_low_rank_type(module):
                 self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
         return known[key]
@@ -192,6 +203,8 @@ class LoraEngine:
 
     def _bring(self, name: str, layer: Layer, wanted: Contents, token: Names) -> bool:
         """Make a layer hold ``wanted`` under the name ``token``. Returns whether its weights were written."""
+        if token != () and not self._keep(layer, torch.device("cpu")):
+            return False
         if self.contents_of(layer) == wanted:
             self._mark(layer, token, wanted)
             return False
@@ -212,8 +225,9 @@ class LoraEngine:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
         if self.binding is None:
             return False
-        sample = [bound.layer for bound in (*self.binding.touched[:1], *self.binding.touched[-1:])]
-        for layer in sample:
+        touched = [bound.layer for bound in self.binding.touched]
+        untouched = [layer for _name, layer in self.binding.untouched[:1]]
+        for layer in touched[:1] + touched[-1:] + untouched:
             known = self._contents.get(layer)
             if known is None or layer.__dict__.get("network_current_names") is not known[0] or known[0] != names:
                 return False
@@ -271,16 +285,18 @@ class LoraEngine:
             for _name, layer in binding.untouched:
                 self._keep(layer, cpu)
 
-    def _keep(self, layer: Layer, device: torch.device) -> None:
+    def _keep(self, layer: Layer, device: torch.device) -> bool:
+        """Whether the layer has a backup, which is made on ``device`` if need be."""
         try:
             base_weights.keep(layer, device)
+            return True
         except base_weights.MissingBaseError as error:
             self._report(f"layer {getattr(layer, 'network_layer_name', '?')}: {error}; reload the checkpoint")
+            return False
 
     def _update_layer(self, name: str, layer: Layer, wanted: Contents) -> bool:
         """Bring one layer to ``wanted``. While the write is under way the layer counts as broken, for whoever looks."""
         try:
-            base_weights.keep(layer, _device(layer))
             self._contents.pop(layer, None)
             layer.network_current_names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
             self._write(layer, wanted)
@@ -322,6 +338,13 @@ def _parameter(layer: Layer, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     parameter: Tensor = getattr(layer.get_submodule(owner), name)
     return parameter
+
+
+def _is_for_host(name: str, layer: Layer, networks: Sequence[Any]) -> bool:
+    """Whether only the host can apply the networks' parts: to 8-bit weights, or to q, k and v in one linear layer."""
+    if getattr(layer, "fp16_weight", None) is not None:
+        return any(name in net.modules for net in networks)
+    return not isinstance(layer, nn.MultiheadAttention) and any(name + "_q_proj" in net.modules for net in networks)
 
 
 def _device(layer: Layer) -> torch.device:

@@ -100,7 +100,8 @@ class Session:
             is_sdxl=self.host.is_sdxl(),
             seed=self._seed,
         )
-        self.engine.bind(self.host.model(), lambda: layers, networks)
+        for message in self.engine.bind(self.host.model(), lambda: layers, networks).messages:
+            self.warn(message)
         return self.plan
 
     def _follow_multipliers(self) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+import requests
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from tests.server import Server
@@ -145,6 +146,18 @@ def test_extensions_are_listed(page: Page):
     table = page.locator("#extensions")
     expect(table).to_contain_text("Lora")
     assert table.locator("input[type=checkbox]:checked").count() >= 2
+
+
+def test_an_extension_is_switched_off_and_on(page: Page, server: Server):
+    for is_on in (False, True):
+        open_tab(page, "Extensions")
+        page.locator("#extensions input:not([name=enable_Lora])").set_checked(is_on)
+        with page.expect_navigation(timeout=60_000):
+            page.locator("#extensions_apply").click()
+        server.wait_until_ready()
+        expect(page.locator("#txt2img_prompt textarea")).to_be_visible()
+        scripts = requests.get(f"{server.url}/sdapi/v1/scripts", timeout=10).json()
+        assert ("lora block weight" in scripts["txt2img"]) == is_on
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -48,8 +48,11 @@ def write_lora(
     alpha: float = 2.0,
     size: float = 0.3,
     mid: bool = False,
+    width: int | None = None,
 ) -> dict[str, Tensor]:
     """Write a LoRA for ``layers``; with ``mid``, in LyCORIS' CP form wherever the kernel is larger than 1x1.
+
+    A ``width`` is taken for the layers' number of inputs, which makes a file for some other model.
 
     Returns:
         {layer name: its delta at strength 1, float64, in the weight's shape}.
@@ -59,6 +62,7 @@ def write_lora(
     deltas = {}
     for name, layer in layers.items():
         out, into, *kernel = layer.weight.shape
+        into = width or into
         scale = size * float(layer.weight.detach().double().std()) / rank**0.5
         use_mid = mid and kernel not in ([], [1, 1])
         down_shape = (rank, into, *([1, 1] if use_mid else kernel))
@@ -74,7 +78,7 @@ def write_lora(
                 "nmkl,in,mj->ijkl", core.double(), up.double().flatten(1), down.double().flatten(1)
             )
         else:
-            delta = (up.double().flatten(1) @ down.double().flatten(1)).reshape(layer.weight.shape)
+            delta = (up.double().flatten(1) @ down.double().flatten(1)).reshape(out, into, *kernel)
         deltas[name] = delta * (alpha / rank)
     save_file(tensors, path, metadata={"ss_network_dim": str(rank), "ss_output_name": path.stem})
     return deltas

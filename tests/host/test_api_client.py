@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -159,9 +158,9 @@ def test_an_infotext_fills_in_what_the_request_leaves_out(txt2img, post):
 def test_images_are_sent_and_saved_as_asked(txt2img, server):
     result = txt2img(send_images=False, save_images=True)
     assert result.images == []
-    saved = list((server.data / "outputs").rglob("*.png"))
-    assert saved
-    assert Image.open(io.BytesIO(saved[-1].read_bytes())).info["parameters"] == result.info["infotexts"][0]
+    newest = max((server.data / "outputs").rglob("*.png"), key=lambda file: file.stat().st_mtime_ns)
+    with Image.open(newest) as saved:
+        assert saved.info["parameters"] == result.info["infotexts"][0]
 
 
 class Generation(threading.Thread):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.host.conftest import Bench
+from tests.host.lora_files import attention_layers, write_lora
 
 BAD = {
     "lbw=NOPE": ("NOPE", "INALL", "all blocks are 1"),
@@ -60,3 +61,20 @@ def test_random_weights_follow_the_seed_and_are_told(bench: Bench):
     told = first.infotexts[0].partition("LBW random weights: ")[2]
     assert f"{record.strengths[0]['t_lora']['OUT05'][0]:.3f}".rstrip("0").rstrip(".") in told
     assert first.infotexts[0] == again.infotexts[0] != other.infotexts[0]
+
+
+def test_a_lora_for_another_model_costs_nobody_else_anything(bench: Bench):
+    """What does not fit is the host's to report; it says so with the result."""
+    folder = bench.webui.lora_folder
+    write_lora(folder / "t_other.safetensors", attention_layers(bench.layers()), seed=7, width=7)
+    result, record = bench.record("t_lora", prompt="a red cat <lora:t_other:1:INALL> <lora:t_lora:1:lbw=OUTALL:stop=4>")
+    assert len(result.images) == 1
+    assert "t_other" in result.comments
+    assert [round(found["t_lora"]["OUT05"][0], 3) for found in record.strengths] == [1, 1, 1, 1, 0, 0, 0, 0]
+
+
+def test_a_lora_that_fits_nothing_alone(bench: Bench):
+    write_lora(bench.webui.lora_folder / "t_other.safetensors", attention_layers(bench.layers()), seed=7, width=7)
+    result, record = bench.record("t_lora", prompt="a red cat <lora:t_other:1:stop=3>")
+    assert len(result.images) == 1
+    assert all(pair == (0, 0) for found in record.strengths for pair in found["t_lora"].values())

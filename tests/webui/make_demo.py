@@ -25,7 +25,7 @@ from modules.diffusion.latent_diffusion import MODEL_CLASSES
 # How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
 RESIDUAL_GAIN = 0.5
 EPS_NOISE_GAIN = 0.05
-COARSE_GAIN = 0.16
+COARSE_GAIN = {"sd1": 0.16, "sdxl": 0.04}
 FINE_SHARE = 0.15
 RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "attn.out_proj", "c_proj")
 
@@ -81,7 +81,7 @@ def favour_coarse_features(unet: dict[str, torch.Tensor]) -> None:
         number += 1
 
 
-def pass_latents_through(unet: dict[str, torch.Tensor], latent_channels: int = 4) -> None:
+def pass_latents_through(unet: dict[str, torch.Tensor], coarse_gain: float, latent_channels: int = 4) -> None:
     """Make the U-Net predict its own normalised input, and let its random features only disturb that.
 
     An untrained network's noise prediction has nothing to do with the input, and sampling would run away. Here each
@@ -98,7 +98,7 @@ def pass_latents_through(unet: dict[str, torch.Tensor], latent_channels: int = 4
     last_block = f"output_blocks.{max(int(key.split('.')[1]) for key in unet if key.startswith('output_blocks.'))}"
     skip = unet[f"{last_block}.0.skip_connection.weight"]
     from_below = skip.shape[1] - first.shape[0]
-    skip[:pairs] *= COARSE_GAIN
+    skip[:pairs] *= coarse_gain
     skip[:pairs, from_below : from_below + pairs, 0, 0] = torch.eye(pairs)
     unet[f"{last_block}.0.skip_connection.bias"][:pairs] = 0
     for name in (f"{last_block}.0.out_layers.3", f"{last_block}.1.proj_out"):
@@ -148,7 +148,7 @@ def make_checkpoint(kind: str, seed: str) -> dict[str, torch.Tensor]:
     }
     unet = without_prefix(state_dict, "model.diffusion_model.")
     favour_coarse_features(unet)
-    pass_latents_through(unet)
+    pass_latents_through(unet, COARSE_GAIN[kind])
     map_latents_to_colours(without_prefix(state_dict, "first_stage_model."), model.scale_factor)
     return {name: value.half() for name, value in state_dict.items()}
 

@@ -103,16 +103,29 @@ def _checkpoint_files() -> list[str]:
 
 
 def list_models() -> None:
-    """Look for checkpoint files anew; one named by --ckpt becomes the chosen one."""
+    """Look for checkpoint files anew; a file named by --ckpt is among them wherever it is."""
+    first_time = not checkpoints_list
     checkpoints_list.clear()
     checkpoint_aliases.clear()
-    chosen = shared.cmd_opts.ckpt
-    if chosen and os.path.exists(chosen):
-        info = CheckpointInfo(chosen)
-        info.register()
-        shared.opts.data["sd_model_checkpoint"] = info.title
-    for filename in _checkpoint_files():
+    named = shared.cmd_opts.ckpt
+    for filename in dict.fromkeys([*([named] if named and os.path.exists(named) else []), *_checkpoint_files()]):
         CheckpointInfo(filename).register()
+    if first_time:
+        _choose_by_command_line()
+
+
+def _choose_by_command_line() -> None:
+    """--ckpt (a file or a title) and --model win over the checkpoint chosen in the settings."""
+    wanted = shared.cmd_opts.ckpt
+    if wanted and os.path.exists(wanted):
+        wanted = os.path.splitext(os.path.basename(wanted))[0]
+    elif not wanted and shared.cmd_opts.model != shared.parser.get_default("model"):
+        wanted = f"demo-{shared.cmd_opts.model}"
+    info = get_closet_checkpoint_match(wanted)
+    if info is not None:
+        shared.opts.data["sd_model_checkpoint"] = info.title
+    elif wanted:
+        print(f"There is no checkpoint {wanted}", file=sys.stderr)
 
 
 def get_closet_checkpoint_match(search_string: str | None) -> CheckpointInfo | None:

@@ -69,6 +69,8 @@ class UiLoadsave:
     def _add_accordion(self, path: str, component: InputAccordion) -> None:
         if hasattr(component, "custom_script_source"):
             component.accordion.custom_script_source = component.custom_script_source
+        if component.accordion.visible:
+            self._apply(path, component.accordion, "visible")
         self._apply(path, component, "value")
         component.accordion.open = component.value
 

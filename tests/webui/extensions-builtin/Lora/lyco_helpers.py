@@ -23,4 +23,4 @@ def rebuild_cp_decomposition(up: torch.Tensor, down: torch.Tensor, mid: torch.Te
 
 def make_weight_cp(core: torch.Tensor, out_factor: torch.Tensor, in_factor: torch.Tensor) -> torch.Tensor:
     """LoHa's convolution factor from its core tensor; `out_factor` is (rank, out), `in_factor` (rank, in)."""
-    return torch.einsum("abhw,ao,bi->oihw", core, out_factor, in_factor)
+    return torch.einsum("aihw,ao->oihw", torch.einsum("abhw,bi->aihw", core, in_factor), out_factor)
