@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from lbw import prompt as tags
-from lbw.hosts.a1111 import library, solver_step
 from lbw.plan import Plan, build
 from tests.host.webui import WebUI
 
@@ -38,6 +37,8 @@ class SlowPath:
         self._changes = 0
 
     def begin(self, steps: int) -> None:
+        from lbw.hosts.a1111 import library  # can be imported once a host runs
+
         loaded = self.webui.networks.loaded_networks
         names = {net.name for net in loaded}
         layers = {net.name: tuple(net.modules) for net in loaded}
@@ -59,6 +60,8 @@ class SlowPath:
             net.unet_multiplier = float(self._changes)
 
     def before_evaluation(self, params: Any) -> None:
+        from lbw.hosts.a1111 import solver_step
+
         self.set_step(solver_step(params.denoiser, params.sampling_step), params.total_sampling_steps)
 
     def end(self) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from lbw import prompt as tags
 from lbw.blocks import block_of
+from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.test_isolation import difference
 
@@ -44,27 +43,11 @@ def test_locon_and_cp_form_reach_their_exact_weights(bench: Bench):
         "a red cat <lora:t_lora:1:stop=5>",
         "a red cat <lora:t_lora:0.8:start=3> <lora:t_lora2:0.6:stop=6>",
         "a red cat <lora:t_locon:0.7:step=2-5>",
+        "a red cat <lora:t_lora:1:lbw=OUTD:stop=5>",
+        "a red cat <lora:t_lora:1:lbw=INALL:stop=4> <lora:t_lora:0.5:start=4> <lora:t_mid:0.6:lbwe=ATTNDEEPOFF>",
     ],
 )
 def test_the_image_is_that_of_the_hosts_slow_path(bench: Bench, prompt: str):
-    """The same schedule through the host's own re-patch: its multipliers are set before each step, it does the rest."""
-    from lbw.hosts.a1111 import solver_step
-
     ours = bench.webui.generate(prompt=prompt)
-    requests = {
-        (request := tags.parse(text.partition(">")[0].split(":")[1:], print)).name: request
-        for text in prompt.split("<")[1:]
-    }
-
-    def set_multipliers(params: Any) -> None:
-        step = solver_step(params.denoiser, params.sampling_step)
-        for net in bench.webui.networks.loaded_networks:
-            request = requests[net.name]
-            strength = request.schedule.strength(step, params.total_sampling_steps)
-            net.unet_multiplier = request.unet_multiplier * strength
-
-    with bench.webui.observing(set_multipliers, before=True):
-        slow = bench.webui.generate(args=["", False], prompt=prompt)
-    assert difference(ours, slow) <= 1
-    off = bench.webui.generate(prompt="a red cat")
-    assert np.abs(np.asarray(off.images[0]).astype(int) - np.asarray(ours.images[0])).max() > 1
+    assert difference(ours, slow_path.generate(bench.webui, prompt)) <= 1
+    assert difference(ours, bench.webui.generate(prompt="a red cat")) > 1

@@ -5,16 +5,16 @@ Usage: python make_demo.py [--data-dir DIR] [--force]
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import re
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -238,14 +238,23 @@ def make_lora(kind: str, name: str, with_convolutions: bool = False) -> tuple[di
     return tensors, metadata
 
 
+def serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """A .safetensors file; the library writes metadata in any order, so the header is made anew with it in one."""
+    data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {**json.loads(data[8:end]), "__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
 def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a file so that nobody ever sees half of it."""
     os.makedirs(os.path.dirname(filename), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(filename)) as folder:
-        temporary = os.path.join(folder, "new")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, filename)
+    temporary = f"{filename}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(serialize(tensors, metadata))
+    os.replace(temporary, filename)
 
 
 CHECKPOINTS = {"demo-sd1": "sd1", "other-sd1": "sd1", "demo-sdxl": "sdxl"}

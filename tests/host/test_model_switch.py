@@ -1,0 +1,73 @@
+"""Another checkpoint between generations: the LoRA follows, and the first model comes back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.host import slow_path
+from tests.host.conftest import Bench
+from tests.host.measure import restore_counter
+from tests.host.test_isolation import SCHEDULED, difference
+
+SDXL_PROMPT = "a red cat <lora:demo_sdxl:1:lbw=0.5,0,0,0,1,0,1,1,1,0,0,0:stop=3>"
+
+
+@pytest.fixture
+def other_checkpoints(bench: Bench) -> Iterator[list[str]]:
+    from modules import sd_models
+
+    first = bench.webui.shared.sd_model.sd_checkpoint_info
+    yield [title for title, info in sd_models.checkpoints_list.items() if info.filename != first.filename]
+    sd_models.reload_model_weights(info=first)
+
+
+def use(checkpoints: list[str], name: str) -> None:
+    """Put the checkpoint whose title has ``name`` in it into use."""
+    from modules import sd_models
+
+    title = next((title for title in checkpoints if name in title), None)
+    if title is None:
+        pytest.skip(f"this host has no checkpoint {name}")
+    sd_models.reload_model_weights(info=sd_models.checkpoints_list[title])
+
+
+def test_a_checkpoint_loaded_into_the_same_layers_is_the_new_base(bench: Bench, other_checkpoints: list[str]):
+    before = bench.webui.generate(prompt=SCHEDULED)
+    first = bench.webui.shared.sd_model.sd_checkpoint_info
+    use(other_checkpoints, "other")
+    there = bench.webui.generate(prompt=SCHEDULED)
+    assert difference(before, there) > 1
+    assert difference(there, slow_path.generate(bench.webui, SCHEDULED)) <= 1
+    from modules import sd_models
+
+    sd_models.reload_model_weights(info=first)
+    assert difference(before, bench.webui.generate(prompt=SCHEDULED)) == 0
+
+
+def test_sdxl_with_both_text_encoders(bench: Bench, other_checkpoints: list[str]):
+    bench.webui.generate(prompt=SCHEDULED)
+    use(other_checkpoints, "sdxl")
+
+    def attention() -> dict[str, Any]:
+        layers = bench.layers()
+        weights = {name: getattr(layer, "in_proj_weight", None) for name, layer in layers.items()}
+        return {name: weight.detach().clone() for name, weight in weights.items() if weight is not None}
+
+    base = attention()
+    assert base, "the second text encoder has MultiheadAttention"
+    with restore_counter(bench.webui.networks) as counter:
+        ours = bench.webui.generate(prompt=SDXL_PROMPT)
+        assert counter.take() == 0
+    assert difference(ours, slow_path.generate(bench.webui, SDXL_PROMPT)) <= 1
+    plain = bench.webui.generate(prompt="a red cat")
+    assert difference(ours, plain) > 1
+    assert all(weight.equal(base[name]) for name, weight in attention().items())
+
+
+def test_the_17_value_trap_on_sdxl_is_told(bench: Bench, other_checkpoints: list[str]):
+    use(other_checkpoints, "sdxl")
+    result = bench.webui.generate(prompt="a red cat <lora:demo_sdxl:1:lbw=OUTD>", steps=1)
+    assert "OUT00, OUT01, OUT02" in result.comments
