@@ -114,20 +114,23 @@ onUiLoaded(() => {
     }
 });
 
-function setRandomSeed(elem_id) {
-    const input = gradioApp().querySelector(`#${elem_id} input`);
+function setInput(input, value) {
     if (input) {
-        input.value = "-1";
+        input.value = value;
         updateInput(input);
     }
+}
+
+function setRandomSeed(elem_id) {
+    setInput(gradioApp().querySelector(`#${elem_id} input`), "-1");
     return [];
 }
 
 function switchWidthHeight(tabname) {
     const [width, height] = ["width", "height"].map(side => gradioApp().querySelector(`#${tabname}_${side} input[type=number]`));
-    [width.value, height.value] = [height.value, width.value];
-    updateInput(width);
-    updateInput(height);
+    const oldWidth = width.value;
+    setInput(width, height.value);
+    setInput(height, oldWidth);
     return [];
 }
 

@@ -1,9 +1,9 @@
 // An accordion whose title has a checkbox: open means on. The hidden gradio checkbox beside it carries the value.
 
 function inputAccordionChecked(id, checked) {
-    const accordion = gradioApp().querySelector(`#${id}`);
-    accordion.visibleCheckbox.checked = checked;
-    accordion.onVisibleCheckboxChange();
+    const {visibleCheckbox, onVisibleCheckboxChange} = gradioApp().querySelector(`#${id}`);
+    visibleCheckbox.checked = checked;
+    onVisibleCheckboxChange();
 }
 
 function setupAccordion(accordion) {

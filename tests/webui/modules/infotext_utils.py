@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,7 @@ from modules import errors, paths, script_callbacks, shared
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
 _QUOTED_VALUE, _PLAIN_VALUE = r'"(?:[^"\\]|\\.)+"', "[^,]*"
-re_param = re.compile(rf"\s*(\w[\w \-/]+):\s*({_QUOTED_VALUE}|{_PLAIN_VALUE})(?:,|$)")
+re_param = re.compile(rf"\s*(\w[\w /-]+):\s*({_QUOTED_VALUE}|{_PLAIN_VALUE})(?:,|$)")
 re_imagesize = re.compile(r"^(\d+)x(\d+)$")
 
 _WHEN_MISSING: dict[str, Any] = {
@@ -44,20 +45,20 @@ class PasteField(tuple):
         self.function: Callable | None = target if callable(target) else None
 
 
+@dataclass(eq=False)
 class ParamBinding:
     """A "send to" button: where its text and image come from, and which tab they go to."""
 
-    def __init__(
-        self, paste_button, tabname, source_text_component=None, source_image_component=None, source_tabname=None,
-        override_settings_component=None, paste_field_names=None,
-    ):
-        self.paste_button = paste_button
-        self.tabname = tabname
-        self.source_text_component = source_text_component
-        self.source_image_component = source_image_component
-        self.source_tabname = source_tabname
-        self.override_settings_component = override_settings_component
-        self.paste_field_names = paste_field_names or []
+    paste_button: Any
+    tabname: str
+    source_text_component: Any = None
+    source_image_component: Any = None
+    source_tabname: str | None = None
+    override_settings_component: Any = None
+    paste_field_names: list[str] | None = None
+
+    def __post_init__(self):
+        self.paste_field_names = self.paste_field_names or []
 
 
 paste_fields: dict[str, dict] = {}

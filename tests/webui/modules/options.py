@@ -6,33 +6,30 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from modules import errors
 from modules.shared_cmd_options import cmd_opts
 
 
+@dataclass(eq=False, repr=False)
 class OptionInfo:
     """One setting: its default, how the settings page shows it, and what runs when it changes."""
 
-    def __init__(
-        self, default=None, label="", component=None, component_args=None, onchange=None, section=None, refresh=None,
-        comment_before="", comment_after="", infotext=None, restrict_api=False, category_id=None,
-    ):
-        self.default = default
-        self.label = label
-        self.component = component
-        self.component_args = component_args
-        self.onchange = onchange
-        self.section = section
-        self.category_id = category_id
-        self.refresh = refresh
-        self.comment_before = comment_before
-        self.comment_after = comment_after
-        self.infotext = infotext
-        self.restrict_api = restrict_api
-        self.do_not_save = False
+    default: Any = None
+    label: str = ""
+    component: Any = None
+    component_args: Any = None
+    onchange: Callable[[], Any] | None = None
+    section: tuple | None = None
+    refresh: Callable[[], Any] | None = None
+    comment_before: str = ""
+    comment_after: str = ""
+    infotext: str | None = None
+    restrict_api: bool = False
+    category_id: str | None = None
+    do_not_save: bool = field(default=False, init=False)
 
     def link(self, label: str, url: str) -> OptionInfo:
         self.comment_before += f"[<a href='{url}' target='_blank'>{label}</a>]"
@@ -50,10 +47,10 @@ class OptionInfo:
         return self
 
     def needs_restart(self) -> OptionInfo:
-        return self.html(" <span class='info'>(requires restart)</span>")
+        return self.html(" <span class='info'>(takes a restart)</span>")
 
     def needs_reload_ui(self) -> OptionInfo:
-        return self.html(" <span class='info'>(requires Reload UI)</span>")
+        return self.html(" <span class='info'>(takes Reload UI)</span>")
 
 
 class OptionHTML(OptionInfo):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,11 +99,9 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     with torch.no_grad(), p.sd_model.ema_scope():
         with devices.autocast():
             p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
-        if state.job_count == -1:
-            state.job_count = p.n_iter
+        state.job_count = p.n_iter if state.job_count == -1 else state.job_count
         for n in range(p.n_iter):
-            p.iteration = n
-            state.skipped = False
+            state.skipped, p.iteration = False, n
             if state.interrupted or state.stopping_generation or not _begin_batch(p, n):
                 break
             samples = _sample_batch(p, n)
@@ -131,6 +129,25 @@ def _take_batch(p: StableDiffusionProcessing, n: int) -> None:
     p.subseeds = p.all_subseeds[batch]
 
 
+def _call_batch_hook(p: StableDiffusionProcessing, name: str, n: int) -> None:
+    """One of the two hooks that see what a batch is made of."""
+    if p.scripts is None:
+        return
+    made_of = {field: getattr(p, field) for field in ("prompts", "seeds", "subseeds")}
+    getattr(p.scripts, name)(p, batch_number=n, **made_of)
+
+
+def _note_encoding(p: StableDiffusionProcessing, n: int) -> None:
+    """What encoding the prompts has left to tell: to the infotext, the user, the page and the file of last prompts."""
+    p.extra_generation_params.update(model_hijack.extra_generation_params)
+    if not (n or cmd_opts.no_prompt_history):
+        Path(paths.data_path, "params.txt").write_text(Processed(p, []).infotext(p, 0), encoding="utf8")
+    for remark in model_hijack.comments:
+        p.comment(remark)
+    if p.n_iter > 1:
+        state.job = f"Batch {n + 1} of {p.n_iter}"
+
+
 def _begin_batch(p: StableDiffusionProcessing, n: int) -> bool:
     """Tags, networks, prompts of one batch, up to where it can be sampled; False if there is nothing to do."""
     sd_models.reload_model_weights()  # the batch before may have ended with a refiner
@@ -140,25 +157,14 @@ def _begin_batch(p: StableDiffusionProcessing, n: int) -> bool:
         (channels, p.height // opt_f, p.width // opt_f), p.seeds, subseeds=p.subseeds,
         subseed_strength=p.subseed_strength, seed_resize_from_h=p.seed_resize_from_h,
         seed_resize_from_w=p.seed_resize_from_w)
-    if p.scripts is not None:
-        p.scripts.before_process_batch(p, batch_number=n, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
+    _call_batch_hook(p, "before_process_batch", n)
     if not p.prompts:
         return False
     p.parse_extra_network_prompts()
-    if not p.disable_extra_networks:
-        with devices.autocast():
-            extra_networks.activate(p, p.extra_network_data)
-    if p.scripts is not None:
-        p.scripts.process_batch(p, batch_number=n, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
+    p.activate_extra_networks(p.extra_network_data)
+    _call_batch_hook(p, "process_batch", n)
     p.setup_conds()
-    p.extra_generation_params.update(model_hijack.extra_generation_params)
-    if n == 0 and not cmd_opts.no_prompt_history:
-        with open(os.path.join(paths.data_path, "params.txt"), "w", encoding="utf8") as file:
-            file.write(Processed(p, []).infotext(p, 0))
-    for comment in model_hijack.comments:
-        p.comment(comment)
-    if p.n_iter > 1:
-        state.job = f"Batch {n + 1} out of {p.n_iter}"
+    _note_encoding(p, n)
     sd_models.apply_alpha_schedule_override(p.sd_model, p)
     return True
 
@@ -207,12 +213,17 @@ def _finish_batch(p, n: int, decoded: torch.Tensor, output_images: list, infotex
 
         if save:
             save_as(image)
-        infotexts.append(text)
-        if opts.enable_pnginfo:
-            image.info["parameters"] = text
-        output_images.append(image)
+        _hand_out(image, text, output_images, infotexts)
         if mask is not None:
             _add_masks(mask, denoised, image, output_images, save_as if save else None)
+
+
+def _hand_out(image: Image.Image, text: str, output_images: list, infotexts: list, at: int | None = None) -> None:
+    """Put an image and its infotext into the lists: at a place, or else last."""
+    if opts.enable_pnginfo:
+        image.info["parameters"] = text
+    for into, thing in ((infotexts, text), (output_images, image)):
+        into.insert(len(into) if at is None else at, thing)
 
 
 def _composite(p, i: int, image: Image.Image) -> tuple[Image.Image, Image.Image | None, Image.Image]:
@@ -237,13 +248,11 @@ def _composite(p, i: int, image: Image.Image) -> tuple[Image.Image, Image.Image 
             whole = Image.new("RGBA", overlay.size)
             whole.paste(images.resize_image(1, image, width, height), (left, top))
             image = denoised = whole
-        image = image.convert("RGBA")
-        image.alpha_composite(overlay)
-        image = image.convert("RGB")
+        image = Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
     if p.scripts is not None:
-        pp = scripts.PostprocessImageArgs(image)
-        p.scripts.postprocess_image_after_composite(p, pp)
-        image = pp.image
+        finished = scripts.PostprocessImageArgs(image)
+        p.scripts.postprocess_image_after_composite(p, finished)
+        image = finished.image
     return image, mask, denoised
 
 
@@ -277,8 +286,5 @@ def _add_grid(p, output_images: list, infotexts: list) -> int:
             grid=True)
     if not opts.return_grid:
         return 0
-    infotexts.insert(0, text)
-    if opts.enable_pnginfo:
-        grid.info["parameters"] = text
-    output_images.insert(0, grid)
+    _hand_out(grid, text, output_images, infotexts, at=0)
     return 1

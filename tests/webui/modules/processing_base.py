@@ -133,14 +133,11 @@ class StableDiffusionProcessing:
             print("sampler_index has no effect, sampler_name chooses the sampler", file=sys.stderr)
         self.comments = {}
         self.styles = self.styles or []
-        self.sampler_noise_scheduler_override = None
-        self.extra_generation_params = self.extra_generation_params or {}
-        self.override_settings = self.override_settings or {}
-        self.script_args = self.script_args or []
-        self.refiner_checkpoint_info = None
+        self.refiner_checkpoint_info = self.sampler_noise_scheduler_override = None
+        for name, kind in (("extra_generation_params", dict), ("override_settings", dict), ("script_args", list)):
+            setattr(self, name, getattr(self, name) or kind())
         if not self.seed_enable_extras:
-            self.subseed = -1
-            self.subseed_strength = 0
+            self.subseed, self.subseed_strength = -1, 0
             self.seed_resize_from_h = self.seed_resize_from_w = 0
         # One object for all generations, so that an encoded prompt outlives the generation it was made for.
         self.cached_uc = StableDiffusionProcessing.cached_uc
@@ -175,6 +172,13 @@ class StableDiffusionProcessing:
     def comment(self, text: str) -> None:
         """A remark for the user, shown with the result; the same remark is shown once."""
         self.comments[text] = 1
+
+    def activate_extra_networks(self, tags: dict | None) -> None:
+        """Make the tags of a pass effective, unless the job does without networks."""
+        if self.disable_extra_networks:
+            return
+        with devices.autocast():
+            extra_networks.activate(self, tags)
 
     def fill_fields_from_opts(self) -> None:
         for name in ("s_min_uncond", "s_churn", "s_tmin", "s_tmax", "s_noise"):
@@ -225,8 +229,7 @@ class StableDiffusionProcessing:
         self.all_prompts = [styles.apply_styles_to_prompt(text, self.styles) for text in prompts]
         self.all_negative_prompts = [
             styles.apply_negative_styles_to_prompt(text, self.styles) for text in negative_prompts]
-        self.main_prompt = self.all_prompts[0]
-        self.main_negative_prompt = self.all_negative_prompts[0]
+        self.main_prompt, self.main_negative_prompt = self.all_prompts[0], self.all_negative_prompts[0]
 
     def cached_params(self, required_prompts, steps, extra_network_data, hires_steps=None, use_old_scheduling=False):
         """The key of the cond cache: everything that an encoded prompt depends on, as far as the host knows.

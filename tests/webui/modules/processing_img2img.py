@@ -143,15 +143,16 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.extra_generation_params["Masked content"] = "latent nothing"
 
     def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
-        x = self.rng.next()
-        if self.initial_noise_multiplier != 1.0:
-            self.extra_generation_params["Noise multiplier"] = self.initial_noise_multiplier
-            x = x * self.initial_noise_multiplier
+        start, strength = self.init_latent, self.initial_noise_multiplier
+        noise = self.rng.next()
+        if strength != 1.0:
+            noise = noise * strength
+            self.extra_generation_params["Noise multiplier"] = strength
         if self.scripts is not None:
             self.scripts.process_before_every_sampling(
-                p=self, x=self.init_latent, noise=x, c=conditioning, uc=unconditional_conditioning)
+                p=self, x=start, noise=noise, c=conditioning, uc=unconditional_conditioning)
         samples = self.sampler.sample_img2img(
-            self, self.init_latent, x, conditioning, unconditional_conditioning,
+            self, self.init_latent, noise, conditioning, unconditional_conditioning,
             image_conditioning=self.image_conditioning)
         if self.mask is not None:
             mba = scripts.MaskBlendArgs(

@@ -58,10 +58,12 @@ class Processed:
         self.negative_prompt = _first(self.negative_prompt)
         self.seed = -1 if seed is None else int(_first(seed))
         self.subseed = -1 if subseed is None else int(_first(subseed))
-        self.all_prompts = all_prompts or p.all_prompts or [self.prompt]
-        self.all_negative_prompts = all_negative_prompts or p.all_negative_prompts or [self.negative_prompt]
-        self.all_seeds = all_seeds or p.all_seeds or [self.seed]
-        self.all_subseeds = all_subseeds or p.all_subseeds or [self.subseed]
+        for name, given, of_one in (
+            ("all_prompts", all_prompts, self.prompt), ("all_seeds", all_seeds, self.seed),
+            ("all_negative_prompts", all_negative_prompts, self.negative_prompt),
+            ("all_subseeds", all_subseeds, self.subseed),
+        ):
+            setattr(self, name, given or getattr(p, name) or [of_one])
         self.infotexts = infotexts or [info] * len(images_list)
         self.version = program_version()
 
@@ -153,12 +155,9 @@ def create_infotext(
     A value in `p.extra_generation_params` is a text, a list with one entry for each image, or a function that gets
     this function's arguments and `prompt_text`, `negative_prompt` by name. None leaves the key out.
     """
-    if use_main_prompt:
-        index = 0
-    elif index is None:
-        index = position_in_batch + iteration * p.batch_size
-    if all_negative_prompts is None:
-        all_negative_prompts = p.all_negative_prompts
+    number = iteration * p.batch_size + position_in_batch if index is None else index
+    index = 0 if use_main_prompt else number
+    all_negative_prompts = p.all_negative_prompts if all_negative_prompts is None else all_negative_prompts
     prompt_text = p.main_prompt if use_main_prompt else all_prompts[index]
     negative_prompt = p.main_negative_prompt if use_main_prompt else all_negative_prompts[index]
     own = _own_params(p, index, use_main_prompt, all_seeds, all_subseeds)

@@ -220,12 +220,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.rng = rng.ImageRNG(
             samples.shape[1:], self.seeds, subseeds=self.subseeds, subseed_strength=self.subseed_strength,
             seed_resize_from_h=self.seed_resize_from_h, seed_resize_from_w=self.seed_resize_from_w)
-        noise = self.rng.next()
         devices.torch_gc()
+        noise = self.rng.next()
 
-        if not self.disable_extra_networks:
-            with devices.autocast():
-                extra_networks.activate(self, self.hr_extra_network_data)
+        self.activate_extra_networks(self.hr_extra_network_data)
         with devices.autocast():
             self.calculate_hr_conds()
         if self.scripts is not None:
@@ -278,14 +276,14 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_extra_network_data, total_steps)
 
     def setup_conds(self) -> None:
-        if self.is_hr_pass:
-            # The refiner asks, in the middle of the second pass: the first pass's prompts are of no more use.
-            self.hr_c = None
-            self.calculate_hr_conds()
-            return
-        super().setup_conds()
-        self.hr_uc = self.hr_c = None
-        if self.enable_hr and self.hr_checkpoint_info is None and opts.hires_fix_use_firstpass_conds:
+        wanted = self.is_hr_pass
+        self.hr_c = None
+        # In the second pass it is the refiner that asks, and the first pass's prompts are of no more use.
+        if not self.is_hr_pass:
+            super().setup_conds()
+            self.hr_uc = None
+            wanted = self.enable_hr and self.hr_checkpoint_info is None and opts.hires_fix_use_firstpass_conds
+        if wanted:
             self.calculate_hr_conds()
 
     def get_conds(self) -> tuple:

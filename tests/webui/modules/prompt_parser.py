@@ -12,7 +12,7 @@ from modules import prompt_schedule
 ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])
 
 re_AND = re.compile(r"\bAND\b")
-re_weight = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
+re_weight = re.compile(r"\s*:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*$")
 re_attention = re.compile(r"\\[\\()\[\]]|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|\]|[^\\()\[\]:]+|:")
 re_break = re.compile(r"\s*\bBREAK\b\s*")
 

@@ -57,13 +57,10 @@ class ImageRNG:
         self, shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0
     ):
         self.shape = tuple(int(size) for size in shape)
-        self.seeds = seeds
-        self.subseeds = subseeds
-        self.subseed_strength = subseed_strength
-        self.seed_resize_from_h = seed_resize_from_h
-        self.seed_resize_from_w = seed_resize_from_w
-        self.generators = [create_generator(seed) for seed in seeds]
+        self.seeds, self.subseeds, self.subseed_strength = seeds, subseeds, subseed_strength
+        self.seed_resize_from_h, self.seed_resize_from_w = seed_resize_from_h, seed_resize_from_w
         self.is_first = True
+        self.generators = list(map(create_generator, seeds))
 
     def first(self) -> torch.Tensor:
         resized = self.seed_resize_from_h > 0 and self.seed_resize_from_w > 0
@@ -102,8 +99,6 @@ def _paste_centred(small: torch.Tensor, onto: torch.Tensor) -> torch.Tensor:
     return onto
 
 
-devices.randn = randn
-devices.randn_local = randn_local
-devices.randn_like = randn_like
-devices.randn_without_seed = randn_without_seed
-devices.manual_seed = manual_seed
+# Extensions look for them in `devices` too.
+for _function in (manual_seed, randn, randn_like, randn_local, randn_without_seed):
+    setattr(devices, _function.__name__, _function)

@@ -83,11 +83,11 @@ class ScriptRunner:
             errors.report(f"panel of {script.filename} failed", exc_info=True)
 
     def create_script_ui_inner(self, script: Script) -> None:
-        controls = wrap_call(script.ui, script.filename, "ui", script.is_img2img)
-        script.controls = controls
+        script.controls = controls = wrap_call(script.ui, script.filename, "ui", script.is_img2img)
         if controls is None:
             return
-        script.name = wrap_call(script.title, script.filename, "title", default=script.filename).lower()
+        title = wrap_call(script.title, script.filename, "title", default=script.filename)
+        script.name = title.lower()
         for control in controls:
             control.custom_script_source = os.path.basename(script.filename)
         script.api_info = _api_info(script, controls)

@@ -46,26 +46,28 @@ class CFGDenoiser(torch.nn.Module):
 
     def __init__(self, sampler):
         super().__init__()
-        self.model_wrap = None
-        self.mask = None
-        self.nmask = None
-        self.init_latent = None
-        self.steps: int | None = None
-        self.total_steps: int | None = None
-        self.step = 0
-        self.image_cfg_scale = None
-        self.padded_cond_uncond = False
-        self.padded_cond_uncond_v0 = False
         self.sampler = sampler
-        self.p = None
-        self.cond_scale_miltiplier = 1.0  # the host's spelling
-        self.need_last_noise_uncond = False
-        self.last_noise_uncond = None
+        self.p = self.model_wrap = None
+        # How far the pass is.
+        self.step = 0
+        self.total_steps: int | None = None
+        self.steps: int | None = None
+        # Inpainting.
+        self.init_latent = self.nmask = self.mask = None
         self.mask_before_denoising = False
+        # Guidance.
+        self.cond_scale_miltiplier = 1.0  # the host's spelling
+        self.image_cfg_scale = self.last_noise_uncond = None
+        self.need_last_noise_uncond = self.padded_cond_uncond_v0 = self.padded_cond_uncond = False
 
     @property
     def inner_model(self):
         """The model as this sampler wants it; made anew after a model switch."""
+        if self.model_wrap is None:
+            self.model_wrap = self.wrap_model(shared.sd_model)
+        return self.model_wrap
+
+    def wrap_model(self, sd_model):
         raise NotImplementedError
 
     def update_inner_model(self) -> None:

@@ -144,11 +144,9 @@ class Sampler:
         self.eta: float | None = None
         self.config: SamplerData | None = None
         self.last_latent = None
+        self.s_noise, self.s_churn = 1.0, 0.0
+        self.s_tmin, self.s_tmax = 0.0, float("inf")
         self.s_min_uncond = None
-        self.s_churn = 0.0
-        self.s_tmin = 0.0
-        self.s_tmax = float("inf")
-        self.s_noise = 1.0
         self.conditioning_key = shared.sd_model.model.conditioning_key
         self.p = None
         self.model_wrap_cfg = None
@@ -168,10 +166,9 @@ class Sampler:
 
     def launch_sampling(self, steps: int, func: Callable):
         """Run the algorithm from step 0; when interrupted, what there is so far is the result."""
-        self.model_wrap_cfg.steps = steps
-        self.model_wrap_cfg.total_steps = self.config.total_steps(steps)
-        state.sampling_steps = steps
-        state.sampling_step = 0
+        denoiser = self.model_wrap_cfg
+        denoiser.steps, denoiser.total_steps = steps, self.config.total_steps(steps)
+        state.sampling_step, state.sampling_steps = 0, steps
         try:
             return func()
         except InterruptedException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import devices, sd_samplers_cfg_denoiser, sd_samplers_common, sd_schedulers, shared
+from modules import devices, sd_samplers_cfg_denoiser, sd_samplers_common, sd_schedulers
 from modules.sampling import denoisers, dpm_solver, ode, sde
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser  # noqa: F401  (extensions import it from here)
@@ -43,12 +43,9 @@ sampler_extra_params = {
 
 
 class CFGDenoiserKDiffusion(sd_samplers_cfg_denoiser.CFGDenoiser):
-    @property
-    def inner_model(self):
-        if self.model_wrap is None:
-            wrapper = denoisers.VDenoiser if shared.sd_model.parameterization == "v" else denoisers.EpsDenoiser
-            self.model_wrap = wrapper(shared.sd_model, quantize=opts.enable_quantization)
-        return self.model_wrap
+    def wrap_model(self, sd_model):
+        wrapper = denoisers.VDenoiser if sd_model.parameterization == "v" else denoisers.EpsDenoiser
+        return wrapper(sd_model, quantize=opts.enable_quantization)
 
 
 class KDiffusionSampler(sd_samplers_common.Sampler):
@@ -124,18 +121,20 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         self.add_infotext(p)
         return samples
 
+    def _first_noise_level(self, p, sigma: torch.Tensor) -> torch.Tensor:
+        """What noise of variance 1 is multiplied by, to start a pass at `sigma`."""
+        if not opts.sgm_noise_multiplier:
+            return sigma
+        p.extra_generation_params["SGM noise multiplier"] = True
+        return (sigma.square() + 1.0).sqrt()
+
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
-        steps = steps or p.steps
-        sigmas = self.get_sigmas(p, steps)
-        if opts.sgm_noise_multiplier:
-            p.extra_generation_params["SGM noise multiplier"] = True
-            x = x * torch.sqrt(1.0 + sigmas[0] ** 2.0)
-        else:
-            x = x * sigmas[0]
-        self.last_latent = x
+        count = steps if steps else p.steps
+        sigmas = self.get_sigmas(p, count)
+        self.last_latent = x = x * self._first_noise_level(p, sigmas[0])
         limits = self.model_wrap.sigmas[0].item(), self.model_wrap.sigmas[-1].item()
         conds = conditioning, unconditional_conditioning, image_conditioning
-        return self._run(p, x, steps, sigmas, sigmas, limits, conds)
+        return self._run(p, x, count, sigmas, sigmas, limits, conds)
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None

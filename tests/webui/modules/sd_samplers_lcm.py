@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from modules import sd_samplers_cfg_denoiser, shared
+from modules import sd_samplers_cfg_denoiser
 from modules.sampling import denoisers, sde
 from modules.sd_samplers_kdiffusion import KDiffusionSampler, sampler_data
 
 
 class CFGDenoiserLCM(sd_samplers_cfg_denoiser.CFGDenoiser):
-    @property
-    def inner_model(self):
-        if self.model_wrap is None:
-            self.model_wrap = denoisers.LCMDenoiser(shared.sd_model)
-        return self.model_wrap
+    def wrap_model(self, sd_model):
+        return denoisers.LCMDenoiser(sd_model)
 
 
 class LCMSampler(KDiffusionSampler):

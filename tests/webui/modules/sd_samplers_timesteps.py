@@ -41,19 +41,15 @@ class TimestepsVDenoiser(TimestepsDenoiser):
 class CFGDenoiserTimesteps(CFGDenoiser):
     def __init__(self, sampler):
         super().__init__(sampler)
-        self.alphas = shared.sd_model.alphas_cumprod
         self.mask_before_denoising = True
+        self.alphas = shared.sd_model.alphas_cumprod
 
     def get_pred_x0(self, x_in, x_out, sigma):
-        alpha = self.alphas[sigma.long()][:, None, None, None]
+        alpha = self.alphas[sigma.long()].reshape(-1, 1, 1, 1)
         return (x_in - (1 - alpha).sqrt() * x_out) / alpha.sqrt()
 
-    @property
-    def inner_model(self):
-        if self.model_wrap is None:
-            wrapper = TimestepsVDenoiser if shared.sd_model.parameterization == "v" else TimestepsDenoiser
-            self.model_wrap = wrapper(shared.sd_model)
-        return self.model_wrap
+    def wrap_model(self, sd_model):
+        return (TimestepsVDenoiser if sd_model.parameterization == "v" else TimestepsDenoiser)(sd_model)
 
 
 class CompVisSampler(sd_samplers_common.Sampler):
@@ -88,10 +84,10 @@ class CompVisSampler(sd_samplers_common.Sampler):
         return samples
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
-        steps = steps or p.steps
+        count = steps if steps else p.steps
         self.last_latent = x
         conds = conditioning, unconditional_conditioning, image_conditioning
-        return self._run(p, x, steps, self.get_timesteps(p, steps), False, conds)
+        return self._run(p, x, count, self.get_timesteps(p, count), False, conds)
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None

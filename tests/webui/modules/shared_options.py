@@ -82,7 +82,7 @@ options_templates.update(options_section(("saving-paths", "Paths for saving", "s
     "outdir_init_images": OptionInfo("outputs/init-images", "Folder for the images that img2img starts from"),
 }))
 
-options_templates.update(options_section(("saving-to-dirs", "Saving to a directory", "saving"), {
+options_templates.update(options_section(("saving-to-dirs", "Subfolders", "saving"), {
     "save_to_dirs": OptionInfo(True, "Save images into subfolders"),
     "grid_save_to_dirs": OptionInfo(True, "Save grids into subfolders"),
     "directories_filename_pattern": OptionInfo("[date]", "Name pattern of subfolders"),
@@ -153,18 +153,18 @@ options_templates.update(options_section(("img2img", "img2img", "sd"), {
 
 options_templates.update(options_section(("optimizations", "Optimizations", "sd"), {
     "cross_attention_optimization": OptionInfo("Automatic", "Cross attention optimization"),
-    "s_min_uncond": _slider(0.0, "Negative guidance, minimum sigma", 0.0, 15.0, 0.01, infotext="NGMS"),
+    "s_min_uncond": _slider(0.0, "Skip the negative prompt below this noise level", 0.0, 15.0, 0.01, infotext="NGMS"),
     "s_min_uncond_all": OptionInfo(False, "The same in every step", infotext="NGMS all steps"),
     "token_merging_ratio": _slider(0.0, "Token merging ratio", 0.0, 0.9, 0.1, infotext="Token merging ratio"),
-    "token_merging_ratio_img2img": _slider(0.0, "Token merging ratio for img2img", 0.0, 0.9, 0.1),
+    "token_merging_ratio_img2img": _slider(0.0, "The same for img2img", 0.0, 0.9, 0.1),
     "token_merging_ratio_hr": _slider(
-        0.0, "Token merging ratio for the hires pass", 0.0, 0.9, 0.1, infotext="Token merging ratio hr"),
+        0.0, "The same for the hires pass", 0.0, 0.9, 0.1, infotext="Token merging ratio hr"),
     "pad_cond_uncond": OptionInfo(False, "Pad prompt and negative prompt to one length", infotext="Pad conds"),
     "pad_cond_uncond_v0": OptionInfo(False, "The same by the old way", infotext="Pad conds v0"),
     "persistent_cond_cache": OptionInfo(True, "Keep encoded prompts from one image to the next"),
     "batch_cond_uncond": OptionInfo(True, "Prompt and negative prompt in one model call"),
     "fp8_storage": _radio("Disable", "FP8 weight", ["Disable", "Enable for SDXL", "Enable"]),
-    "cache_fp16_weight": OptionInfo(False, "Cache FP16 weight for LoRA"),
+    "cache_fp16_weight": OptionInfo(False, "Keep float16 weights beside FP8, for LoRA"),
 }))
 
 options_templates.update(options_section(("compatibility", "Compatibility", "sd"), {
@@ -182,18 +182,18 @@ options_templates.update(options_section(("compatibility", "Compatibility", "sd"
 }))
 
 options_templates.update(options_section(("extra_networks", "Extra Networks", "sd"), {
-    "extra_networks_default_multiplier": _slider(1.0, "Default multiplier for extra networks", 0.0, 2.0, 0.01),
+    "extra_networks_default_multiplier": _slider(1.0, "Strength of an inserted network", 0.0, 2.0, 0.01),
     "extra_networks_add_text_separator": OptionInfo(" ", "Text before an inserted network"),
     "extra_networks_show_hidden_directories": OptionInfo(True, "Show hidden directories"),
     "extra_networks_card_order_field": OptionInfo("Path", "Order of cards"),
     "extra_networks_card_order": OptionInfo("Ascending", "Direction of that order"),
-    "textual_inversion_add_hashes_to_infotext": OptionInfo(True, "Add Textual Inversion hashes to infotext"),
-    "sd_hypernetwork": OptionInfo("None", "Add hypernetwork to prompt"),
+    "textual_inversion_add_hashes_to_infotext": OptionInfo(True, "Embeddings' hashes in the infotext"),
+    "sd_hypernetwork": OptionInfo("None", "A hypernetwork for every prompt"),
 }))
 
 options_templates.update(options_section(("ui_gallery", "Gallery", "ui"), {
     "return_grid": OptionInfo(True, "Show the grid"),
-    "do_not_show_images": OptionInfo(False, "Do not show images"),
+    "do_not_show_images": OptionInfo(False, "Hide the images"),
 }))
 
 options_templates.update(options_section(("ui", "User interface", "ui"), {
@@ -207,8 +207,8 @@ options_templates.update(options_section(("ui", "User interface", "ui"), {
     "enable_reloading_ui_scripts": OptionInfo(False, "Reload UI also reloads the page's modules"),
     "disable_token_counters": OptionInfo(False, "No token counters"),
     "interrupt_after_current": OptionInfo(True, "Interrupt after the current image"),
-    "hires_fix_show_sampler": OptionInfo(False, "Hires fix: show sampler"),
-    "hires_fix_show_prompts": OptionInfo(False, "Hires fix: show prompts"),
+    "hires_fix_show_sampler": OptionInfo(False, "A sampler for the hires pass"),
+    "hires_fix_show_prompts": OptionInfo(False, "Prompts for the hires pass"),
     "keyedit_precision_attention": OptionInfo(0.1, "Step of (attention:1.1) when edited by keys"),
     "keyedit_precision_extra": OptionInfo(0.05, "Step of <extra networks:0.9> when edited by keys"),
 }))
@@ -229,7 +229,7 @@ options_templates.update(options_section(("infotext", "Infotext", "ui"), {
 }))
 
 options_templates.update(options_section(("ui", "Live previews", "ui"), {
-    "show_progressbar": OptionInfo(True, "Show a progress bar"),
+    "show_progressbar": OptionInfo(True, "Progress bar"),
     "live_previews_enable": OptionInfo(True, "Show the image while it is made"),
     "live_previews_image_format": _radio("png", "File format", ["jpeg", "png", "webp"]),
     "show_progress_grid": OptionInfo(True, "Show all images of a batch"),
@@ -243,8 +243,8 @@ options_templates.update(options_section(("ui", "Live previews", "ui"), {
 
 options_templates.update(options_section(("sampler-params", "Sampler parameters", "sd"), {
     "hide_samplers": OptionInfo([], "Hidden samplers", gr.CheckboxGroup, _sampler_choices),
-    "eta_ddim": _slider(0.0, "Eta for DDIM", 0.0, 1.0, 0.01, infotext="Eta DDIM"),
-    "eta_ancestral": _slider(1.0, "Eta for k-diffusion samplers", 0.0, 1.0, 0.01, infotext="Eta"),
+    "eta_ddim": _slider(0.0, "Eta of DDIM", 0.0, 1.0, 0.01, infotext="Eta DDIM"),
+    "eta_ancestral": _slider(1.0, "Eta of ancestral samplers", 0.0, 1.0, 0.01, infotext="Eta"),
     "ddim_discretize": _radio("uniform", "img2img DDIM discretize", ["uniform", "quad"]),
     "s_churn": _slider(0.0, "sigma churn", 0.0, 100.0, 0.01, infotext="Sigma churn"),
     "s_tmin": _slider(0.0, "sigma tmin", 0.0, 10.0, 0.01, infotext="Sigma tmin"),
@@ -253,14 +253,15 @@ options_templates.update(options_section(("sampler-params", "Sampler parameters"
     "sigma_min": OptionInfo(0.0, "sigma min", gr.Number, infotext="Schedule min sigma"),
     "sigma_max": OptionInfo(0.0, "sigma max", gr.Number, infotext="Schedule max sigma"),
     "rho": OptionInfo(0.0, "rho", gr.Number, infotext="Schedule rho"),
-    "eta_noise_seed_delta": OptionInfo(0, "Eta noise seed delta", gr.Number, {"precision": 0}, infotext="ENSD"),
+    "eta_noise_seed_delta": OptionInfo(
+        0, "Added to the seed of noise within a pass", gr.Number, {"precision": 0}, infotext="ENSD"),
     "always_discard_next_to_last_sigma": OptionInfo(
-        False, "Always discard next-to-last sigma", infotext="Discard penultimate sigma"),
+        False, "Leave out the last noise level but one", infotext="Discard penultimate sigma"),
     "sgm_noise_multiplier": OptionInfo(False, "SGM noise multiplier", infotext="SGM noise multiplier"),
     "uni_pc_variant": _radio("bh1", "UniPC variant", ["bh1", "bh2"], infotext="UniPC variant"),
     "uni_pc_skip_type": _radio("time_uniform", "UniPC skip type", ["time_uniform"], infotext="UniPC skip type"),
     "uni_pc_order": _slider(3, "UniPC order", 1, 50, 1, infotext="UniPC order"),
-    "uni_pc_lower_order_final": OptionInfo(True, "UniPC lower order final", infotext="UniPC lower order final"),
+    "uni_pc_lower_order_final": OptionInfo(True, "UniPC ends in a lower order", infotext="UniPC lower order final"),
     "sd_noise_schedule": _radio("Default", "Noise schedule", ["Default"], infotext="Noise Schedule"),
     "skip_early_cond": _slider(0.0, "Part of the steps without negative prompt", 0.0, 1.0, 0.01,
                                infotext="Skip Early CFG"),

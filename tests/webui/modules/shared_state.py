@@ -14,23 +14,16 @@ log = logging.getLogger(__name__)
 class State:
     """Progress of the running job and the flags by which a user stops it; one instance, `shared.state`."""
 
-    skipped = False
-    interrupted = False
-    stopping_generation = False
-    job = ""
-    job_no = 0
-    job_count = 0
+    # What the user has asked for.
+    interrupted = skipped = stopping_generation = False
+    # The job, and how far it has come.
+    time_start = server_start = None
+    job, job_timestamp = "", "0"
+    job_count = job_no = sampling_steps = sampling_step = 0
     processing_has_refined_job_count = False
-    job_timestamp = "0"
-    sampling_step = 0
-    sampling_steps = 0
-    current_latent = None
-    current_image = None
-    current_image_sampling_step = 0
-    id_live_preview = 0
-    textinfo = None
-    time_start = None
-    server_start = None
+    # What the page shows of it.
+    textinfo = current_image = current_latent = None
+    id_live_preview = current_image_sampling_step = 0
 
     def __init__(self):
         self.server_start = time.time()
@@ -51,9 +44,11 @@ class State:
         return self.server_command == "restart"
 
     @need_restart.setter
-    def need_restart(self, value: bool) -> None:
-        if value:
-            self.server_command = "restart"
+    def need_restart(self, wanted: bool) -> None:
+        # Extensions set it to restart the host; that cannot be taken back.
+        if not wanted:
+            return
+        self.server_command = "restart"
 
     def wait_for_server_command(self, timeout: float | None = None) -> str | None:
         """Wait for 'stop' or 'restart' and take it; None when the time is up."""
@@ -102,11 +97,11 @@ class State:
 
     def nextjob(self) -> None:
         """Count one finished sampling pass; the next one begins at step 0."""
-        if shared.opts.live_previews_enable and shared.opts.show_progress_every_n_steps == -1:
+        once_a_pass = shared.opts.show_progress_every_n_steps == -1
+        if once_a_pass and shared.opts.live_previews_enable:
             self.do_set_current_image()
+        self.current_image_sampling_step = self.sampling_step = 0
         self.job_no += 1
-        self.sampling_step = 0
-        self.current_image_sampling_step = 0
 
     def dict(self) -> dict:
         names = (
@@ -142,7 +137,6 @@ class State:
         self.current_image_sampling_step = self.sampling_step
 
     def assign_current_image(self, image) -> None:
-        if shared.opts.live_previews_image_format == "jpeg" and image.mode in ("RGBA", "P"):
-            image = image.convert("RGB")
-        self.current_image = image
+        unfit = {"jpeg": ("P", "RGBA")}.get(shared.opts.live_previews_image_format, ())
+        self.current_image = image.convert("RGB") if image.mode in unfit else image
         self.id_live_preview += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import gradio as gr
 
 
@@ -89,13 +91,10 @@ class InputAccordion(gr.Checkbox):
     the two in step. Used as a context, it opens the accordion.
     """
 
-    global_index = 0
+    _numbers = itertools.count()
 
     def __init__(self, value, **kwargs):
-        self.accordion_id = kwargs.get("elem_id")
-        if self.accordion_id is None:
-            self.accordion_id = f"input-accordion-{InputAccordion.global_index}"
-            InputAccordion.global_index += 1
+        self.accordion_id = kwargs.get("elem_id") or f"input-accordion-{next(self._numbers)}"
 
         super().__init__(value, **{**kwargs, "elem_id": f"{self.accordion_id}-checkbox", "visible": False})
         self.change(fn=None, inputs=[self], _js=f"checked => inputAccordionChecked('{self.accordion_id}', checked)")

@@ -39,7 +39,7 @@ def create_ui() -> gr.Blocks:
         gr.TabItem("Installed", id="installed"),
     ):
         with gr.Row(elem_id="extensions_installed_top"):
-            apply = gr.Button(value="Apply and restart UI", variant="primary", elem_id="extensions_apply")
+            apply = gr.Button(value="Apply, then Reload UI", variant="primary", elem_id="extensions_apply")
             disable_all = gr.Radio(
                 label="Disable all extensions", choices=["none", "extra", "all"],
                 value=lambda: shared.opts.disable_all_extensions, elem_id="extensions_disable_all")

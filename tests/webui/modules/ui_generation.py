@@ -258,7 +258,7 @@ class Img2ImgTab(GenerationTab):
                 self.fields[field] = gr.Radio(
                     label=label, elem_id=elem_id, choices=choices, value=choices[default], type="index")
             self.slider(
-                "inpaint_full_res_padding", "Only masked padding, pixels", "inpaint_full_res_padding", 0, 256, 4, 32)
+                "inpaint_full_res_padding", "Pixels around the mask", "inpaint_full_res_padding", 0, 256, 4, 32)
         self.fields["mode"].change(
             fn=lambda mode: gr.update(visible=mode == img2img.MODE_INPAINT_UPLOAD), inputs=[self.fields["mode"]],
             outputs=[controls], show_progress=False)

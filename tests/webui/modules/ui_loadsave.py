@@ -38,11 +38,9 @@ class UiLoadsave:
         self.filename = filename
         self.ui_settings: dict[str, Any] = {}
         self.component_mapping: dict[str, Any] = {}
-        self.error_loading = False
-        self.finalized_ui = False
-        self.ui_defaults_view = None
-        self.ui_defaults_apply = None
-        self.ui_defaults_review = None
+        self.finalized_ui = self.error_loading = False
+        # Components of the page "Defaults", which `create_ui` makes.
+        self.ui_defaults_review = self.ui_defaults_apply = self.ui_defaults_view = None
         try:
             self.ui_settings = self.read_from_file()
         except FileNotFoundError:

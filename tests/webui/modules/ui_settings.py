@@ -81,11 +81,13 @@ class UiSettings:
 
     def run_settings_single(self, value: Any, key: str) -> tuple[dict, str]:
         if not opts.same_type(value, opts.data_labels[key].default):
-            return gr.update(visible=True), opts.dumpjson()
-        if value is None or not opts.set(key, value):
-            return gr.update(value=getattr(opts, key)), opts.dumpjson()
-        opts.save(shared.config_filename)
-        return get_value_for_setting(key), opts.dumpjson()
+            shown = gr.update(visible=True)
+        elif value is not None and opts.set(key, value):
+            opts.save(shared.config_filename)
+            shown = get_value_for_setting(key)
+        else:
+            shown = gr.update(value=getattr(opts, key))
+        return shown, opts.dumpjson()
 
     def create_ui(self, loadsave, dummy_component) -> None:
         self.dummy_component = dummy_component
@@ -106,7 +108,7 @@ class UiSettings:
                     loadsave.create_ui()
                 with gr.TabItem("Actions", id="actions", elem_id="settings_tab_actions"):
                     reload_bodies = gr.Button(
-                        value="Reload custom script bodies (No ui updates, No restart)",
+                        value="Read the code of scripts anew, without their panels",
                         elem_id="settings_reload_script_bodies")
             self.text_settings = gr.Textbox(elem_id="settings_json", value=lambda: opts.dumpjson(), visible=False)
             reload_ui.click(

@@ -74,6 +74,6 @@ def _interrupt() -> None:
     state = shared.state
     if not state.stopping_generation and state.job_count > 1 and shared.opts.interrupt_after_current:
         state.stop_generating()
-        gr.Info("Generation stops after this image. Click again to stop now.")
+        gr.Info("Generation stops after this image. Another click stops it now.")
     else:
         state.interrupt()

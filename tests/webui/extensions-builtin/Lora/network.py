@@ -112,13 +112,10 @@ class NetworkModule:
 
     def __init__(self, net: Network, weights: NetworkWeights):
         self.network = net
-        self.network_key = weights.network_key
-        self.sd_key = weights.sd_key
-        self.sd_module = weights.sd_module
+        self.network_key, self.sd_key, w, self.sd_module = weights
         self.shape = self._weight_shape(self.sd_module)
         self.ops, self.extra_kwargs = self._operation(self.sd_module)
 
-        w = weights.w
         self.dim: int | None = None
         self.bias = w.get("bias")
         self.alpha: float | None = w["alpha"].item() if "alpha" in w else None
@@ -153,11 +150,9 @@ class NetworkModule:
 
     def calc_scale(self) -> float:
         """What the file's tensors are scaled by at strength 1."""
-        if self.scale is not None:
-            return self.scale
-        if self.dim is not None and self.alpha is not None:
+        if self.scale is None and None not in (self.alpha, self.dim):
             return self.alpha / self.dim
-        return 1.0
+        return 1.0 if self.scale is None else self.scale
 
     def apply_weight_decompose(self, updown: torch.Tensor, orig_weight: torch.Tensor) -> torch.Tensor:
         """DoRA: the change that also brings each input channel's weights to the length given by the file."""
@@ -178,18 +173,16 @@ class NetworkModule:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scale, shape and, with DoRA, normalise a change, and apply the strength to it and to the bias's change."""
         if self.bias is not None:
-            updown = updown.reshape(self.bias.shape) + self.bias.to(orig_weight.device, dtype=updown.dtype)
+            own = self.bias.to(orig_weight.device, dtype=updown.dtype)
+            updown = updown.reshape(own.shape) + own
+        if self.bias is not None or len(output_shape) == 4:
             updown = updown.reshape(output_shape)
-        if len(output_shape) == 4:
-            updown = updown.reshape(output_shape)
-        if orig_weight.numel() == updown.numel():
-            updown = updown.reshape(orig_weight.shape)
-        if ex_bias is not None:
-            ex_bias = ex_bias * self.multiplier()
-        updown = updown * self.calc_scale()
+        change = updown.reshape(orig_weight.shape) if updown.numel() == orig_weight.numel() else updown
+        change = change * self.calc_scale()
         if self.dora_scale is not None:
-            updown = self.apply_weight_decompose(updown, orig_weight)
-        return updown * self.multiplier(), ex_bias
+            change = self.apply_weight_decompose(change, orig_weight)
+        strength = self.multiplier()
+        return change * strength, None if ex_bias is None else ex_bias * strength
 
     def calc_updown(self, orig_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What to add to the weight and to the bias, with the strength in it."""

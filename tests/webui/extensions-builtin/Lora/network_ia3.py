@@ -18,10 +18,8 @@ class NetworkModuleIa3(network.NetworkModule):
         self.on_input: bool = weights.w["on_input"].item()
 
     def calc_updown(self, orig_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        w = self.w.to(orig_weight.device)
-        output_shape = [w.shape[0], orig_weight.shape[1]]
+        factors = self.w.to(orig_weight.device)
+        channels, inputs = factors.shape[0], orig_weight.shape[1]
         if self.on_input:
-            output_shape.reverse()
-        else:
-            w = w.reshape(-1, 1)
-        return self.finalize_updown(orig_weight * w, orig_weight, output_shape)
+            return self.finalize_updown(orig_weight * factors, orig_weight, [inputs, channels])
+        return self.finalize_updown(orig_weight * factors.reshape(-1, 1), orig_weight, [channels, inputs])

@@ -28,10 +28,10 @@ class NetworkModuleLora(network.NetworkModule):
 
     def __init__(self, net: network.Network, weights: network.NetworkWeights):
         super().__init__(net, weights)
-        self.up_model = self.create_module(weights.w, "lora_up.weight")
-        self.down_model = self.create_module(weights.w, "lora_down.weight")
-        self.mid_model = self.create_module(weights.w, "lora_mid.weight", none_ok=True)
-        self.dim = weights.w["lora_down.weight"].shape[0]
+        self.up_model, self.down_model, self.mid_model = (
+            self.create_module(weights.w, f"lora_{part}.weight", none_ok=part == "mid")
+            for part in ("up", "down", "mid"))
+        self.dim = self.down_model.weight.shape[0]
 
     def create_module(self, weights: dict[str, torch.Tensor], key: str, none_ok: bool = False) -> nn.Module | None:
         """A layer that holds one of the tensors, fit to run in the place of `sd_module`."""
@@ -45,11 +45,8 @@ class NetworkModuleLora(network.NetworkModule):
             module, weight = self._convolution(key, weight)
         else:
             raise AssertionError(f"{self.network_key}: no LoRA for a layer of type {type(self.sd_module).__name__}")
-        with torch.no_grad():
-            module.weight.copy_(weight)
-        module.to(device=devices.cpu, dtype=devices.dtype)
-        module.weight.requires_grad_(False)
-        return module
+        module.requires_grad_(False).weight.copy_(weight)
+        return module.to(devices.cpu, devices.dtype)
 
     def _convolution(self, key: str, weight: torch.Tensor) -> tuple[nn.Conv2d, torch.Tensor]:
         """In the three-part form "mid" has the layer's kernel; in the two-part form "down" has it."""
@@ -63,19 +60,18 @@ class NetworkModuleLora(network.NetworkModule):
         return nn.Conv2d(weight.shape[1], weight.shape[0], bias=False, **shape), weight
 
     def calc_updown(self, orig_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        up = self.up_model.weight.to(orig_weight.device)
-        down = self.down_model.weight.to(orig_weight.device)
-        output_shape = [up.shape[0], down.shape[1]]
-        if self.mid_model is not None:
-            mid = self.mid_model.weight.to(orig_weight.device)
-            updown = lyco_helpers.rebuild_cp_decomposition(up, down, mid)
-            output_shape += mid.shape[2:]
-        else:
-            output_shape += down.shape[2:]
+        up, down, mid = (
+            None if part is None else part.weight.to(orig_weight.device)
+            for part in (self.up_model, self.down_model, self.mid_model))
+        kernel = (down if mid is None else mid).shape[2:]
+        output_shape = [up.shape[0], down.shape[1], *kernel]
+        if mid is None:
             updown = lyco_helpers.rebuild_conventional(up, down, output_shape, self.network.dyn_dim)
+        else:
+            updown = lyco_helpers.rebuild_cp_decomposition(up, down, mid)
         return self.finalize_updown(updown, orig_weight, output_shape)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self.up_model.to(device=devices.device)
-        self.down_model.to(device=devices.device)
-        return y + self.up_model(self.down_model(x)) * self.multiplier() * self.calc_scale()
+        for part in (self.down_model, self.up_model):
+            x = part.to(devices.device)(x)
+        return y + x * self.multiplier() * self.calc_scale()

@@ -156,9 +156,8 @@ def load_networks(
         if net is None:
             not_found.append(name)
             continue
-        net.te_multiplier = te_multipliers[i] if te_multipliers else 1.0
-        net.unet_multiplier = unet_multipliers[i] if unet_multipliers else 1.0
-        net.dyn_dim = dyn_dims[i] if dyn_dims else 1.0
+        net.te_multiplier, net.unet_multiplier, net.dyn_dim = (
+            given[i] if given else 1.0 for given in (te_multipliers, unet_multipliers, dyn_dims))
         loaded_networks.append(net)
     if not_found:
         _report_not_found(not_found)
@@ -191,17 +190,16 @@ def restore_weights_backup(obj: nn.Module, field: str, weight: torch.Tensor | No
 
 def network_restore_weights_from_backup(self: nn.Module) -> None:
     """Put the weights of a layer back to what they were before any network; nothing where there is no backup."""
-    weights_backup = getattr(self, "network_weights_backup", None)
-    bias_backup = getattr(self, "network_bias_backup", None)
-    if weights_backup is None and bias_backup is None:
+    weights, bias = (getattr(self, f"network_{part}_backup", None) for part in ("weights", "bias"))
+    if weights is None and bias is None:
         return
     attention = isinstance(self, nn.MultiheadAttention)
-    if weights_backup is not None and attention:
-        restore_weights_backup(self, "in_proj_weight", weights_backup[0])
-        restore_weights_backup(self.out_proj, "weight", weights_backup[1])
-    elif weights_backup is not None:
-        restore_weights_backup(self, "weight", weights_backup)
-    restore_weights_backup(self.out_proj if attention else self, "bias", bias_backup)
+    with_bias = self.out_proj if attention else self
+    if weights is not None:
+        owners = ((self, "in_proj_weight"), (self.out_proj, "weight")) if attention else ((self, "weight"),)
+        for (owner, name), weight in zip(owners, weights if attention else (weights,), strict=True):
+            restore_weights_backup(owner, name, weight)
+    restore_weights_backup(with_bias, "bias", bias)
 
 
 def _back_up_weights(self: nn.Module, layer_name: str, current_names: tuple) -> None:
@@ -304,25 +302,21 @@ def _add_to_attention(self: nn.MultiheadAttention, *parts: network.NetworkModule
 
 def network_forward(org_module: nn.Module, input: torch.Tensor, original_forward: Callable[..., Any]) -> torch.Tensor:
     """The old way (`lora_functional`): weights stay as they are, and each call adds what the networks would."""
-    if not loaded_networks:
-        return original_forward(org_module, input)
-    input = devices.cond_cast_unet(input)
-    network_restore_weights_from_backup(org_module)
-    network_reset_cached_weight(org_module)
-    y = original_forward(org_module, input)
+    if loaded_networks:
+        network_restore_weights_from_backup(org_module)
+        network_reset_cached_weight(org_module)
+        input = devices.cond_cast_unet(input)
+    output = original_forward(org_module, input)
     layer_name = getattr(org_module, "network_layer_name", None)
-    for net in loaded_networks:
-        module = net.modules.get(layer_name)
-        if module is not None:
-            y = module.forward(input, y)
-    return y
+    for module in [net.modules[layer_name] for net in loaded_networks if layer_name in net.modules]:
+        output = module.forward(input, output)
+    return output
 
 
 def network_reset_cached_weight(self: nn.Module) -> None:
     """The weights of a layer are taken as they are now, for free of networks."""
+    self.network_bias_backup = self.network_weights_backup = None
     self.network_current_names = ()
-    self.network_weights_backup = None
-    self.network_bias_backup = None
 
 
 def _patched_forward(class_name: str) -> Callable[..., torch.Tensor]:
@@ -361,6 +355,14 @@ network_LayerNorm_load_state_dict = _patched_load_state_dict("LayerNorm")
 network_MultiheadAttention_load_state_dict = _patched_load_state_dict("MultiheadAttention")
 
 
+def _list_file(file: network.NetworkOnDisk) -> None:
+    """Enter a file under its name and its alias; an alias that stands already is one that no prompt may use."""
+    if file.alias in available_network_aliases:
+        forbidden_network_aliases[file.alias.lower()] = 1
+    available_networks[file.name] = file
+    available_network_aliases.update({file.name: file, file.alias: file})
+
+
 def process_network_files(names: list[str] | None = None) -> None:
     """Enter the files in the network folders into the lists; with `names`, only those of these names."""
     for folder in (shared.cmd_opts.lora_dir, shared.cmd_opts.lyco_dir_backcompat):
@@ -369,15 +371,9 @@ def process_network_files(names: list[str] | None = None) -> None:
             if os.path.isdir(filename) or (names and name not in names):
                 continue
             try:
-                entry = network.NetworkOnDisk(name, filename)
+                _list_file(network.NetworkOnDisk(name, filename))
             except OSError:
                 errors.report(f"Cannot read network {name} from {filename}", exc_info=True)
-                continue
-            available_networks[name] = entry
-            if entry.alias in available_network_aliases:
-                forbidden_network_aliases[entry.alias.lower()] = 1
-            available_network_aliases[name] = entry
-            available_network_aliases[entry.alias] = entry
 
 
 update_available_networks_by_names = process_network_files
@@ -385,11 +381,11 @@ update_available_networks_by_names = process_network_files
 
 def list_available_networks() -> None:
     """Look for network files anew."""
-    available_networks.clear()
-    available_network_aliases.clear()
-    forbidden_network_aliases.clear()
-    available_network_hash_lookup.clear()
-    forbidden_network_aliases.update({"none": 1, "Addams": 1})
+    for known in (
+        available_networks, available_network_aliases, available_network_hash_lookup, forbidden_network_aliases
+    ):
+        known.clear()
+    forbidden_network_aliases["none"] = 1  # the word in menus for "no network"
     os.makedirs(shared.cmd_opts.lora_dir, exist_ok=True)
     process_network_files()
 

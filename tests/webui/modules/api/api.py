@@ -83,7 +83,7 @@ class Api:
         if expected is not None and compare_digest(credentials.password.encode(), expected.encode()):
             return True
         raise HTTPException(
-            status_code=401, detail="Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+            status_code=401, detail="user name or password is wrong", headers={"WWW-Authenticate": "Basic"})
 
     def text2imgapi(self, txt2imgreq: models.StableDiffusionTxt2ImgProcessingAPI):
         processed = self._generate(
@@ -101,8 +101,7 @@ class Api:
             img2imgreq, "img2img", StableDiffusionProcessingImg2Img, scripts.scripts_img2img,
             self.default_script_arg_img2img, mask=mask, init_images=init_images)
         if not img2imgreq.include_init_images:
-            img2imgreq.init_images = None
-            img2imgreq.mask = None
+            img2imgreq.init_images = img2imgreq.mask = None
         return models.ImageToImageResponse(
             images=self._encoded(processed, img2imgreq), parameters=vars(img2imgreq), info=processed.js())
 
@@ -154,12 +153,11 @@ class Api:
         return [encode_pil_to_base64(image) for image in processed.images] if request.send_images else []
 
     def pnginfoapi(self, req: models.PNGInfoRequest):
-        image = decode_base64_to_image(req.image.strip())
-        geninfo, items = images.read_info_from_image(image)
-        geninfo = geninfo or ""
-        params = infotext_utils.parse_generation_parameters(geninfo)
-        script_callbacks.infotext_pasted_callback(geninfo, params)
-        return models.PNGInfoResponse(info=geninfo, items=items, parameters=params)
+        found, items = images.read_info_from_image(decode_base64_to_image(req.image.strip()))
+        infotext = found or ""
+        response = {"info": infotext, "parameters": infotext_utils.parse_generation_parameters(infotext)}
+        script_callbacks.infotext_pasted_callback(infotext, response["parameters"])
+        return models.PNGInfoResponse(items=items, **response)
 
     def progressapi(self, req: models.ProgressRequest = Depends()):  # noqa: B008  (fastapi's way)
         state = shared.state

@@ -54,7 +54,7 @@ def _download(url: str) -> bytes:
     if not opts.api_enable_requests:
         raise HTTPException(status_code=500, detail="Requests not allowed")
     if opts.api_forbid_local_requests and not verify_url(url):
-        raise HTTPException(status_code=500, detail="Request to local resource not allowed")
+        raise HTTPException(status_code=500, detail="URLs of this machine are not allowed")
     headers = {"user-agent": opts.api_useragent} if opts.api_useragent else {}
     return requests.get(url, timeout=30, headers=headers).content
 

@@ -53,7 +53,7 @@ def init_script_args(request, defaults: list, runner: ScriptRunner, from_infotex
             raise HTTPException(status_code=422, detail=f"always on script {name} not found")
         script = runner.scripts[script_name_to_index(name, runner.scripts)]
         if not script.alwayson:
-            detail = "Cannot have a selectable script in the always on scripts params"
+            detail = f"{name} is a script of the menu, it cannot be always on"
             raise HTTPException(status_code=422, detail=detail)
         if "args" in given:
             values = given["args"][:script.args_to - script.args_from]

@@ -4,10 +4,14 @@ import re
 
 from modules import script_callbacks, scripts, shared
 
+RE_WHOLE_LINE = re.compile(r"(?:^|\n)#[^\n]*(?:\n|$)")
+RE_REST_OF_LINE = re.compile(r"#[^\n]*(?:\n|$)")
+
 
 def strip_comments(text: str) -> str:
-    text = re.sub(r"(^|\n)#[^\n]*(\n|$)", "\n", text)
-    return re.sub(r"#[^\n]*(\n|$)", "\n", text)
+    for comment in (RE_WHOLE_LINE, RE_REST_OF_LINE):
+        text = comment.sub("\n", text)
+    return text
 
 
 class ScriptStripComments(scripts.Script):
@@ -17,18 +21,14 @@ class ScriptStripComments(scripts.Script):
     def show(self, is_img2img):
         return scripts.AlwaysVisible
 
-    def process(self, p, *args):
-        if not shared.opts.enable_prompt_comments:
-            return
-        p.main_prompt = strip_comments(p.main_prompt)
-        p.main_negative_prompt = strip_comments(p.main_negative_prompt)
-        p.all_prompts = [strip_comments(prompt) for prompt in p.all_prompts]
-        p.all_negative_prompts = [strip_comments(prompt) for prompt in p.all_negative_prompts]
+    def process(self, p, *_):
+        names = ["main_prompt", "main_negative_prompt", "all_prompts", "all_negative_prompts"]
         if getattr(p, "enable_hr", False):
-            p.hr_prompt = strip_comments(p.hr_prompt)
-            p.hr_negative_prompt = strip_comments(p.hr_negative_prompt)
-            p.all_hr_prompts = [strip_comments(prompt) for prompt in p.all_hr_prompts]
-            p.all_hr_negative_prompts = [strip_comments(prompt) for prompt in p.all_hr_negative_prompts]
+            names += ["hr_prompt", "hr_negative_prompt", "all_hr_prompts", "all_hr_negative_prompts"]
+        for name in names if shared.opts.enable_prompt_comments else ():
+            value = getattr(p, name)
+            bare = [strip_comments(text) for text in value] if isinstance(value, list) else strip_comments(value)
+            setattr(p, name, bare)
 
 
 def before_token_counter(params: script_callbacks.BeforeTokenCounterParams) -> None:

@@ -23,14 +23,13 @@ class ScriptSampler(scripts.ScriptBuiltinUI):
                 label="Schedule type", elem_id=f"{self.tabname}_scheduler", choices=schedules, value=schedules[0])
             self.steps = gr.Slider(
                 label="Sampling steps", elem_id=f"{self.tabname}_steps", minimum=1, maximum=150, step=1, value=20)
-        self.infotext_fields = [
-            PasteField(self.steps, "Steps", api="steps"),
-            PasteField(self.sampler_name, sd_samplers.get_sampler_from_infotext, api="sampler_name"),
-            PasteField(self.scheduler, sd_samplers.get_scheduler_from_infotext, api="scheduler"),
-        ]
-        return self.steps, self.sampler_name, self.scheduler
+        read_from = {
+            "steps": "Steps", "sampler_name": sd_samplers.get_sampler_from_infotext,
+            "scheduler": sd_samplers.get_scheduler_from_infotext,
+        }
+        controls = {name: getattr(self, name) for name in read_from}
+        self.infotext_fields = [PasteField(controls[name], source, api=name) for name, source in read_from.items()]
+        return tuple(controls.values())
 
-    def setup(self, p, steps, sampler_name, scheduler):
-        p.steps = steps
-        p.sampler_name = sampler_name
-        p.scheduler = scheduler
+    def setup(self, p, *values):
+        p.steps, p.sampler_name, p.scheduler = values

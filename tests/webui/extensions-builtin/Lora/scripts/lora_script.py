@@ -21,23 +21,26 @@ def unload() -> None:
 
 
 def before_ui() -> None:
-    networks.extra_network_lora = extra_networks_lora.ExtraNetworkLora()
-    extra_networks.register_extra_network(networks.extra_network_lora)
-    extra_networks.register_extra_network_alias(networks.extra_network_lora, "lyco")
+    answers = networks.extra_network_lora = extra_networks_lora.ExtraNetworkLora()
+    extra_networks.register_extra_network(answers)
+    extra_networks.register_extra_network_alias(answers, "lyco")
 
 
 def create_lora_json(obj: network.NetworkOnDisk) -> dict:
     return {"name": obj.name, "alias": obj.alias, "path": obj.filename, "metadata": obj.metadata}
 
 
-def api_networks(_: gr.Blocks | None, app: FastAPI) -> None:
-    @app.get("/sdapi/v1/loras")
-    async def get_loras():
-        return [create_lora_json(obj) for obj in networks.available_networks.values()]
+async def list_loras() -> list[dict]:
+    return list(map(create_lora_json, networks.available_networks.values()))
 
-    @app.post("/sdapi/v1/refresh-loras")
-    async def refresh_loras():
-        return networks.list_available_networks()
+
+async def look_for_loras() -> None:
+    networks.list_available_networks()
+
+
+def api_networks(_: gr.Blocks | None, app: FastAPI) -> None:
+    app.add_api_route("/sdapi/v1/loras", list_loras, methods=["GET"])
+    app.add_api_route("/sdapi/v1/refresh-loras", look_for_loras, methods=["POST"])
 
 
 def infotext_pasted(infotext: str, params: dict) -> None:
@@ -66,13 +69,13 @@ script_callbacks.on_app_started(api_networks)
 OptionInfo = shared.OptionInfo
 shared.options_templates.update(shared.options_section(("extra_networks", "Extra Networks"), {
     "sd_lora": OptionInfo(
-        "None", "Add network to prompt", gr.Dropdown,
+        "None", "A network for every prompt", gr.Dropdown,
         lambda: {"choices": ["None", *networks.available_networks]}, refresh=networks.list_available_networks,
     ),
     "lora_preferred_name": OptionInfo(
         "Alias from file", "Name of a Lora in a prompt", gr.Radio, {"choices": ["Alias from file", "Filename"]}
     ),
-    "lora_add_hashes_to_infotext": OptionInfo(True, "Add Lora hashes to infotext"),
+    "lora_add_hashes_to_infotext": OptionInfo(True, "Lora hashes in the infotext"),
     "lora_in_memory_limit": OptionInfo(0, "Lora networks kept in memory", gr.Number, {"precision": 0}),
     "lora_not_found_warning_console": OptionInfo(False, "Missing Lora: warn in the console"),
     "lora_not_found_gradio_warning": OptionInfo(False, "Missing Lora: warn on the page"),
