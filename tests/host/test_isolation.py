@@ -177,3 +177,43 @@ def test_reload_ui_leaves_nothing(bench: Bench):
     assert bench.differences_from_base() == []
     touched = [layer for name, layer in bench.layers().items() if name in bench.deltas["t_lora"]]
     assert all(layer.network_weights_backup is None and layer.network_current_names == () for layer in touched)
+
+
+def test_a_generation_inside_another_leaves_it_as_it_was(bench: Bench, inactive: Callable[..., Any]):
+    """As a detailer does: between two batches it makes images of its own."""
+    alone = bench.webui.generate(prompt=SCHEDULED, n_iter=2)
+    plain = inactive(prompt=PLAIN)
+    p = bench.webui.request(prompt=SCHEDULED, n_iter=2)
+    save_samples = p.save_samples
+
+    def save_after_detailing() -> Any:
+        bench.webui.processing.process_images(bench.webui.request(prompt="a face <lora:t_lora2:0.6:start=2>"))
+        return save_samples()
+
+    p.save_samples = save_after_detailing
+    nested = bench.webui.run(p)
+    for expected, image in zip(alone.images, nested.images, strict=True):
+        assert np.array_equal(np.asarray(expected), np.asarray(image))
+    repaired = bench.webui.request(prompt=PLAIN)
+    repaired.scripts = None
+    for cache in (repaired.cached_c, repaired.cached_uc):
+        cache[:] = [None, None]
+    assert difference(plain, bench.webui.run(repaired)) == 0
+
+
+def test_a_network_that_the_settings_add_works_plainly(bench: Bench):
+    options = bench.webui.shared.opts
+    options.sd_lora = "t_lora2"
+    try:
+        _, record = bench.record("t_lora", "t_lora2", prompt="a red cat <lora:t_lora:1:lbw=INALL:stop=4>")
+    finally:
+        options.sd_lora = "None"
+    last = record.strengths[-1]
+    assert last["t_lora"]["IN04"] == pytest.approx((0, 0), abs=2e-3)
+    assert last["t_lora2"]["IN04"] == pytest.approx((1, 1), abs=2e-3)
+
+
+def test_lyco_is_another_word_for_lora(bench: Bench):
+    _, record = bench.record("t_lora", prompt="a red cat <lyco:t_lora:0.5:INALL>")
+    assert record.strengths[0]["t_lora"]["IN04"] == pytest.approx((0.5, 0.5), abs=2e-3)
+    assert record.strengths[0]["t_lora"]["OUT04"] == pytest.approx((0, 0), abs=2e-3)

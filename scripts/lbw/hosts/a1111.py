@@ -213,6 +213,9 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session = session_of(p)
     if session is None:
         return
+    if session not in _sessions_under_way:
+        # Another generation was made inside this one, and ended it.
+        _sessions_under_way.append(session)
     requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
     is_hires_pass = getattr(p, "is_hr_pass", False)
     steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
