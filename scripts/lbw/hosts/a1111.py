@@ -175,7 +175,6 @@ class Closer:
 engine = LoraEngine()
 host = A1111()
 caches = ConditioningCaches()
-_sessions_under_way: list[Session] = []
 
 
 def library(presets_text: str | None) -> Library:
@@ -191,10 +190,8 @@ def session_of(p: Any) -> Session | None:
 
 
 def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
-    """A generation begins. Whatever an earlier one left unfinished ends here."""
+    """A generation begins. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
-    while _sessions_under_way:
-        _sessions_under_way.pop().end()
     if not active or shared.opts.lora_functional:
         engine.release()
         caches.drop_others(p, ())
@@ -203,7 +200,6 @@ def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
         return
     session = Session(host, engine, library(presets_text), p.comment)
     setattr(p, _SESSION, session)
-    _sessions_under_way.append(session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.close = Closer(p)
 
@@ -213,9 +209,6 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session = session_of(p)
     if session is None:
         return
-    if session not in _sessions_under_way:
-        # Another generation was made inside this one, and ended it.
-        _sessions_under_way.append(session)
     requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
     is_hires_pass = getattr(p, "is_hr_pass", False)
     steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
@@ -246,8 +239,7 @@ def end(p: Any) -> None:
     """A generation is over."""
     session = session_of(p)
     _remove_stand_ins(p)
-    if session is not None and session in _sessions_under_way:
-        _sessions_under_way.remove(session)
+    if session is not None:
         session.end()
 
 
@@ -258,8 +250,6 @@ def model_loaded(_model: Any) -> None:
 
 def unload() -> None:
     """The extension is being unloaded, or the UI reloaded: off is off."""
-    while _sessions_under_way:
-        _sessions_under_way.pop().end()
     engine.release()
 
 

@@ -6,46 +6,54 @@ function inputAccordionChecked(id, checked) {
     onVisibleCheckboxChange();
 }
 
+// The title line as gradio made it: whether the accordion is open, and a click where that should be otherwise.
+function accordionTitle(accordion) {
+    const line = accordion.querySelector(".label-wrap");
+    const isOpen = () => line.classList.contains("open");
+    return {
+        line,
+        isOpen,
+        setOpen: wanted => wanted === isOpen() || line.click(),
+        onToggle: react => new MutationObserver(react).observe(line, {attributes: true, attributeFilter: ["class"]}),
+    };
+}
+
+function addTitleCheckbox(accordion, title, likeness) {
+    const box = Object.assign(document.createElement("input"), {
+        type: "checkbox",
+        id: `${accordion.id}-visible-checkbox`,
+        className: `${likeness.className} input-accordion-checkbox`,
+        checked: title.isOpen(),
+    });
+    title.line.querySelector("span").prepend(box);
+    return box;
+}
+
 function setupAccordion(accordion) {
-    const label = accordion.querySelector(".label-wrap");
-    const title = label.querySelector("span");
-    const value = gradioApp().querySelector(`#${accordion.id}-checkbox input`);
+    const title = accordionTitle(accordion);
+    const hidden = gradioApp().querySelector(`#${accordion.id}-checkbox input`);
     const extra = gradioApp().querySelector(`#${accordion.id}-extra`);
-    const isOpen = () => label.classList.contains("open");
-    let followsAccordion = true;
-
-    if (extra) label.insertBefore(extra, label.lastElementChild);
-
-    const box = document.createElement("input");
-    box.type = "checkbox";
-    box.id = `${accordion.id}-visible-checkbox`;
-    box.className = `${value.className} input-accordion-checkbox`;
-    box.checked = isOpen();
-    title.prepend(box);
-
-    accordion.visibleCheckbox = box;
-    accordion.onVisibleCheckboxChange = () => {
-        if (followsAccordion && isOpen() !== box.checked) label.click();
-        if (value.checked !== box.checked) value.click();
-    };
-    accordion.onChecked = checked => {
-        if (isOpen() !== checked) label.click();
-    };
+    if (extra) title.line.lastElementChild.before(extra);
+    const box = addTitleCheckbox(accordion, title, hidden);
 
     // Whoever ticks the box once wants to look at the settings without switching them on.
+    let tickedByHand = false;
+    const publish = () => {
+        if (!tickedByHand) title.setOpen(box.checked);
+        if (hidden.checked !== box.checked) hidden.click();
+    };
     box.addEventListener("click", event => {
-        followsAccordion = false;
+        tickedByHand = true;
         event.stopPropagation();
     });
-    box.addEventListener("input", accordion.onVisibleCheckboxChange);
-
-    new MutationObserver(() => {
-        accordion.classList.toggle("input-accordion-open", isOpen());
-        if (followsAccordion) {
-            box.checked = isOpen();
-            accordion.onVisibleCheckboxChange();
-        }
-    }).observe(label, {attributes: true, attributeFilter: ["class"]});
+    box.addEventListener("input", publish);
+    title.onToggle(() => {
+        accordion.classList.toggle("input-accordion-open", title.isOpen());
+        if (tickedByHand) return;
+        box.checked = title.isOpen();
+        publish();
+    });
+    Object.assign(accordion, {visibleCheckbox: box, onVisibleCheckboxChange: publish, onChecked: title.setOpen});
 }
 
 onUiLoaded(() => gradioApp().querySelectorAll(".input-accordion").forEach(setupAccordion));

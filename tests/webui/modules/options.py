@@ -131,21 +131,31 @@ class Options:
         Returns:
             Whether the option has a new value now.
         """
-        old = self.data.get(key)
-        info = self.data_labels[key]
-        if old == value or info.do_not_save or (is_api and info.restrict_api):
+        before = self.data.get(key)
+        if before == value or not self._may_set(self.data_labels[key], is_api):
             return False
         try:
             setattr(self, key, value)
         except RuntimeError:
             return False
-        if run_callbacks and info.onchange is not None:
-            try:
-                info.onchange()
-            except Exception as error:
-                errors.display(error, f"setting {key} to {value}")
-                setattr(self, key, old)
-                return False
+        if not run_callbacks or self._tell(key, value):
+            return True
+        setattr(self, key, before)
+        return False
+
+    @staticmethod
+    def _may_set(info: OptionInfo, is_api: bool) -> bool:
+        return not (info.do_not_save or (is_api and info.restrict_api))
+
+    def _tell(self, key: str, value: Any) -> bool:
+        """Run the option's `onchange`, if it has one; False, and a report, if that fails."""
+        react = self.data_labels[key].onchange
+        try:
+            if react is not None:
+                react()
+        except Exception as failure:
+            errors.display(failure, f"setting {key} to {value}")
+            return False
         return True
 
     def get_default(self, key: str) -> Any:

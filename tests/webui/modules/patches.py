@@ -1,10 +1,14 @@
 """Replacing attributes of modules and classes so that each replacement has an owner and can be taken back."""
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
-originals: defaultdict[Any, dict[tuple[Any, str], Any]] = defaultdict(dict)
+# What stood there before, by owner, object and attribute.
+originals: dict[tuple[Any, Any, str], Any] = {}
+
+
+def _refuse(key: Any, obj: Any, field: str, because: str) -> None:
+    raise RuntimeError(f"{key} {because} {field} of {obj}")
 
 
 def patch(key: Any, obj: Any, field: str, replacement: Any) -> Any:
@@ -16,11 +20,10 @@ def patch(key: Any, obj: Any, field: str, replacement: Any) -> Any:
     Raises:
         RuntimeError: this owner has replaced the same field already.
     """
-    target = (obj, field)
-    if target in originals[key]:
-        raise RuntimeError(f"{key} has already patched {field} of {obj}")
-    before = getattr(obj, field)
-    originals[key][target] = before
+    place = (key, obj, field)
+    if place in originals:
+        _refuse(*place, because="has already patched")
+    before = originals[place] = getattr(obj, field)
     setattr(obj, field, replacement)
     return before
 
@@ -31,12 +34,12 @@ def undo(key: Any, obj: Any, field: str) -> None:
     Raises:
         RuntimeError: this owner has not replaced that field.
     """
-    target = (obj, field)
-    if target not in originals[key]:
-        raise RuntimeError(f"{key} has not patched {field} of {obj}")
-    setattr(obj, field, originals[key].pop(target))
+    place = (key, obj, field)
+    if place not in originals:
+        _refuse(*place, because="has not patched")
+    setattr(obj, field, originals.pop(place))
 
 
 def original(key: Any, obj: Any, field: str) -> Any:
     """What the owner `key` replaced, or None where it replaced nothing."""
-    return originals[key].get((obj, field))
+    return originals.get((key, obj, field))

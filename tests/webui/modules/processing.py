@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,30 +44,42 @@ from modules.sd_hijack import model_hijack
 from modules.shared import cmd_opts, opts, state
 
 
+def _other_checkpoint_wanted(overrides: dict[str, Any]) -> bool:
+    return overrides.get("sd_model_checkpoint") in sd_models.checkpoint_aliases
+
+
+def _apply_overrides(overrides: dict[str, Any]) -> None:
+    """Change the settings; a checkpoint among them is loaded in its turn, one that does not exist is dropped."""
+    if not _other_checkpoint_wanted(overrides):
+        overrides.pop("sd_model_checkpoint", None)
+        sd_models.reload_model_weights()  # a refiner may still be loaded from last time
+    for name in overrides:
+        opts.set(name, overrides[name], is_api=True, run_callbacks=False)
+        if name == "sd_model_checkpoint":
+            sd_models.reload_model_weights()
+
+
+@contextmanager
+def _overrides_in_force(p: StableDiffusionProcessing) -> Iterator[None]:
+    """Inside, the settings are as `p` wants them; afterwards as before, if `p` wants that as well."""
+    # The real host forgets to restore settings that were never saved; here those go back to their default too.
+    known = [name for name in p.override_settings if name in opts.data or name in opts.data_labels]
+    before = [(name, opts.data.get(name, opts.get_default(name))) for name in known]
+    try:
+        _apply_overrides(p.override_settings)
+        yield
+    finally:
+        for name, value in before if p.override_settings_restore_afterwards else ():
+            setattr(opts, name, value)
+
+
 def process_images(p: StableDiffusionProcessing) -> Processed:
     """Make the images of `p`, with its `override_settings` in force meanwhile."""
     if p.scripts is not None:
         p.scripts.before_process(p)
-    # The real host forgets to restore settings that were never saved; here those go back to their default too.
-    stored = {
-        key: opts.data.get(key, opts.get_default(key)) for key in p.override_settings
-        if key in opts.data or key in opts.data_labels
-    }
-    try:
-        if sd_models.checkpoint_aliases.get(p.override_settings.get("sd_model_checkpoint")) is None:
-            # No other checkpoint is asked for; but a refiner may still be loaded from last time.
-            p.override_settings.pop("sd_model_checkpoint", None)
-            sd_models.reload_model_weights()
-        for key, value in p.override_settings.items():
-            opts.set(key, value, is_api=True, run_callbacks=False)
-            if key == "sd_model_checkpoint":
-                sd_models.reload_model_weights()
+    with _overrides_in_force(p):
         sd_samplers.fix_p_invalid_sampler_and_scheduler(p)
         return process_images_inner(p)
-    finally:
-        if p.override_settings_restore_afterwards:
-            for key, value in stored.items():
-                setattr(opts, key, value)
 
 
 def _prepare(p: StableDiffusionProcessing) -> None:

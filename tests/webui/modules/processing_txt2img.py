@@ -151,31 +151,42 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         state.processing_has_refined_job_count = True
 
     def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
+        """Latents; with a hires pass, the decoded images that it makes of them."""
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
-        samples = decoded_samples = None
-        if self.firstpass_image is not None and self.enable_hr:
-            image = image_to_tensor(self.firstpass_image)[None]
-            if self.latent_scale_mode is None:
-                decoded_samples = image * 2.0 - 1.0
-            else:
-                samples = images_tensor_to_samples(image, model=self.sd_model)
+        if not self.enable_hr:
+            return self._denoise_from_noise(conditioning, unconditional_conditioning)
+        if self.firstpass_image is None:
+            start = self._start_from_latents(self._denoise_from_noise(conditioning, unconditional_conditioning))
         else:
-            x = self.rng.next()
-            if self.scripts is not None:
-                self.scripts.process_before_every_sampling(
-                    p=self, x=x, noise=x, c=conditioning, uc=unconditional_conditioning)
-            samples = self.sampler.sample(
-                self, x, conditioning, unconditional_conditioning,
-                image_conditioning=self.txt2img_image_conditioning(x))
-            if not self.enable_hr:
-                return samples
-            if self.latent_scale_mode is None:
-                decoded_samples = torch.stack(
-                    decode_latent_batch(self.sd_model, samples, target_device=devices.cpu, check_for_nans=True)).float()
+            start = self._start_from_image(self.firstpass_image)
         devices.torch_gc()
         with sd_models.SkipWritingToConfig():
             sd_models.reload_model_weights(info=self.hr_checkpoint_info)
-        return self.sample_hr_pass(samples, decoded_samples, seeds, subseeds, subseed_strength, prompts)
+        return self.sample_hr_pass(*start, seeds, subseeds, subseed_strength, prompts)
+
+    def _announce_sampling(self, x: torch.Tensor, noise: torch.Tensor, c, uc) -> None:
+        if self.scripts is not None:
+            self.scripts.process_before_every_sampling(p=self, x=x, noise=noise, c=c, uc=uc)
+
+    def _denoise_from_noise(self, c, uc) -> torch.Tensor:
+        """The first pass."""
+        noise = self.rng.next()
+        self._announce_sampling(noise, noise, c, uc)
+        return self.sampler.sample(self, noise, c, uc, image_conditioning=self.txt2img_image_conditioning(noise))
+
+    def _start_from_latents(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the hires pass begins with after a first pass: latents, and pixels in -1..1 if those get stretched."""
+        if self.latent_scale_mode is not None:
+            return latents, None
+        pixels = decode_latent_batch(self.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
+        return latents, torch.stack(pixels).float()
+
+    def _start_from_image(self, image: Image.Image) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The same where an image stands for the first pass: only the one that gets stretched."""
+        batch = image_to_tensor(image).unsqueeze(0)
+        if self.latent_scale_mode is not None:
+            return images_tensor_to_samples(batch, model=self.sd_model), None
+        return None, 2.0 * batch - 1.0
 
     def _upscaled(self, samples, decoded_samples, seeds, prompts) -> torch.Tensor:
         """The first pass's result in the size of the second, by stretching the latents or the pixels."""
@@ -204,39 +215,49 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             to_image(samples, index), self.outpath_samples, "", seeds[index], prompts[index], opts.samples_format,
             info=info, p=self, suffix="-before-highres-fix")
 
+    def _cut_to_target(self, latents: torch.Tensor) -> torch.Tensor:
+        """Cut off what is too much at opposite sides; the far side loses the odd row or column."""
+        for dim, surplus in ((2, self.truncate_y), (3, self.truncate_x)):
+            latents = latents.narrow(dim, surplus // 2, latents.shape[dim] - surplus)
+        return latents
+
+    def _restart_noise(self, shape) -> torch.Tensor:
+        """The batch's seeds once more, for latents of another size."""
+        self.rng = rng.ImageRNG(shape, self.seeds, **{
+            name: getattr(self, name)
+            for name in ("subseeds", "subseed_strength", "seed_resize_from_h", "seed_resize_from_w")
+        })
+        return self.rng.next()
+
+    def _use_hires_prompts(self) -> None:
+        self.activate_extra_networks(self.hr_extra_network_data)
+        with devices.autocast():
+            self.calculate_hr_conds()
+        if self.scripts is not None:
+            self.scripts.before_hr(self)
+
     def sample_hr_pass(self, samples, decoded_samples, seeds, subseeds, subseed_strength, prompts):
         """The second pass: networks and prompts of its own, its own step 0; returns decoded images."""
         if state.interrupted:
             return samples
         self.is_hr_pass = True
         self.sampler = sd_samplers.create_sampler(self.hr_sampler_name or self.sampler_name, self.sd_model)
-        samples = self._upscaled(samples, decoded_samples, seeds, prompts)
-        image_conditioning = self.txt2img_image_conditioning(samples)
+        stretched = self._upscaled(samples, decoded_samples, seeds, prompts)
+        image_conditioning = self.txt2img_image_conditioning(stretched)
         state.nextjob()
 
-        cut_y, cut_x = self.truncate_y, self.truncate_x
-        samples = samples[
-            :, :, cut_y // 2:samples.shape[2] - (cut_y + 1) // 2, cut_x // 2:samples.shape[3] - (cut_x + 1) // 2]
-        self.rng = rng.ImageRNG(
-            samples.shape[1:], self.seeds, subseeds=self.subseeds, subseed_strength=self.subseed_strength,
-            seed_resize_from_h=self.seed_resize_from_h, seed_resize_from_w=self.seed_resize_from_w)
-        devices.torch_gc()
-        noise = self.rng.next()
-
-        self.activate_extra_networks(self.hr_extra_network_data)
-        with devices.autocast():
-            self.calculate_hr_conds()
-        if self.scripts is not None:
-            self.scripts.before_hr(self)
-            self.scripts.process_before_every_sampling(p=self, x=samples, noise=noise, c=self.hr_c, uc=self.hr_uc)
-        samples = self.sampler.sample_img2img(
-            self, samples, noise, self.hr_c, self.hr_uc, steps=self.hr_second_pass_steps or self.steps,
+        start = self._cut_to_target(stretched)
+        noise = self._restart_noise(start.shape[1:])
+        self._use_hires_prompts()
+        self._announce_sampling(start, noise, self.hr_c, self.hr_uc)
+        latents = self.sampler.sample_img2img(
+            self, start, noise, self.hr_c, self.hr_uc, steps=self.hr_second_pass_steps or self.steps,
             image_conditioning=image_conditioning)
         self.sampler = None
         devices.torch_gc()
-        decoded = decode_latent_batch(self.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
+        finished = decode_latent_batch(self.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
         self.is_hr_pass = False
-        return decoded
+        return finished
 
     def close(self) -> None:
         super().close()

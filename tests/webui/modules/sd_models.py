@@ -5,6 +5,8 @@ import enum
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -182,17 +184,46 @@ def load_model(
     return sd_model
 
 
-def _unload_over_limit(keep: CheckpointInfo) -> LatentDiffusionBase | None:
-    """Free models in memory beyond the limit, longest unused first; gives the one that holds `keep`, if any does."""
+def _holds(model: LatentDiffusionBase | None, wanted: CheckpointInfo) -> bool:
+    return model is not None and model.sd_checkpoint_info.filename == wanted.filename
+
+
+def _make_room(wanted: CheckpointInfo) -> None:
+    """Free what is in memory beyond the limit, longest unused first, but never a model that holds `wanted`."""
+    limit, in_memory = shared.opts.sd_checkpoints_limit, model_data.loaded_sd_models
+    surplus = max(len(in_memory) - limit, 0) if limit > 0 else 0
+    dispensable = [model for model in reversed(in_memory) if not _holds(model, wanted)]
+    for model in dispensable[:surplus]:
+        in_memory.remove(model)
+        send_model_to_trash(model)
+
+
+def _bring_back(wanted: CheckpointInfo) -> LatentDiffusionBase | None:
+    """Put the model in memory that holds `wanted` into use again, if there is one."""
+    found = next((model for model in model_data.loaded_sd_models if _holds(model, wanted)), None)
+    if found is not None:
+        send_model_to_device(found)
+        model_data.set_sd_model(found)
+        if not SkipWritingToConfig.skip:
+            shared.opts.data.update(sd_model_checkpoint=wanted.title, sd_checkpoint_hash=wanted.sha256)
+    return found
+
+
+def _build_beside(wanted: CheckpointInfo) -> LatentDiffusionBase | None:
+    """Build a further model for `wanted`, if the settings allow more than one and there is room."""
     limit = shared.opts.sd_checkpoints_limit
-    kept = None
-    for model in reversed(model_data.loaded_sd_models[:]):
-        if model.sd_checkpoint_info.filename == keep.filename:
-            kept = model
-        elif len(model_data.loaded_sd_models) > limit > 0:
-            model_data.loaded_sd_models.remove(model)
-            send_model_to_trash(model)
-    return kept
+    if limit < 2 or len(model_data.loaded_sd_models) >= limit:
+        return None
+    model_data.sd_model = None  # or else loading would free it
+    return load_model(wanted)
+
+
+def _take_longest_unused() -> LatentDiffusionBase | None:
+    """Strike the model that was not used for longest off the list and put it into use, to be filled anew."""
+    if not model_data.loaded_sd_models:
+        return None
+    model_data.sd_model = model_data.loaded_sd_models.pop()
+    return model_data.sd_model
 
 
 def reuse_model_from_already_loaded(
@@ -204,26 +235,37 @@ def reuse_model_from_already_loaded(
         a model that holds the checkpoint already, or is built for it here because the settings allow one more
         in memory; else one in memory whose place the checkpoint may take; else None.
     """
-    if sd_model is not None and sd_model.sd_checkpoint_info.filename == checkpoint_info.filename:
+    if _holds(sd_model, checkpoint_info):
         return sd_model
     if shared.opts.sd_checkpoints_keep_in_cpu:
         send_model_to_cpu(sd_model)
+    _make_room(checkpoint_info)
+    return _bring_back(checkpoint_info) or _build_beside(checkpoint_info) or _take_longest_unused()
 
-    already_loaded = _unload_over_limit(checkpoint_info)
-    if already_loaded is not None:
-        send_model_to_device(already_loaded)
-        model_data.set_sd_model(already_loaded)
-        if not SkipWritingToConfig.skip:
-            shared.opts.data["sd_model_checkpoint"] = checkpoint_info.title
-            shared.opts.data["sd_checkpoint_hash"] = checkpoint_info.sha256
-        return already_loaded
-    if len(model_data.loaded_sd_models) < shared.opts.sd_checkpoints_limit > 1:
-        model_data.sd_model = None
-        return load_model(checkpoint_info)
-    if model_data.loaded_sd_models:
-        model_data.sd_model = model_data.loaded_sd_models.pop()
-        return model_data.sd_model
-    return None
+
+@contextmanager
+def _taken_apart(model: LatentDiffusionBase) -> Iterator[None]:
+    """Inside, the model is on the CPU without the hijack; afterwards, come what may, it is ready and announced."""
+    send_model_to_cpu(model)
+    sd_hijack.model_hijack.undo_hijack(model)
+    try:
+        yield
+    finally:
+        sd_hijack.model_hijack.hijack(model)
+        send_model_to_device(model)
+        script_callbacks.model_loaded_callback(model)
+
+
+def _refill(model: LatentDiffusionBase, wanted: CheckpointInfo, weights: dict[str, torch.Tensor]) -> None:
+    """Put other weights into a model's modules; if they do not fit, it gets those of before again."""
+    former = model.sd_checkpoint_info
+    with _taken_apart(model):
+        try:
+            load_model_weights(model, wanted, weights)
+        except Exception:
+            load_model_weights(model, former, None)
+            raise
+    model_data.set_sd_model(model)
 
 
 def reload_model_weights(
@@ -234,36 +276,21 @@ def reload_model_weights(
     Nothing happens if it is in use already. A model of the same kind gets the new weights into its existing modules;
     otherwise a new model is built, and with it the active extra networks are switched off (see `get_empty_cond`).
     """
-    checkpoint_info = info or select_checkpoint()
-    sd_model = sd_model or model_data.sd_model
-    if sd_model is not None and sd_model.sd_model_checkpoint == checkpoint_info.filename and not forced_reload:
-        return sd_model
+    wanted = info or select_checkpoint()
+    candidate = sd_model or model_data.sd_model
+    if forced_reload or not _holds(candidate, wanted):
+        candidate = reuse_model_from_already_loaded(candidate, wanted)
+    if _holds(candidate, wanted) and not forced_reload:
+        return candidate
 
-    sd_model = reuse_model_from_already_loaded(sd_model, checkpoint_info)
-    if sd_model is not None and sd_model.sd_checkpoint_info.filename == checkpoint_info.filename and not forced_reload:
-        return sd_model
-    if sd_model is not None:
-        send_model_to_cpu(sd_model)
-        sd_hijack.model_hijack.undo_hijack(sd_model)
-
-    state_dict = read_state_dict(checkpoint_info.filename)
-    if sd_model is None or find_config(state_dict) != sd_model.used_config:
-        if sd_model is not None:
-            send_model_to_trash(sd_model)
-        return load_model(checkpoint_info, already_loaded_state_dict=state_dict)
-
-    before = sd_model.sd_checkpoint_info
-    try:
-        load_model_weights(sd_model, checkpoint_info, state_dict)
-    except Exception:
-        load_model_weights(sd_model, before, None)
-        raise
-    finally:
-        sd_hijack.model_hijack.hijack(sd_model)
-        sd_model.to(devices.device)
-        script_callbacks.model_loaded_callback(sd_model)
-    model_data.set_sd_model(sd_model)
-    return sd_model
+    weights = read_state_dict(wanted.filename)
+    if candidate is not None:
+        if candidate.used_config == find_config(weights):
+            _refill(candidate, wanted, weights)
+            return candidate
+        sd_hijack.model_hijack.undo_hijack(candidate)
+        send_model_to_trash(candidate)
+    return load_model(wanted, already_loaded_state_dict=weights)
 
 
 def unload_model_weights(sd_model: LatentDiffusionBase | None = None, info: CheckpointInfo | None = None):

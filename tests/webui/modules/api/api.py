@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from secrets import compare_digest
 from typing import Any
 
@@ -31,6 +32,32 @@ def validate_sampler_name(name: str) -> str:
     if name not in sd_samplers.all_samplers_map:
         raise HTTPException(status_code=400, detail="Sampler not found")
     return name
+
+
+def _address_job(job, tabname: str, runner) -> None:
+    """Say where a job comes from, which scripts serve it and where its files go."""
+    job.is_api = True
+    job.scripts = runner
+    for kind in ("samples", "grids"):
+        setattr(job, f"outpath_{kind}", getattr(opts, f"outdir_{tabname}_{kind}"))
+
+
+@contextmanager
+def _task_in_progress(task_id: str, title: str) -> Iterator[None]:
+    """Report a task as running meanwhile, and as finished unless it fails."""
+    with ExitStack() as afterwards:
+        afterwards.callback(shared.total_tqdm.clear)
+        afterwards.callback(shared.state.end)
+        shared.state.begin(job=title)
+        progress.start_task(task_id)
+        yield
+        progress.finish_task(task_id)
+
+
+def _run_job(job, script_args: list, by_script: bool):
+    """Make the images, by the selectable script that position 0 of the arguments chooses or without one."""
+    job.script_args = script_args if by_script else tuple(script_args)
+    return job.scripts.run(job, *script_args) if by_script else process_images(job)
 
 
 class Api:
@@ -109,31 +136,16 @@ class Api:
         """Turn a request into a processing object and run it, or the selectable script that the request names."""
         task_id = request.force_task_id or progress.create_task_id(tabname)
         from_infotext = apply_infotext(request, tabname, runner)
-        if request.script_name:
+        if request.script_name:  # to refuse an unknown one before an unknown sampler
             script_name_to_index(request.script_name, runner.selectable_scripts)
-        arguments = {**self._processing_arguments(request), **overrides}
+        arguments = self._processing_arguments(request) | overrides
         script_args = init_script_args(request, default_args, runner, from_infotext)
 
         progress.add_task_to_queue(task_id)
-        with self.queue_lock, closing(processing_class(sd_model=shared.sd_model, **arguments)) as p:
-            p.is_api = True
-            p.scripts = runner
-            p.outpath_samples = getattr(opts, f"outdir_{tabname}_samples")
-            p.outpath_grids = getattr(opts, f"outdir_{tabname}_grids")
-            try:
-                shared.state.begin(job=f"scripts_{tabname}")
-                progress.start_task(task_id)
-                if request.script_name:
-                    p.script_args = script_args
-                    processed = runner.run(p, *script_args)
-                else:
-                    p.script_args = tuple(script_args)
-                    processed = process_images(p)
-                progress.finish_task(task_id)
-            finally:
-                shared.state.end()
-                shared.total_tqdm.clear()
-        return processed
+        with self.queue_lock, closing(processing_class(sd_model=shared.sd_model, **arguments)) as job:
+            _address_job(job, tabname, runner)
+            with _task_in_progress(task_id, f"scripts_{tabname}"):
+                return _run_job(job, script_args, by_script=bool(request.script_name))
 
     def _processing_arguments(self, request) -> dict[str, Any]:
         sampler, scheduler = sd_samplers.get_sampler_and_scheduler(

@@ -79,28 +79,39 @@ def apply_infotext(request, tabname: str, runner: ScriptRunner) -> dict[int, Any
             if value is not None:
                 setattr(request, field.api, value)
 
-    overrides = {setting: value for _, setting, value in infotext_utils.get_override_settings(params)}
-    request.override_settings = {**overrides, **(request.override_settings or {})}
+    merged = {setting: value for _, setting, value in infotext_utils.get_override_settings(params)}
+    merged.update(request.override_settings or {})
+    request.override_settings = merged
 
-    positions = {component: index for index, component in enumerate(runner.inputs)}
-    pasted = {
-        positions[field.component]: _pasted_value(request, field, params)
-        for field in fields if field.component in positions
-    }
-    return {index: value for index, value in pasted.items() if value is not None}
+    script_args: dict[int, Any] = {}
+    at_position = {component: position for position, component in enumerate(runner.inputs)}
+    for field in fields:
+        position = at_position.get(field.component)
+        if position is not None:
+            script_args[position] = _pasted_value(request, field, params)
+    return {position: value for position, value in script_args.items() if value is not None}
+
+
+def _read_off(field, params: dict) -> Any:
+    """What the infotext says about a paste field, in whatever type; None for nothing."""
+    found = params.get(field.label) if not field.function else field.function(params)
+    is_update = isinstance(found, dict) and found.get("__type__") in ("update", "generic_update")
+    return found.get("value") if is_update else found
+
+
+def _type_for(request, field) -> Any:
+    """The type of the request's field or else of the component's value; None if neither has one."""
+    declared = request.__fields__.get(field.api)
+    if declared is not None:
+        return None if declared.type_ is type(None) else declared.type_
+    value = getattr(field.component, "value", None)
+    return None if value is None else type(value)
 
 
 def _pasted_value(request, field, params: dict) -> Any:
     """A paste field's value, in the type of the request's field or else of the component."""
-    value = field.function(params) if field.function else params.get(field.label)
-    if isinstance(value, dict) and value.get("__type__") in ("generic_update", "update"):
-        value = value.get("value")
-    if value is None:
+    found, wanted = _read_off(field, params), _type_for(request, field)
+    if found is None or wanted is None:
         return None
-    if field.api in request.__fields__:
-        kind = request.__fields__[field.api].type_
-    else:
-        kind = type(getattr(field.component, "value", None))
-    if kind is type(None):
-        return None
-    return value if not isinstance(kind, type) or isinstance(value, kind) else kind(value)
+    fits = not isinstance(wanted, type) or isinstance(found, wanted)
+    return found if fits else wanted(found)

@@ -56,12 +56,15 @@ class ScriptSeed(scripts.ScriptBuiltinUI):
 
     def setup(self, p, seed, extra, subseed, subseed_strength, seed_resize_from_w, seed_resize_from_h):
         p.seed = seed
-        if extra and subseed_strength > 0:
-            p.subseed = subseed
-            p.subseed_strength = subseed_strength
-        if extra and seed_resize_from_w > 0 and seed_resize_from_h > 0:
-            p.seed_resize_from_w = seed_resize_from_w
-            p.seed_resize_from_h = seed_resize_from_h
+        if not extra:
+            return
+        wanted = {}
+        if subseed_strength > 0:
+            wanted.update(subseed=subseed, subseed_strength=subseed_strength)
+        if min(seed_resize_from_w, seed_resize_from_h) > 0:
+            wanted.update(seed_resize_from_w=seed_resize_from_w, seed_resize_from_h=seed_resize_from_h)
+        for name, value in wanted.items():
+            setattr(p, name, value)
 
 
 def connect_reuse_seed(seed: gr.Number, button: gr.Button, generation_info: gr.Textbox) -> None:
