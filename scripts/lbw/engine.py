@@ -225,9 +225,9 @@ class LoraEngine:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
         if self.binding is None:
             return False
-        touched = [bound.layer for bound in self.binding.touched]
-        untouched = [layer for _name, layer in self.binding.untouched[:1]]
-        for layer in touched[:1] + touched[-1:] + untouched:
+        touched, untouched = self.binding.touched, self.binding.untouched
+        sample = [bound.layer for bound in touched[:1] + touched[-1:]] + [layer for _name, layer in untouched[:1]]
+        for layer in sample:
             known = self._contents.get(layer)
             if known is None or layer.__dict__.get("network_current_names") is not known[0] or known[0] != names:
                 return False
