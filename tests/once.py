@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.host.measure import Strengths, restore_counter, strengths
+from tests.host.measure import Strengths, changed_layers, copy_weights, restore_counter, strengths
 from tests.host.webui import PROJECT, WebUI
 
 
@@ -36,12 +36,7 @@ class Watch:
 
     def __init__(self, webui: WebUI) -> None:
         self.webui = webui
-        layers = webui.shared.sd_model.network_layer_mapping
-        self.base = {
-            name: layer.weight.detach().cpu().clone()
-            for name, layer in layers.items()
-            if getattr(layer, "weight", None) is not None
-        }
+        self.base = copy_weights(webui.shared.sd_model.network_layer_mapping)
         self.steps: dict[int, dict[str, Any]] = {}
         self._deltas: dict[str, dict[str, torch.Tensor]] = {}
         self._session: Any = None
@@ -74,8 +69,7 @@ class Watch:
         row["host_layers_restored"] += restored
 
     def is_base_restored(self) -> bool:
-        layers = self.webui.shared.sd_model.network_layer_mapping
-        return all(layers[name].weight.detach().cpu().equal(base) for name, base in self.base.items())
+        return not changed_layers(self.webui.shared.sd_model.network_layer_mapping, self.base)
 
 
 def number(value: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -101,12 +101,12 @@ class LoraEngine:
         self._reported: set[str] = set()
         self.binding: Binding | None = None
 
-    def bind(self, model: object, layers: Callable[[], Mapping[str, Layer]], networks: Sequence[Any]) -> Binding:
+    def bind(self, model: object, layers: Mapping[str, Layer], networks: Sequence[Any]) -> Binding:
         """Join a model's layers with the loaded networks; a repeated call with the same ones returns the same binding.
 
         Args:
             model: the model that the layers belong to; only its identity counts.
-            layers: gives {the host's layer name: layer}.
+            layers: {the host's layer name: layer}.
             networks: the host's ``Network`` objects, each one once.
         """
         if self.is_bound_to(model, networks):
@@ -115,7 +115,7 @@ class LoraEngine:
         touched, untouched = [], []
         left_to_host: list[str] = []
         misfits: dict[str, list[str]] = {}
-        for name, layer in layers().items():
+        for name, layer in layers.items():
             if _is_for_host(name, layer, networks):
                 left_to_host.append(name)
                 continue
@@ -191,7 +191,7 @@ class LoraEngine:
         assert self.binding is not None
         start = time.perf_counter()
         if names != () and not self.holds(names):
-            self._keep_base(self.binding)
+            self._place_backups(self.binding.touched)
         token: Names = (*names,)
         with kernel.exact_arithmetic():
             updated = sum(
@@ -203,7 +203,7 @@ class LoraEngine:
 
     def _bring(self, name: str, layer: Layer, wanted: Contents, token: Names) -> bool:
         """Make a layer hold ``wanted`` under the name ``token``. Returns whether its weights were written."""
-        if token != () and not self._keep(layer, torch.device("cpu")):
+        if token != () and not self._keep(layer, torch.device("cpu")):  # else the host makes it, and restores the layer
             return False
         if self.contents_of(layer) == wanted:
             self._mark(layer, token, wanted)
@@ -271,19 +271,15 @@ class LoraEngine:
         self._contents.clear()
         self.binding = None
 
-    def _keep_base(self, binding: Binding) -> None:
-        """Every layer gets its backup here, so that the host does not make them in the middle of the first step."""
-        cpu = torch.device("cpu")
-        layers = [bound.layer for bound in binding.touched]
-        room = base_weights.fits(layers, _device(layers[0])) if layers else False
+    def _place_backups(self, touched: Sequence[BoundLayer]) -> None:
+        """Put the backups of touched layers on the layers' own device, if there is room for all of them."""
+        layers = [bound.layer for bound in touched]
+        if not layers or not base_weights.fits(layers, _device(layers[0])):
+            return
         with torch.no_grad():
             for layer in layers:
-                device = _device(layer) if room else cpu
-                self._keep(layer, device)
-                if room:
-                    base_weights.move(layer, device)
-            for _name, layer in binding.untouched:
-                self._keep(layer, cpu)
+                if self._keep(layer, _device(layer)):
+                    base_weights.move(layer, _device(layer))
 
     def _keep(self, layer: Layer, device: torch.device) -> bool:
         """Whether the layer has a backup, which is made on ``device`` if need be."""

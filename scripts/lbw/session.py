@@ -100,7 +100,7 @@ class Session:
             is_sdxl=self.host.is_sdxl(),
             seed=self._seed,
         )
-        for message in self.engine.bind(self.host.model(), lambda: layers, networks).messages:
+        for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
         return self.plan
 

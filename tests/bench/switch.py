@@ -70,7 +70,7 @@ class Alternating:
 
 def ours(setting: Setting) -> Callable[[float], None]:
     engine = LoraEngine()
-    engine.bind(setting, lambda: setting.layers, [setting.network])
+    engine.bind(setting, setting.layers, [setting.network])
 
     def switch(strength: float) -> None:
         engine.manual_lora_update(dict.fromkeys(setting.layers, (strength,)), (("bench", 1.0, 1.0, None),))

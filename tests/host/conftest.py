@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
-from tests.host.measure import Recording, recording
+from tests.host.measure import Recording, changed_layers, copy_weights, recording
 from tests.host.webui import WebUI
 
 
@@ -37,8 +37,7 @@ class Bench:
 
     def differences_from_base(self) -> list[str]:
         """The layers whose weight is not bit-equal to what it was at the start."""
-        layers = self.layers()
-        return [name for name, base in self.base.items() if not layers[name].weight.detach().cpu().equal(base)]
+        return changed_layers(self.layers(), self.base)
 
 
 def write_test_loras(folder: Path, layers: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -54,12 +53,7 @@ def write_test_loras(folder: Path, layers: dict[str, Any]) -> dict[str, dict[str
 @pytest.fixture(scope="session")
 def _bench(webui: WebUI) -> Bench:
     layers = webui.shared.sd_model.network_layer_mapping
-    base = {
-        name: layer.weight.detach().cpu().clone()
-        for name, layer in layers.items()
-        if getattr(layer, "weight", None) is not None
-    }
-    return Bench(webui, base, write_test_loras(webui.lora_folder, layers))
+    return Bench(webui, copy_weights(layers), write_test_loras(webui.lora_folder, layers))
 
 
 @pytest.fixture

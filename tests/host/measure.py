@@ -44,6 +44,17 @@ class Recording:
     host_layers_restored: list[int] = field(default_factory=list)
 
 
+def copy_weights(layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """{layer name: a copy of its weight on the CPU}, of every layer that has one."""
+    weights = {name: getattr(layer, "weight", None) for name, layer in layers.items()}
+    return {name: weight.detach().cpu().clone() for name, weight in weights.items() if weight is not None}
+
+
+def changed_layers(layers: Mapping[str, Any], base: Mapping[str, Tensor]) -> list[str]:
+    """The layers whose weight is not bit-equal to ``base``."""
+    return [name for name, weight in base.items() if not layers[name].weight.detach().cpu().equal(weight)]
+
+
 class RestoreCounter:
     """Counts the layers that the host's own re-patch restores."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.host.conftest import Bench
+from tests.host.slow_path import forget_conditioning
 
 PLAIN = "a red cat <lora:t_lora:1>"
 SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=4>"
@@ -26,6 +27,14 @@ def difference(a: Any, b: Any) -> int:
 def inactive(bench: Bench) -> Callable[..., Any]:
     """Generate as the host does by itself, with the extension switched off."""
     return lambda **fields: bench.webui.generate(args=["", False], **fields)
+
+
+def without_scripts(bench: Bench, prompt: str) -> Any:
+    """Generate without any always-on script, ours included."""
+    p = bench.webui.request(prompt=prompt)
+    p.scripts = None
+    forget_conditioning(p)
+    return bench.webui.run(p)
 
 
 def interrupted(bench: Bench, prompt: str) -> None:
@@ -93,11 +102,7 @@ def test_without_our_hooks_the_host_repairs_what_a_generation_left(bench: Bench,
     """A script that runs the model by itself, without always-on scripts, is told the truth about the weights."""
     wanted = inactive(prompt=PLAIN)
     bench.webui.generate(prompt=SCHEDULED)
-    p = bench.webui.request(prompt=PLAIN)
-    p.scripts = None
-    for cache in (p.cached_c, p.cached_uc):
-        cache[:] = [None, None]
-    assert difference(wanted, bench.webui.run(p)) == 0
+    assert difference(wanted, without_scripts(bench, PLAIN)) == 0
 
 
 def test_a_preset_whose_numbers_changed_encodes_the_prompt_anew(bench: Bench):
@@ -194,11 +199,7 @@ def test_a_generation_inside_another_leaves_it_as_it_was(bench: Bench, inactive:
     nested = bench.webui.run(p)
     for expected, image in zip(alone.images, nested.images, strict=True):
         assert np.array_equal(np.asarray(expected), np.asarray(image))
-    repaired = bench.webui.request(prompt=PLAIN)
-    repaired.scripts = None
-    for cache in (repaired.cached_c, repaired.cached_uc):
-        cache[:] = [None, None]
-    assert difference(plain, bench.webui.run(repaired)) == 0
+    assert difference(plain, without_scripts(bench, PLAIN)) == 0
 
 
 def test_a_network_that_the_settings_add_works_plainly(bench: Bench):

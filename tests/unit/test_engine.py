@@ -45,7 +45,7 @@ class Bed:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in nets)
 
     def update(self, coefficients: Mapping[str, tuple[float, ...]]) -> int:
-        self.engine.bind(self, lambda: self.layers, self.networks)
+        self.engine.bind(self, self.layers, self.networks)
         return self.engine.manual_lora_update(coefficients, self.names()).layers_updated
 
     def all(self, *values: float) -> dict[str, tuple[float, ...]]:

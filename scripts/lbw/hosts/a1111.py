@@ -85,12 +85,6 @@ def solver_step(denoiser: Any, sampling_step: int) -> int:
     return min(evaluation, sampling_step + 1)
 
 
-def is_text_encoder_cache_valid(cache: list[Any], known: Mapping[int, tuple[Any, Any]], ratios: Any) -> bool:
-    """Whether a cached conditioning was encoded with these text encoder ratios; an unknown one was made by the host."""
-    content, made_with = known.get(id(cache), (None, ()))
-    return cache[0] is None or (made_with if content is cache[1] else ()) == ratios
-
-
 class ConditioningCaches:
     """The host's caches of encoded prompts, which are keyed on the tags' text and know nothing of presets."""
 
@@ -102,10 +96,15 @@ class ConditioningCaches:
         names = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
         return [cache for name in names if (cache := getattr(p, name, None)) is not None]
 
+    def _made_with(self, cache: list[Any]) -> Any:
+        """The text encoder ratios of what is cached; what is not known was made by the host, with none."""
+        content, ratios = self._known.get(id(cache), (None, ()))
+        return ratios if content is cache[1] else ()
+
     def drop_others(self, p: Any, ratios: Any) -> None:
         """Drop what was encoded with other text encoder ratios than ``ratios``."""
         for cache in self._of(p):
-            if not is_text_encoder_cache_valid(cache, self._known, ratios):
+            if cache[0] is not None and self._made_with(cache) != ratios:
                 cache[:] = [None, None]
 
     def remember(self, p: Any, ratios: Any) -> None:
