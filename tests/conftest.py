@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from tests.server import Server, running_server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the stand-in of this process a data folder: it fixes its folders when it is imported, maybe to collect."""
+    folder = tempfile.mkdtemp(prefix="webui-")
+    os.environ["WEBUI_DATA"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

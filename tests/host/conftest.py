@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from tests.host.webui import WebUI
 
 
 @pytest.fixture(scope="session")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> WebUI:
-    return WebUI(tmp_path_factory.mktemp("webui"))
+def webui() -> WebUI:
+    return WebUI(Path(os.environ["WEBUI_DATA"]))
 
 
 @dataclass

@@ -12,12 +12,14 @@ def initialize(argv: list[str] | None = None) -> None:
     """Parse the command line, load settings and scripts, and load the model.
 
     Args:
-        argv: the arguments without the program's name; none by default. `--data-dir` works only in the first call of
-            a process, as the folders are fixed once they are known.
+        argv: the arguments without the program's name; none by default.
+
+    Raises:
+        ValueError: `--data-dir` names another folder than the one that was fixed when `modules.paths` was imported.
     """
     shared_cmd_options.parse(argv or [])
     if cmd_opts.data_dir is not None:
-        os.environ["WEBUI_DATA"] = cmd_opts.data_dir
+        _use_data_folder(cmd_opts.data_dir)
     _prepare_shared()
     from modules import extensions, sd_models, shared
 
@@ -26,6 +28,14 @@ def initialize(argv: list[str] | None = None) -> None:
     if not cmd_opts.skip_install:
         extensions.run_installers()
     initialize_rest()
+
+
+def _use_data_folder(folder: str) -> None:
+    os.environ["WEBUI_DATA"] = folder
+    from modules.paths import data_path
+
+    if os.path.abspath(folder) != data_path:
+        raise ValueError(f"--data-dir {folder}: this process already uses {data_path}; set WEBUI_DATA before it starts")
 
 
 def _prepare_shared() -> None:
