@@ -244,7 +244,7 @@ def end(p: Any) -> None:
 
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
-    engine.park(host.layers().values())
+    engine.park(host.model(), host.layers().values())
 
 
 def unload() -> None:
