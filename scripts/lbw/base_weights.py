@@ -4,8 +4,8 @@ They live where the host looks for them, in the layer's ``network_weights_backup
 the host, or anybody else, can restore a layer at any time. No second copy exists that could become stale: a checkpoint
 loaded into the same layers resets the backup, and with it what is known here.
 
-A parameter that nothing has changed needs no copy. :class:`Unchanged` stands for one until somebody asks for it. The
-copies of those that networks change are where the :class:`Policy` says.
+A parameter that nothing has changed needs no copy: :class:`Unchanged` stands for one until somebody asks for it. What
+is kept of those that networks change, and where, the :class:`Policy` says.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class Policy(str, Enum):
     """Where the pristine weights of layers live that networks change."""
 
     AUTO = "auto"
-    """On the GPU while there is room for as much again, else in RAM."""
+    """On the GPU while there is room for as much again; else lean; in RAM when even that is too much."""
     GPU = "gpu"
     """On the layer's own device, where a switch reads them at memory speed."""
+    LEAN = "lean"
+    """Not at all: recovered from the patched weights with two bits a weight on the GPU, see :mod:`lbw.lean`."""
     RAM = "ram"
     """In pinned host memory, from where each switch copies them."""
 
@@ -40,12 +42,11 @@ class MissingBaseError(Exception):
     """The weights are patched and nothing tells what they were before."""
 
 
-class Unchanged:
-    """A backup of a parameter that is as it was: a copy is made at the moment when somebody wants to read it.
+class StandIn:
+    """A backup that is no tensor, and knows how to make one: when somebody reads it, the copy takes its place.
 
-    The host restores a layer from its backup before it patches it, so the copy is always made in time. Torch takes an
-    object with ``__torch_function__`` wherever it takes a tensor, and asks it first; whatever else is asked of it is
-    answered by the copy, which takes its place in the layer.
+    Torch takes an object with ``__torch_function__`` wherever it takes a tensor, and asks it first; whatever else is
+    asked of it is answered by the copy.
     """
 
     def __init__(self, layer: Layer, parameter: str) -> None:
@@ -53,20 +54,27 @@ class Unchanged:
         self._parameter = parameter
         self._copy: Tensor | None = None
 
-    def source(self) -> Tensor:
-        """The values: the parameter itself, or the copy where one was made."""
-        if self._copy is not None:
-            return self._copy
+    @property
+    def layer(self) -> Layer:
         layer = self._layer()
         if layer is None:
             raise MissingBaseError(f"the layer of this backup of {self._parameter} is gone")
-        return parameter_of(layer, self._parameter).detach()
+        return layer
+
+    @property
+    def parameter(self) -> Tensor:
+        """The layer's parameter, wherever it is at this moment."""
+        return parameter_of(self.layer, self._parameter).detach()
+
+    def values(self) -> Tensor:
+        """The pristine values."""
+        raise NotImplementedError
 
     def made(self) -> Tensor:
         """The copy, on the CPU, as the host would have made it."""
         if self._copy is None:
-            self._copy = self.source().to("cpu", copy=True)
-            _replace_backup(self._layer(), self, self._copy)
+            self._copy = self.values().to("cpu", copy=True)
+            _replace_backup(self.layer, self, self._copy)
         return self._copy
 
     @classmethod
@@ -85,23 +93,33 @@ def _operator(name: str) -> Callable[..., Any]:
 
 # Python looks for operators in the class and does not ask __getattr__.
 for _name in ("getitem", "len", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg"):
-    setattr(Unchanged, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(StandIn, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def _made(value: Any) -> Any:
     """``value`` with copies for all stand-ins in it."""
-    if isinstance(value, Unchanged):
+    if isinstance(value, StandIn):
         return value.made()
     return type(value)(map(_made, value)) if type(value) in (list, tuple) else value
 
 
-def _replace_backup(layer: Layer, old: Unchanged, new: Tensor) -> None:
+def _replace_backup(layer: Layer, old: StandIn, new: Tensor) -> None:
     for name in ("network_weights_backup", "network_bias_backup"):
         backup = layer.__dict__.get(name)
         if backup is old:
             setattr(layer, name, new)
         elif isinstance(backup, tuple) and any(part is old for part in backup):
             setattr(layer, name, tuple(new if part is old else part for part in backup))
+
+
+class Unchanged(StandIn):
+    """Stands for a copy of a parameter that is as it was.
+
+    The host restores a layer from its backup before it patches it, so the copy is always made in time.
+    """
+
+    def values(self) -> Tensor:
+        return self.parameter if self._copy is None else self._copy
 
 
 def parameter_of(layer: Layer, path: str) -> Tensor:
@@ -151,12 +169,14 @@ def keep(layer: Layer) -> None:
 def place(layers: Sequence[Layer], policy: Policy) -> Policy:
     """Put copies of the weights of ``layers`` where ``policy`` says; copies that are elsewhere move there, bit for bit.
 
-    Every layer has to have its backups already, see :func:`keep`.
+    Args:
+        layers: each has to have its backups already, see :func:`keep`.
+        policy: ``GPU`` or ``RAM``.
 
     Returns:
-        Where the copies are now: ``GPU``, or ``RAM`` where they do not fit on the GPU.
+        Where the copies are now: ``RAM`` where they do not fit on the GPU.
     """
-    if policy is Policy.GPU or (policy is Policy.AUTO and _fit(layers)):
+    if policy is Policy.GPU:
         try:
             for layer in layers:
                 _place(layer, device_of(layer), _copy_to)
@@ -182,8 +202,8 @@ def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.dev
     parts = backup if isinstance(backup, tuple) else (backup,)
     placed = []
     for part in parts:
-        if isinstance(part, Unchanged):
-            placed.append(copy(part.source(), device))
+        if isinstance(part, StandIn):
+            placed.append(copy(part.values(), device))
         else:
             placed.append(part if part.device == device else copy(part, device))
     if any(new is not old for new, old in zip(placed, parts, strict=True)):
@@ -219,9 +239,13 @@ def park(layer: Layer) -> None:
 
 
 def pristine(layer: Layer, parameter: str) -> Tensor:
-    """The copy of ``weight``, ``in_proj_weight`` or ``out_proj.weight``, made now if there is none."""
+    """The pristine ``weight``, ``in_proj_weight`` or ``out_proj.weight``: nothing that is about to be overwritten."""
     backup = layer.network_weights_backup
-    return _made(backup[_weight_names(layer).index(parameter)] if isinstance(backup, tuple) else backup)
+    part = backup[_weight_names(layer).index(parameter)] if isinstance(backup, tuple) else backup
+    if isinstance(part, Unchanged):
+        return part.made()
+    values: Tensor = part.values() if isinstance(part, StandIn) else part
+    return values
 
 
 def pristine_bias(layer: Layer) -> Tensor | None:
@@ -234,8 +258,8 @@ def restore(layer: Layer) -> None:
     backup = getattr(layer, "network_weights_backup", None)
     parts = backup if isinstance(backup, tuple) else (backup,)
     for name, part in zip(_weight_names(layer), parts, strict=False):
-        if isinstance(part, Tensor):
-            parameter_of(layer, name).copy_(part)
+        if part is not None and not isinstance(part, Unchanged):
+            parameter_of(layer, name).copy_(part.values() if isinstance(part, StandIn) else part)
     bias, base = bias_of(layer), getattr(layer, "network_bias_backup", None)
     if bias is not None and isinstance(base, Tensor):
         bias.copy_(base)
@@ -248,14 +272,14 @@ def forget(layer: Layer) -> None:
     layer.network_bias_backup = None
 
 
-def _fit(layers: Iterable[Layer]) -> bool:
-    """Whether the copies that are not there yet fit onto the GPU with as much again to spare."""
+def fit(layers: Iterable[Layer]) -> bool:
+    """Whether the copies of the weights that are not there yet fit onto the GPU with as much again to spare."""
     missing: dict[torch.device, int] = {}
     for layer in layers:
         device = device_of(layer)
         backup = layer.network_weights_backup
         for name, part in zip(_weight_names(layer), backup if isinstance(backup, tuple) else (backup,), strict=True):
-            if device.type == "cuda" and (isinstance(part, Unchanged) or part.device != device):
+            if device.type == "cuda" and (isinstance(part, StandIn) or part.device != device):
                 missing[device] = missing.get(device, 0) + parameter_of(layer, name).nbytes
     return all(2 * size < _free(device) for device, size in missing.items())
 

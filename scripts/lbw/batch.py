@@ -14,6 +14,7 @@ from lbw.base_weights import parameter_of
 from lbw.binding import BoundLayer, Slot, Value, slots_of
 from lbw.deltas import LowRank
 from lbw.factors import FactorStore
+from lbw.recoverable import Recoverable
 
 Place = tuple[torch.device, torch.dtype]
 
@@ -44,10 +45,13 @@ class Batch:
         self._refills: list[tuple[Tensor, Tensor]] = []
         """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
         self._launches: list[tuple[Any, list[Term]]] = []
+        self._lean_launches: list[tuple[Any, list[Term], list[BoundLayer]]] = []
+        self._limits: list[tuple[int, int, float]] = []
+        """(group, network, largest coefficient) for lean layers."""
         members: dict[Place, list[tuple[int, BoundLayer, int, Slot]]] = {}
         for index, group in enumerate(groups):
             for bound in group:
-                if grouped is None or not _is_groupable(bound, grouped):
+                if grouped is None or not is_groupable(bound, grouped):
                     self.singles.add(bound)
                     continue
                 self._attributes.append(bound.attributes)
@@ -59,22 +63,43 @@ class Batch:
             factors.pack(
                 (delta for _, bound, number, _ in slots for _, delta in _low_rank(bound, number)), device, dtype
             )
-            parts = []
-            terms: list[Term] = []
-            for index, bound, number, slot in slots:
-                weight, base = self._weight_and_base(bound, slot)
-                deltas = _low_rank(bound, number)
-                parts.append(grouped.Part(weight, base, tuple(factors[delta] for _network, delta in deltas)))
-                terms += [(index, number, network, delta.scale) for network, delta in deltas]
-            self._launches.append((grouped.GroupedUpdate(parts), terms))
+            self._add_launches(slots, factors, grouped)
         self._pointers = self._pointers_now()
         self._backups = self._backups_now()
 
+    def _add_launches(
+        self, slots: Sequence[tuple[int, BoundLayer, int, Slot]], factors: FactorStore, grouped: ModuleType
+    ) -> None:
+        parts, lean_parts, lean_bounds = [], [], []
+        terms: list[Term] = []
+        lean_terms: list[Term] = []
+        for group, bound, number, slot in slots:
+            deltas = _low_rank(bound, number)
+            packed = tuple(factors[delta] for _network, delta in deltas)
+            chosen = [(group, number, network, delta.scale) for network, delta in deltas]
+            backup = bound.attributes["network_weights_backup"]
+            weight, base = self._weight_and_base(bound, slot)
+            if isinstance(backup, Recoverable):
+                lean_parts.append(grouped.LeanPart(weight, backup.code, packed))
+                lean_terms += chosen
+                lean_bounds += [bound] * len(deltas)
+                limits = zip(deltas, backup.limits, strict=True)
+                self._limits += [(group, network, limit) for (network, _delta), limit in limits]
+            else:
+                parts.append(grouped.Part(weight, base, packed))
+                terms += chosen
+        if parts:
+            self._launches.append((grouped.GroupedUpdate(parts), terms))
+        if lean_parts:
+            self._lean_launches.append((grouped.GroupedLeanUpdate(lean_parts), lean_terms, lean_bounds))
+
     def _weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
-        """What the kernel writes and what it reads: the weight itself where its copy is in RAM."""
+        """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
         owner, _, name = slot.parameter.rpartition(".")
         self._where.append((bound.layer.get_submodule(owner)._parameters, name))
         weight = parameter_of(bound.layer, slot.parameter)
+        if isinstance(bound.attributes["network_weights_backup"], Recoverable):
+            return weight, weight
         base = base_weights.pristine(bound.layer, slot.parameter)
         if base.device == weight.device and base.stride() == weight.stride():
             return slot.of(weight), slot.of(base)
@@ -82,11 +107,13 @@ class Batch:
             self._refills.append((weight, base))
         return slot.of(weight), slot.of(weight)
 
-    def is_current(self) -> bool:
-        """Whether every weight is where it was, and every pristine copy is the one that it was."""
+    def is_good_for(self, values: Sequence[Value]) -> bool:
+        """Whether every weight and its pristine copy are where they were, and ``values`` are within the limits."""
         now = self._backups_now()
-        return self._pointers_now() == self._pointers and all(
-            new is old for new, old in zip(now, self._backups, strict=True)
+        return (
+            self._pointers_now() == self._pointers
+            and all(new is old for new, old in zip(now, self._backups, strict=True))
+            and all(abs(values[group][0][network]) <= limit for group, network, limit in self._limits)
         )
 
     def _pointers_now(self) -> list[int]:
@@ -101,9 +128,18 @@ class Batch:
             weight.copy_(base, non_blocking=True)
         for update, terms in self._launches:
             update([values[group][slot][network] * scale for group, slot, network, scale in terms])
+        for update, terms, bounds in self._lean_launches:
+            in_force = [
+                bound.record.holding.value[slot][network] * scale
+                for (_group, slot, network, scale), bound in zip(terms, bounds, strict=True)
+            ]
+            update(in_force, [values[group][slot][network] * scale for group, slot, network, scale in terms])
+            # At once: what is in a weight is all that its pristine value can be recovered from.
+            for (group, *_), bound in zip(terms, bounds, strict=True):
+                bound.record.holding.value = values[group]
 
 
-def _is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
+def is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
     """Whether the grouped kernel can take all of a layer."""
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
     dtype = weights[0].dtype

@@ -19,12 +19,13 @@ import torch
 
 from lbw import base_weights, kernels
 from lbw.base_weights import Layer, Policy, parameter_of
-from lbw.batch import Batch
+from lbw.batch import Batch, is_groupable
 from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bind, contents, slots_of
 from lbw.deltas import Delta, UnsupportedModuleError, WeightDependent, delta_of, is_low_rank_type
 from lbw.factors import FactorStore
 from lbw.kernels import torch as kernel
 from lbw.plan import Coefficients
+from lbw.recoverable import make_recoverable
 
 logger = logging.getLogger("lbw")
 
@@ -242,10 +243,11 @@ class LoraEngine:
 
     def _launch(self, jobs: Sequence[Job]) -> set[BoundLayer]:
         """Write what can be written together. Returns the layers that are left."""
+        values = [job.value for job in jobs]
         while True:
             try:
-                batch = self._batch([job.layers for job in jobs])
-                batch.launch([job.value for job in jobs])
+                batch = self._batch(jobs, values)
+                batch.launch(values)
                 return batch.singles
             except BaseException as error:
                 for job in jobs:
@@ -261,18 +263,35 @@ class LoraEngine:
                 self._report(f"layers are updated one by one from now on: {type(error).__name__}: {error}")
                 return {bound for job in jobs for bound in job.layers}
 
-    def _batch(self, groups: Sequence[list[BoundLayer]]) -> Batch:
+    def _batch(self, jobs: Sequence[Job], values: Sequence[Value]) -> Batch:
         """The batch for these layers: one of the last ones, if nothing has moved since."""
         policy = Policy.RAM if self._is_short_of_memory else self.policy
-        key = (policy, *map(id, groups))
+        key = (policy, *(id(job.layers) for job in jobs))
         batch = self._batches.pop(key, None)
-        if batch is None or not batch.is_current():
-            self.placement = base_weights.place([bound.layer for group in groups for bound in group], policy)
-            batch = Batch(groups, self._factors, self._kernel)
+        if batch is None or not batch.is_good_for(values):
+            self.placement = self._place(jobs, policy)
+            batch = Batch([job.layers for job in jobs], self._factors, self._kernel)
         self._batches[key] = batch
         if len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)
         return batch
+
+    def _place(self, jobs: Sequence[Job], policy: Policy) -> Policy:
+        """See to it that the pristine weights of layers survive what is about to be written. Returns where they are."""
+        layers = [bound.layer for job in jobs for bound in job.layers]
+        if policy is Policy.AUTO:
+            policy = Policy.GPU if base_weights.fit(layers) else Policy.LEAN
+        if policy is not Policy.LEAN:
+            return base_weights.place(layers, policy)
+        others = []
+        for job in jobs:
+            job.cohort.is_joined = False
+            for bound in job.layers:
+                is_lean = self._kernel is not None and is_groupable(bound, self._kernel)
+                if not (is_lean and make_recoverable(bound, job.value)):
+                    others.append(bound.layer)
+        base_weights.place(others, Policy.RAM)
+        return Policy.LEAN if len(others) < len(layers) else Policy.RAM
 
     def _make_room(self) -> bool:
         """The GPU's memory is short: free what can be made again. Returns whether there was anything to free."""

@@ -203,6 +203,7 @@ def copy_floor(layers: Layers) -> Callable[[], Any]:
 def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tuple[str, Callable[[], Switch]]]:
     yield "ours", lambda: Ours(layers, networks)
     if bench.device == "cuda":
+        yield "ours, lean", lambda: Ours(layers, networks, policy=Policy.LEAN)
         yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
     if kernels.grouped is not None and bench.device == "cuda":
         yield "ours, without Triton", lambda: Ours(layers, networks, grouped=False)

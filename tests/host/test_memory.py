@@ -66,7 +66,7 @@ def test_what_the_host_patches_after_us_has_its_true_base(fresh: Bench):
     assert difference(behind_our_back, alone) == 0
 
 
-@pytest.mark.parametrize("policy", ["auto", "gpu", "ram", "no such policy"])
+@pytest.mark.parametrize("policy", ["auto", "gpu", "lean", "ram", "no such policy"])
 def test_every_memory_policy_gives_the_same_image(fresh: Bench, policy: str):
     expected = fresh.webui.generate(prompt=SCHEDULED)
     fresh.webui.generate(args=["", False], prompt="a red cat", steps=1)

@@ -59,8 +59,9 @@ def random_network(
     dtype: torch.dtype = torch.float32,
     mid: bool = False,
     device: str = "cpu",
+    size: float = 0.01,
 ) -> Network:
-    """A network for all of ``layers``, whose deltas are some tenths of the weights in size."""
+    """A network for all of ``layers``; with the default ``size`` its deltas are some tenths of the weights."""
     random = torch.Generator(device).manual_seed(seed)
     network = Network(name)
     for key, layer in layers.items():
@@ -68,7 +69,7 @@ def random_network(
         use_mid = mid and kernel not in ([], [1, 1])
         options = {"generator": random, "device": device}
         down = torch.randn((rank, into, *([1, 1] if use_mid else kernel)), **options)
-        up = torch.randn((out, rank, *([1] * len(kernel))), **options) * (0.01 / rank**0.5)
+        up = torch.randn((out, rank, *([1] * len(kernel))), **options) * (size / rank**0.5)
         core = torch.randn((rank, rank, *kernel), **options) * 0.3 if use_mid else None
         network.modules[key] = Module(
             network, key, up.to(dtype), down.to(dtype), rank / 2, None if core is None else core.to(dtype)

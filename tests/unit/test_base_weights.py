@@ -87,7 +87,7 @@ def test_attention_layers_have_a_pair_of_stand_ins():
     assert all(a.equal(b) for a, b in zip(layer.network_weights_backup, weights, strict=True))
 
 
-@pytest.mark.parametrize("policy", [Policy.GPU, Policy.RAM, Policy.AUTO])
+@pytest.mark.parametrize("policy", [Policy.GPU, Policy.RAM])
 def test_placing_makes_real_copies_and_keeps_those_that_are_there(policy: Policy):
     layer = linear()
     weight = layer.weight.clone()

@@ -14,6 +14,7 @@ from lbw.batch import Batch
 from lbw.binding import Value
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
+from lbw.recoverable import Recoverable
 from tests.unit.networks import Network, random_network, small_model
 from tests.unit.ulp import ulp_distance
 
@@ -21,17 +22,18 @@ from tests.unit.ulp import ulp_distance
 class Bed:
     """A small model, its pristine weights, networks, and the engine."""
 
-    def __init__(self, dtype: torch.dtype, device: str, grouped: bool) -> None:
+    def __init__(self, dtype: torch.dtype, device: str, grouped: bool, policy: Policy) -> None:
         self.grouped = grouped
         self.is_interpreted = grouped and device == "cpu"
         self.layers = small_model(dtype, device)
         self.base = {name: layer.weight.clone() for name, layer in self.layers.items()}
+        size = 0.0005 if policy is Policy.LEAN else 0.01
         self.networks = [
-            random_network("a", self.layers, rank=4, seed=1, dtype=dtype),
-            random_network("b", self.layers, rank=16, seed=2, dtype=dtype),
-            random_network("c", self.layers, rank=3, seed=3, dtype=dtype),
+            random_network("a", self.layers, rank=4, seed=1, dtype=dtype, size=size),
+            random_network("b", self.layers, rank=16, seed=2, dtype=dtype, size=size),
+            random_network("c", self.layers, rank=3, seed=3, dtype=dtype, size=size),
         ]
-        self.engine = LoraEngine(grouped=grouped)
+        self.engine = LoraEngine(policy, grouped=grouped)
 
     def names(self, networks: list[Network] | None = None) -> tuple[tuple[object, ...], ...]:
         nets = self.networks if networks is None else networks
@@ -40,6 +42,11 @@ class Bed:
     def update(self, coefficients: Mapping[str, tuple[float, ...]]) -> int:
         self.engine.bind(self, self.layers, self.networks)
         return self.engine.manual_lora_update(coefficients, self.names()).layers_updated
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether the last updates were done by launches."""
+        return bool(self.engine._batches) and not any(batch.singles for batch in self.engine._batches.values())
 
     def all(self, *values: float) -> dict[str, tuple[float, ...]]:
         return dict.fromkeys(self.layers, values)
@@ -62,21 +69,25 @@ class Bed:
         return all(layer.weight.equal(self.base[name]) for name, layer in self.layers.items())
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 PLACES = [
-    *[("cpu", dtype, False) for dtype in (torch.float16, torch.bfloat16, torch.float32)],
-    *[("cuda", dtype, False) for dtype in (torch.float16, torch.bfloat16, torch.float32)],
-    ("cpu", torch.float16, True),
-    ("cuda", torch.float16, True),
-    ("cuda", torch.bfloat16, True),
+    *[(device, dtype, False, Policy.AUTO) for device in ("cpu", "cuda") for dtype in FLOATS],
+    *[("cpu", torch.float16, True, policy) for policy in (Policy.AUTO, Policy.LEAN)],
+    *[("cuda", dtype, True, policy) for dtype in FLOATS[:2] for policy in (Policy.AUTO, Policy.LEAN)],
 ]
 
 
-@pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}-{'grouped' if place[2] else 'single'}")
+def name_of(place: tuple[str, torch.dtype, bool, Policy]) -> str:
+    device, dtype, grouped, policy = place
+    return f"{device}-{str(dtype)[6:]}-{'grouped' if grouped else 'single'}-{policy.value}"
+
+
+@pytest.fixture(params=PLACES, ids=name_of)
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    device, dtype, grouped = request.param
+    device, dtype, grouped, policy = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    yield Bed(dtype, device, grouped)
+    yield Bed(dtype, device, grouped, policy)
 
 
 def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place(bed: Bed):
@@ -84,6 +95,7 @@ def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place
         coefficients = bed.all(*values)
         bed.update(coefficients)
         assert bed.worst_ulp(coefficients) <= 1
+    assert bed.is_grouped == bed.grouped
 
 
 def test_after_many_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
@@ -150,6 +162,7 @@ def test_a_layer_that_the_host_patched_again_is_brought_back(bed: Bed):
     coefficients = bed.all(0.0, 1.0, 0.0)
     bed.update(coefficients)
     name, layer = next(iter(bed.layers.items()))
+    layer.weight.copy_(layer.network_weights_backup)
     layer.weight.copy_(bed.base[name] * 3)
     layer.network_current_names = tuple(list(bed.names()))
     assert not bed.engine.holds(bed.names())
@@ -161,7 +174,8 @@ def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pyt
     bed.update(bed.all(1.0, 0.0, 0.0))
 
     def half_done(weight: Tensor, *_: object) -> None:
-        weight.view(-1)[: weight.numel() // 2] = 0
+        if bed.engine.policy is not Policy.LEAN:  # what lean needs is in the weight itself, which is written last
+            weight.view(-1)[: weight.numel() // 2] = 0
         raise MemoryError("no memory")
 
     def fails(*_: object) -> None:
@@ -223,6 +237,23 @@ def test_the_memory_policy_can_change_between_two_switches(bed: Bed, policies: t
         assert bed.worst_ulp(coefficients) <= 1
     bed.update(bed.all(0.0, 0.0, 0.0))
     assert bed.is_pristine()
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place[3] is Policy.LEAN], ids=name_of)
+def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(place: tuple[str, torch.dtype, bool, Policy]):
+    if place[0] == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    device, dtype, grouped, policy = place
+    bed = Bed(dtype, device, grouped, policy)
+    for coefficients in (bed.all(1.0, 0.0, 0.0), bed.all(0.2, 0.7, -1.0), bed.all(0.0, 3.0, 0.5)):
+        bed.update(coefficients)
+        assert bed.worst_ulp(coefficients) <= 1
+        assert bed.engine.placement is Policy.LEAN
+        for layer in bed.layers.values():
+            backup = layer.__dict__["network_weights_backup"]
+            assert isinstance(backup, Recoverable) and 4 * backup.code.nbytes <= layer.weight.nbytes
+    for name, layer in bed.layers.items():
+        assert layer.network_weights_backup.clone().equal(bed.base[name]), "whoever reads the backup gets the base"
 
 
 def test_parameters_that_moved_are_found_again(bed: Bed):

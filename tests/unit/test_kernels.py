@@ -8,6 +8,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from lbw import lean
 from lbw.deltas import LowRank
 from lbw.factors import RANK_MULTIPLE, FactorStore
 from lbw.kernels import triton as kernel
@@ -48,10 +49,11 @@ class Group:
         if in_place:
             self.weights = [base.clone() for base in self.bases]
         sources = self.weights if in_place else self.bases
+        self.factors = [tuple(store[delta] for delta in deltas) for deltas in self.deltas]
         self.launch = kernel.GroupedUpdate(
             [
-                kernel.Part(weight, source, tuple(store[delta] for delta in deltas))
-                for weight, source, deltas in zip(self.weights, sources, self.deltas, strict=True)
+                kernel.Part(weight, source, factors)
+                for weight, source, factors in zip(self.weights, sources, self.factors, strict=True)
             ]
         )
 
@@ -118,3 +120,33 @@ def test_factors_are_packed_once_and_padded_with_zeros(place: tuple[str, torch.d
     assert all(tensor.data_ptr() % 16 == 0 for delta in deltas for tensor in (store[delta].up, store[delta].down))
     store.pack(deltas, torch.device(device), dtype)
     assert store[deltas[0]] is first
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES], ids=["any", "aligned"])
+def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: tuple[str, torch.dtype], shapes):
+    group = Group(place, shapes, [16, 4], in_place=True)
+    spreads = [
+        sum((delta.up.float() @ delta.down.float()).abs() for delta in deltas).to(base.device)
+        for base, deltas in zip(group.bases, group.deltas, strict=True)
+    ]
+    codes = [
+        lean.encode(base, spread, torch.full_like(spread, 1e-6))
+        for base, spread in zip(group.bases, spreads, strict=True)
+    ]
+    launch = kernel.GroupedLeanUpdate(
+        [
+            kernel.LeanPart(weight, code, factors)
+            for weight, code, factors in zip(group.weights, codes, group.factors, strict=True)
+        ]
+    )
+    in_force = [0.0] * (2 * len(shapes))
+    for strength in (1.0, -0.7, 0.0, 0.3):
+        wanted = [strength * (-1) ** index for index in range(2 * len(shapes))]
+        launch(in_force, wanted)
+        in_force = wanted
+        for weight, expected in zip(group.weights, group.expected(wanted), strict=True):
+            assert ulp_distance(weight, expected) <= 1
+    launch(in_force, [0.0] * (2 * len(shapes)))
+    for weight, base in zip(group.weights, group.bases, strict=True):
+        assert weight.view(torch.int16).equal(base.view(torch.int16))
+    assert sum(len(code.escapes) for code in codes) > 0

@@ -185,7 +185,7 @@ SETTINGS: dict[str, shared.OptionInfo] = {
         gr.Radio,
         {"choices": [policy.value for policy in Policy]},
         section=_SECTION,
-    ).info("auto: on the GPU while it has room; gpu: fastest; ram: takes no GPU memory, switches are slower"),
+    ).info("auto: what fits; gpu: fastest; lean: an eighth to a quarter of that memory; ram: no GPU memory, slower"),
 }
 """The extension's section on the host's settings page."""
 

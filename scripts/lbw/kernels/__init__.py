@@ -6,5 +6,7 @@ grouped: ModuleType | None
 """The kernel that updates many weights in one launch; None where its compiler is missing (Windows, some CPUs)."""
 try:
     from lbw.kernels import triton as grouped
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "triton":
+        raise
     grouped = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 from lbw.factors import RANK_MULTIPLE, Factors
+from lbw.lean import ESCAPE, TILE_HEIGHT, TILE_WIDTH, Code
 
-BLOCK_M, BLOCK_N = 64, 128
+BLOCK_M, BLOCK_N = TILE_HEIGHT, TILE_WIDTH
 """A tile of the weight. 8 warps hold it, and its product, in 118 registers a thread, so that two tiles share a
 multiprocessor and one loads while the other multiplies."""
 WARPS = 8
+LEAN_WARPS = 16
+"""The lean kernel has a second sum and the codes to hold: twice the warps keep it at 124 registers a thread."""
 
 _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -81,6 +85,86 @@ def _update(
     tl.store(weight + offsets, total.to(DTYPE), mask=inside_m & inside_n, eviction_policy="evict_first")
 
 
+@triton.jit
+def _update_lean(
+    tiles,
+    weights,
+    heights,
+    widths,
+    first_terms,
+    ups,
+    downs,
+    ranks,
+    coefficients,
+    terms,
+    codes,
+    escapes,
+    first_escapes,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    DTYPE: tl.constexpr,
+    ESCAPE: tl.constexpr,
+):
+    """The same, with the pristine tile recovered from the patched one, see :mod:`lbw.lean`.
+
+    ``coefficients`` has those in force, and behind them, ``terms`` later, those that are wanted.
+    """
+    part = tl.load(tiles + 2 * tl.program_id(0))
+    tile = tl.load(tiles + 2 * tl.program_id(0) + 1)
+    height = tl.load(heights + part)
+    width = tl.load(widths + part)
+    weight = tl.load(weights + part).to(tl.pointer_type(DTYPE))
+    code = tl.load(codes + part).to(tl.pointer_type(tl.uint8))
+    escape = tl.load(escapes + part).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        width = tl.multiple_of(width, 8)
+        weight = tl.multiple_of(weight, 16)
+    tiles_across = tl.cdiv(width, BLOCK_N)
+    m = (tile // tiles_across) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = (tile % tiles_across) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside_m = (m < height)[:, None]
+    inside_n = (n < width)[None, :]
+    offsets = m[:, None] * width + n[None, :]
+    patched = tl.load(weight + offsets, mask=inside_m & inside_n, other=0.0)
+    quads = tl.load(code + m[:, None] * tl.cdiv(width, 4) + n[None, :] // 4, mask=inside_m & inside_n, other=0)
+    in_force = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    wanted = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for term in range(tl.load(first_terms + part), tl.load(first_terms + part + 1)):
+        old = tl.load(coefficients + term)
+        new = tl.load(coefficients + terms + term)
+        if (old != 0.0) | (new != 0.0):
+            rank = tl.multiple_of(tl.load(ranks + term), 16)
+            up = tl.multiple_of(tl.load(ups + term).to(tl.pointer_type(DTYPE)), 16)
+            down = tl.load(downs + term).to(tl.pointer_type(DTYPE))
+            if ALIGNED:
+                down = tl.multiple_of(down, 16)
+            product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            for first in range(0, rank, BLOCK_K):
+                k = first + tl.arange(0, BLOCK_K)
+                left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
+                right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
+                product = tl.dot(left, right, product)
+            in_force += old * product
+            wanted += new * product
+    near_bits = (patched.to(tl.float32) - in_force).to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
+    near = tl.where(near_bits < 0, -32768 - near_bits, near_bits)
+    known = (quads.to(tl.int32) >> ((n % 4) * 2)[None, :]) & 3
+    ahead = (known - near + 3 * 32768) % 3
+    number = near + tl.where(ahead == 2, -1, ahead)
+    base_bits = tl.where(number < 0, -32768 - number, number)
+    is_escape = (known == ESCAPE).to(tl.int32)
+    in_row = tl.sum(is_escape, axis=1)
+    rank_in_tile = (tl.cumsum(in_row, axis=0) - in_row)[:, None] + tl.cumsum(is_escape, axis=1) - is_escape
+    escape += tl.load(first_escapes + tl.program_id(0))
+    kept = tl.load(escape + rank_in_tile, mask=known == ESCAPE, other=0.0)
+    base = tl.where(known == ESCAPE, kept, base_bits.to(tl.int16).to(DTYPE, bitcast=True))
+    # Adding 0 would turn a pristine -0.0 into 0.0.
+    result = tl.where(wanted == 0.0, base, (base.to(tl.float32) + wanted).to(DTYPE))
+    tl.store(weight + offsets, result, mask=inside_m & inside_n, eviction_policy="evict_first")
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One weight, or some rows of one, with its pristine value and the factors of what may be added to it.
@@ -108,62 +192,95 @@ def _runs_on(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and is_interpreted and weight.dtype == torch.float16  # no bfloat16 product there
 
 
-class GroupedUpdate:
-    """Updates many weights of one dtype and device in one launch, as often as wanted.
+@dataclass(frozen=True, eq=False)
+class LeanPart:
+    """As :class:`Part`, with a code for the pristine value of the whole weight."""
+
+    weight: Tensor
+    code: Code
+    factors: tuple[Factors, ...]
+
+
+class _Launch:
+    """The tables of one launch for many weights of one dtype and device.
 
     It holds the addresses of its parts: when one of them has moved, a new one has to be made.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part] | Sequence[LeanPart]) -> None:
         first = parts[0].weight
         self._device, self._dtype = first.device, _DTYPES[first.dtype]
         factors = [each for part in parts for each in part.factors]
         heights = np.array([part.weight.shape[0] for part in parts], np.int32)
         widths = np.array([part.weight.numel() // part.weight.shape[0] for part in parts], np.int32)
         ranks = np.array([each.rank for each in factors], np.int32)
-        addresses = [
-            np.array([part.weight.data_ptr() for part in parts], np.int64),
-            np.array([part.base.data_ptr() for part in parts], np.int64),
-            np.array([each.up.data_ptr() for each in factors], np.int64),
-            np.array([each.down.data_ptr() for each in factors], np.int64),
-        ]
-        self._aligned = not (widths % 8).any() and not any((address % 16).any() for address in addresses)
-        self._block_k = _largest_block(ranks)
-        self._weights, self._bases, self._ups, self._downs = (self._upload(address) for address in addresses)
-        self._heights, self._widths, self._ranks = (self._upload(values) for values in (heights, widths, ranks))
         counts = [len(part.factors) for part in parts]
-        self._first_terms = self._upload(np.concatenate(([0], np.cumsum(counts))).astype(np.int32))
         tiles = _tiles(heights, widths)
+        self._is_aligned = not (widths % 8).any()
+        self._tables = {
+            "tiles": self._upload(tiles),
+            "weights": self._addresses([part.weight for part in parts]),
+            "heights": self._upload(heights),
+            "widths": self._upload(widths),
+            "first_terms": self._upload(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)),
+            "ups": self._addresses([each.up for each in factors]),
+            "downs": self._addresses([each.down for each in factors]),
+            "ranks": self._upload(ranks),
+        }
         self._grid = (len(tiles),)
-        self._tiles = self._upload(tiles)
-        self._kept_alive = factors
+        self._block_k = _largest_block(ranks)
+        self._kept_alive: list[Any] = [factors]
 
     def _upload(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
-    def __call__(self, coefficients: Sequence[float]) -> None:
-        """Bring all weights to ``coefficients``: one for each of the parts' factors, in their order."""
+    def _addresses(self, tensors: Sequence[Tensor], aligned: bool = True) -> Tensor:
+        addresses = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
+        self._is_aligned = self._is_aligned and not (aligned and (addresses % 16).any())
+        return self._upload(addresses)
+
+    def _run(self, function: Any, coefficients: Sequence[float], **options: Any) -> None:
         values = torch.tensor(coefficients, dtype=torch.float32, pin_memory=self._device.type == "cuda")
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-            _update[self._grid](
-                self._tiles,
-                self._weights,
-                self._bases,
-                self._heights,
-                self._widths,
-                self._first_terms,
-                self._ups,
-                self._downs,
-                self._ranks,
-                values.to(self._device, non_blocking=True),
+            function[self._grid](
+                coefficients=values.to(self._device, non_blocking=True),
+                **self._tables,
+                **options,
                 BLOCK_M=BLOCK_M,
                 BLOCK_N=BLOCK_N,
                 BLOCK_K=self._block_k,
-                ALIGNED=self._aligned,
+                ALIGNED=self._is_aligned,
                 DTYPE=self._dtype,
-                num_warps=WARPS,
                 num_stages=1,
             )
+
+
+class GroupedUpdate(_Launch):
+    """Updates many weights in one launch, as often as wanted."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__(parts)
+        self._tables["bases"] = self._addresses([part.base for part in parts])
+        self._kept_alive.append([part.base for part in parts])
+
+    def __call__(self, coefficients: Sequence[float]) -> None:
+        """Bring all weights to ``coefficients``: one for each of the parts' factors, in their order."""
+        self._run(_update, coefficients, num_warps=WARPS)
+
+
+class GroupedLeanUpdate(_Launch):
+    """Updates many weights in one launch, and recovers their pristine values on the way."""
+
+    def __init__(self, parts: Sequence[LeanPart]) -> None:
+        super().__init__(parts)
+        self._tables["codes"] = self._addresses([part.code.codes for part in parts], aligned=False)
+        self._tables["escapes"] = self._addresses([part.code.escapes for part in parts], aligned=False)
+        self._tables["first_escapes"] = torch.cat([part.code.starts for part in parts])
+        self._kept_alive.append([part.code for part in parts])
+
+    def __call__(self, in_force: Sequence[float], wanted: Sequence[float]) -> None:
+        """Bring all weights from the coefficients ``in_force``, which have to be true, to those ``wanted``."""
+        self._run(_update_lean, [*in_force, *wanted], terms=len(wanted), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
 
 
 def _largest_block(ranks: np.ndarray) -> int:
