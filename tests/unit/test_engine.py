@@ -193,6 +193,21 @@ def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pyt
     assert bed.worst_ulp(coefficients) <= 1
 
 
+def test_an_update_that_is_broken_off_leaves_no_layer_that_the_host_takes_for_its_own(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+):
+    def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    bed.update(bed.all(1.0, 0.0, 0.0))
+    monkeypatch.setattr(Batch, "launch", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        bed.update(bed.all(0.5, 0.0, 0.0))
+    assert not bed.engine.holds(bed.names())
+    for layer in bed.layers.values():
+        assert layer.network_current_names not in ((), bed.names())
+
+
 def test_a_launch_that_fails_is_made_good_layer_by_layer(bed: Bed, monkeypatch: pytest.MonkeyPatch):
     launch = Batch.launch
 
@@ -258,7 +273,8 @@ def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(place: tuple[str
 
 def test_parameters_that_moved_are_found_again(bed: Bed):
     """The host moves models to the CPU and back; the old addresses then belong to somebody else."""
-    bed.update(bed.all(1.0, 0.0, 0.0))
+    for strength in (1.0, 0.4, 0.2):
+        bed.update(bed.all(strength, 0.0, 0.0))
     strangers = []
     for layer in bed.layers.values():
         strangers.append(layer.weight.data)
