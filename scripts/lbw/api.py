@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lbw.blocks import UNET_LABELS
+from lbw.limits import LONGEST_TEXT, shortened
 
 MODES = ("Disable", "XYZ plot", "Effective Block Analyzer")
 """The choices of ``mode``, whose value is the index."""
@@ -54,6 +55,8 @@ class Argument:
         """
         accepted = (int, float) if self.kind is float else self.kind
         right_type = isinstance(value, accepted) and (self.kind is bool or not isinstance(value, bool))
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise ArgumentError(self.name, f"at most {LONGEST_TEXT} characters", value)
         if not right_type or not self._in_range(value):
             raise ArgumentError(self.name, self.expected, value)
         return self.kind(value)
@@ -115,9 +118,6 @@ class ArgumentError(ValueError):
         super().__init__(f"{key}: expected {expected}, got {self.got}")
 
 
-_LONGEST_SHOWN = 80
-
-
 def shown(value: Any) -> str:
     """A value as JSON has it, cut to a length that fits into a message and a console."""
     if isinstance(value, list):
@@ -126,10 +126,8 @@ def shown(value: Any) -> str:
         return f"an object of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
-    if isinstance(value, str):
-        start = value[:_LONGEST_SHOWN]
-        return json.dumps(start, ensure_ascii=not _is_unicode(start)) + ("…" if len(value) > _LONGEST_SHOWN else "")
-    return json.dumps(value, default=repr)[:_LONGEST_SHOWN]
+    text = shortened(value) if isinstance(value, str) else value
+    return shortened(json.dumps(text, default=repr, ensure_ascii=not (isinstance(text, str) and _is_unicode(text))))
 
 
 def _argument(default: Any, meaning: str, *, blank: Any = None, **limits: Any) -> Any:
@@ -186,6 +184,17 @@ def from_positional(values: Sequence[Any], warn: Callable[[str], None]) -> Argum
         except ArgumentError as error:
             warn(f"argument {position}, {error}; the default {shown(argument.default)} is used")
     return Arguments(**parsed)
+
+
+def parse(values: Sequence[Any], warn: Callable[[str], None]) -> Arguments:
+    """The arguments of a generation: a positional list, or one object in the first one's place.
+
+    Raises:
+        ArgumentError: the object has something that cannot be used.
+    """
+    if values and isinstance(values[0], Mapping):
+        return from_object(values[0], from_positional([None, *values[1:]], warn))
+    return from_positional(values, warn)
 
 
 def from_object(values: Mapping[str, Any], base: Arguments | None = None) -> Arguments:

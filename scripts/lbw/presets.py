@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from lbw.blocks import LAYOUTS
@@ -70,22 +71,29 @@ def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
     return presets, problems
 
 
+def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, lines) of each run of lines that are not empty."""
+    number = 0
+    for is_empty, lines in groupby(text.splitlines(), key=lambda line: not line.strip()):
+        rows = [line.strip() for line in lines]
+        if not is_empty:
+            yield number + 1, rows
+        number += len(rows)
+
+
 def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
     """Rule set text -> {name: rules}, and the entries that cannot be read."""
     rule_sets: dict[str, str] = {}
     problems = []
-    line = 1
-    for part in re.split(r"((?:[ \t]*\n){2,})", text):
-        entry_line = line + len(part[: len(part) - len(part.lstrip())].splitlines())
-        line += part.count("\n")
-        entry = "\n".join(row for row in part.strip().splitlines() if not row.lstrip().startswith("#"))
+    for line, rows in _paragraphs(text):
+        entry = "\n".join(row for row in rows if not row.startswith("#"))
         name, separator, rules = entry.partition(":")
         if not separator or not name.strip():
             continue
         try:
             parse_rules(rules)
         except ValueError as error:
-            problems.append(Problem(entry_line, f"{name.strip()}: {error}"))
+            problems.append(Problem(line, f"{name.strip()}: {error}"))
         rule_sets[name.strip()] = rules.strip()
     return rule_sets, problems
 

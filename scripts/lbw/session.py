@@ -8,6 +8,7 @@ from typing import Any
 
 from lbw.engine import LoraEngine, Update
 from lbw.hosts import Host
+from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.plan import Library, Plan, build
 from lbw.prompt import LoraRequest
 
@@ -16,6 +17,9 @@ logger = logging.getLogger("lbw")
 
 class Session:
     """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
+
+    ``passes`` are the plans and numbers of steps of the batch that is being made, ``notes`` what the infotexts of all
+    batches say, {key: {batch: text}}, ``warnings`` what has been said to the user.
 
     Args:
         host: the adapter of the WebUI.
@@ -29,9 +33,11 @@ class Session:
         self.engine = engine
         self.library = library
         self.plan: Plan | None = None
+        self.passes: list[tuple[Plan, int]] = []
+        self.notes: dict[str, dict[int, str]] = {}
         self.updates: list[Update] = []
         self._comment = comment
-        self._said: set[str] = set()
+        self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, ...] = ()
@@ -39,8 +45,11 @@ class Session:
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
-        if message not in self._said:
-            self._said.add(message)
+        message = shortened(message, LONGEST_MESSAGE)
+        if len(self.warnings) == MOST_MESSAGES:
+            message = "there are more warnings, which are left out"
+        if message not in self.warnings and len(self.warnings) <= MOST_MESSAGES:
+            self.warnings[message] = None
             logger.warning("LoRA Block Weight: %s", message)
             self._comment(message)
 
@@ -57,12 +66,14 @@ class Session:
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self._apply(0, steps)
+        self.passes.append((plan, steps))
         return plan
 
     def step(self, step: int, steps: int) -> None:
         """A step begins: bring the weights to it, if they are not there already."""
         if self.plan is None:
             return
+        self.passes[-1] = (self.passes[-1][0], steps)
         if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
             self._make_plan()
         self._follow_multipliers()
