@@ -87,4 +87,5 @@ class LoraBlockWeight(scripts.Script):
 script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
 script_callbacks.on_model_loaded(a1111.model_loaded)
 script_callbacks.on_script_unloaded(a1111.unload)
+script_callbacks.on_app_started(a1111.app_started)
 script_callbacks.on_infotext_pasted(infotext.follow_renames)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lbw import __version__
@@ -16,7 +16,7 @@ from lbw.elements import parse_rules
 from lbw.plan import Drawn, Library, Plan
 from lbw.presets import parse_presets, parse_rule_sets
 from lbw.schedule import Schedule
-from lbw.weights import parse_weights
+from lbw.weights import has_random_value, parse_weights, shown
 
 DEFAULT_PRESET = "LBW default preset"
 PRESETS = "LBW presets"
@@ -41,10 +41,7 @@ def describe(passes: Sequence[tuple[Plan, int]], library: Library) -> dict[str, 
         DEFAULT_PRESET: _default_preset(library) if any(r.weights == default for r in requests) else "",
         PRESETS: _presets({r.weights.strip() for r in requests if r.weights and r.weights != default}, library),
         RULE_SETS: _rule_sets({r.elements.strip() for r in requests if r.elements}, library),
-        VALUES: "\n".join(dict.fromkeys(
-            f"{_escaped(name)}:{vector}"
-            for plan, _ in passes for name, vectors in plan.drawn_weights.items() for vector in vectors
-        )),
+        VALUES: "\n".join(dict.fromkeys(line for plan, _ in passes for line in _drawn(plan, library))),
         STEPS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {_steps(request.schedule, steps)} of {steps}"
             for plan, steps in passes for request in plan.requests if request.schedule.depends_on_steps
@@ -66,6 +63,13 @@ def _presets(names: Iterable[str], library: Library) -> str:
 def _rule_sets(names: Iterable[str], library: Library) -> str:
     used = {name: library.rule_sets[name] for name in sorted(names) if name in library.rule_sets}
     return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse_rules, rules))
+
+
+def _drawn(plan: Plan, library: Library) -> Iterator[str]:
+    """A line for each vector that had random values: what they came out as."""
+    for request, weights in zip(plan.requests, plan.weights, strict=True):
+        if weights is not None and has_random_value(library.vector(request.weights or "")):
+            yield f"{_escaped(request.name)}:{','.join(map(shown, weights.values))}"
 
 
 def _is_readable(parse: Any, text: str) -> bool:

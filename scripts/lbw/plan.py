@@ -11,7 +11,7 @@ from lbw.elements import ElementRule, parse_rules, ratio_of
 from lbw.limits import shortened
 from lbw.prompt import LoraRequest, Warn
 from lbw.schedule import Schedule
-from lbw.weights import BlockWeights, has_random_value, parse_weights, shown, with_drawn, zeroed_sdxl_blocks
+from lbw.weights import BlockWeights, parse_weights, with_drawn, zeroed_sdxl_blocks
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Plan:
     """What the weights should be in each step of a pass.
 
     ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
-    one network may follow different schedules. ``drawn_weights`` has the resolved vectors that had random values.
+    one network may follow different schedules. ``weights`` are the block weights of each request.
     """
 
     requests: tuple[LoraRequest, ...]
     networks: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     terms: Mapping[str, tuple[Term, ...]]
-    drawn_weights: Mapping[str, tuple[str, ...]]
+    weights: tuple[BlockWeights | None, ...]
 
     def strengths(self, step: int, steps: int) -> tuple[float, ...]:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
@@ -206,7 +206,7 @@ def build(
     family = family_of_layers(model_layers)
     terms: dict[str, list[Term]] = {}
     schedules = tuple(dict.fromkeys(request.schedule for request in requests))
-    drawn: dict[str, dict[str, None]] = {}
+    resolved = []
     if library.default_preset is not None:
         requests = [
             replace(request, weights=library.default_preset) if request.weights is None else request
@@ -216,8 +216,7 @@ def build(
         weights = _weights(request, library, seed, warn)
         if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
             weights = None
-        if weights is not None and has_random_value(library.vector(request.weights or "")):
-            drawn.setdefault(request.name, {})[",".join(map(shown, weights.values))] = None
+        resolved.append(weights)
         ratio = _ratio_function(weights, _rules(request, library, warn), family)
         schedule = schedules.index(request.schedule)
         for layer in layers.get(request.name, ()):
@@ -229,5 +228,5 @@ def build(
         networks,
         schedules,
         {key: tuple(value) for key, value in terms.items()},
-        {name: tuple(vectors) for name, vectors in drawn.items()},
+        tuple(resolved),
     )

@@ -98,16 +98,22 @@ def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
     return rule_sets, problems
 
 
-def read_or_create(path: Path, default: str) -> str:
-    """The text of a preset file, which is made with ``default`` if it is absent.
+def read(path: Path, default: str) -> str:
+    """The text of a preset file, or ``default`` if it is absent.
 
     A file that is not UTF-8 is read with replacement characters rather than refused: its other lines stay usable.
     """
     try:
         return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     except FileNotFoundError:
-        write_atomically(path, default)
         return default
+
+
+def read_or_create(path: Path, default: str) -> str:
+    """The text of a preset file, which is made with ``default`` if it is absent."""
+    if not path.exists():
+        write_atomically(path, default)
+    return read(path, default)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
-from lbw import api, infotext, prompt
+from lbw import api, infotext, prompt, routes
 from lbw.engine import LoraEngine
 from lbw.limits import MOST_TAGS, shortened
 from lbw.plan import Library
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read_or_create
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
 from lbw.session import Session
-from modules import extra_networks, shared
+from modules import extra_networks, sd_models, shared
 
 logger = logging.getLogger("lbw")
 
@@ -88,6 +88,31 @@ def solver_step(denoiser: Any, sampling_step: int) -> int:
     if config.name in _FIRST_STEP_EVALUATES_TWICE:
         return max(evaluation - 1, 0)
     return min(evaluation, sampling_step + 1)
+
+
+class Backend:
+    """The :class:`lbw.routes.Backend` protocol: what the API asks of the host. Nothing here loads a model."""
+
+    def preset_text(self) -> str:
+        return read(PRESETS_FILE, DEFAULT_PRESETS)
+
+    def rule_set_text(self) -> str:
+        return read(RULE_SETS_FILE, DEFAULT_RULE_SETS)
+
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(host.layers()) if self._is_loaded() else ()
+
+    def is_sdxl(self) -> bool:
+        return self._is_loaded() and host.is_sdxl()
+
+    def tags(self, text: str) -> list[list[str]]:
+        # Without a closing bracket behind it, each opening one would be searched to the end of the text.
+        _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
+        return [params.items for params in lora_tags(found)]
+
+    @staticmethod
+    def _is_loaded() -> bool:
+        return sd_models.model_data.sd_model is not None
 
 
 class ConditioningCaches:
@@ -194,8 +219,8 @@ caches = ConditioningCaches()
 
 def library(arguments: api.Arguments) -> Library:
     """Presets and rule sets from the request, or from their files where it has none."""
-    presets, _ = parse_presets(arguments.presets or read_or_create(PRESETS_FILE, DEFAULT_PRESETS))
-    rule_sets, _ = parse_rule_sets(arguments.elements or read_or_create(RULE_SETS_FILE, DEFAULT_RULE_SETS))
+    presets, _ = parse_presets(arguments.presets or read(PRESETS_FILE, DEFAULT_PRESETS))
+    rule_sets, _ = parse_rule_sets(arguments.elements or read(RULE_SETS_FILE, DEFAULT_RULE_SETS))
     return Library(presets, rule_sets, arguments.default_preset.strip() or None)
 
 
@@ -315,6 +340,11 @@ def end(p: Any) -> None:
     _remove_stand_ins(p)
     if session is not None:
         session.end()
+
+
+def app_started(_demo: Any, app: Any) -> None:
+    """The host's server has its routes."""
+    routes.add(app, Backend())
 
 
 def model_loaded(_model: Any) -> None:
