@@ -71,13 +71,17 @@ class Argument:
             return self.default
         if value == "":
             return self.blank
+        meant = value
         if isinstance(value, str) and self.kind is not str:
-            value = self._from_text(value.strip())
+            meant = self._from_text(value.strip())
         elif isinstance(value, float) and self.kind is int and value.is_integer():
-            value = int(value)
+            meant = int(value)
         elif isinstance(value, int) and self.kind is bool and value in (0, 1):
-            value = bool(value)
-        return self.strict(value)
+            meant = bool(value)
+        try:
+            return self.strict(meant)
+        except ArgumentError as error:
+            raise ArgumentError(self.name, error.expected, value) from None
 
     def _from_text(self, text: str) -> Any:
         """The bool or number that a text spells, or the text itself."""

@@ -86,14 +86,14 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     A preset's name or a vector may also stand among the positional arguments, behind the multipliers, as in the
     original's old versions.
     """
-    positional, named = split_arguments(items)
-    name = positional[0] if positional else ""
+    name = items[0] if items else ""
+    positional, named = split_arguments(items[1:])
 
     def warn_tag(message: str) -> None:
         warn(f"<lora:{shortened(name)}>: {message}")
 
-    numbers = [item for item in positional[1:] if _is_number(item)]
-    words = [item for item in positional[1:] if not _is_number(item)]
+    numbers = [item for item in positional if _is_number(item)]
+    words = [item for item in positional if not _is_number(item)]
     for word in words[1:]:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     weights = named.get("lbw", named.get("w"))
