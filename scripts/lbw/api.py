@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from lbw.blocks import UNET_LABELS
 from lbw.limits import LONGEST_TEXT, shortened
 
 MODES = ("Disable", "XYZ plot", "Effective Block Analyzer")
@@ -149,7 +148,7 @@ class Arguments:
 
     presets: str = _argument("", "presets, one NAME:values a line; empty: those of the file")
     active: bool = _argument(True, "whether the extension works in this generation")
-    mode: int = _argument(0, "0 one image, 1 XYZ plot, 2 Effective Block Analyzer", choices=MODES)
+    mode: int = _argument(0, "what is made: one image, or a plot of many", choices=MODES)
     x_type: str = _axis_type("values", "x")
     x_values: str = _argument("0,0.25,0.5,0.75,1", "values along x, separated by commas", blank="")
     y_type: str = _axis_type("Block ID", "y")
@@ -157,7 +156,7 @@ class Arguments:
     z_type: str = _axis_type("none", "z, one plot for each")
     z_values: str = _argument("", "values along z")
     analyzer_range: str = _argument("0.5,1", "the two weights that the analyzer compares")
-    analyzer_blocks: str = _argument(",".join(UNET_LABELS), "the blocks that the analyzer looks at")
+    analyzer_blocks: str = _argument("26ALL", "the blocks that the analyzer looks at")
     seed_count: int = _argument(1, "the analyzer's number of seeds", minimum=1, maximum=100)
     difference_colour: str = _argument("black", "background of the analyzer's differences", choices=("black", "white"))
     threshold: float = _argument(20.0, "differences below it are not shown", minimum=0, maximum=255)
