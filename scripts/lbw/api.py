@@ -98,11 +98,11 @@ class Argument:
         if self.kind is bool:
             return True
         if self.kind is str:
-            return _is_unicode(value) and (not self.choices or value in self.choices)
+            return is_unicode(value) and (not self.choices or value in self.choices)
         return 0 <= value < len(self.choices) if self.choices else self.minimum <= value <= self.maximum
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether a text can be written into a file: JSON can also bring halves of characters."""
     try:
         text.encode()
@@ -130,7 +130,7 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     text = shortened(value) if isinstance(value, str) else value
-    return shortened(json.dumps(text, default=repr, ensure_ascii=not (isinstance(text, str) and _is_unicode(text))))
+    return shortened(json.dumps(text, default=repr, ensure_ascii=not (isinstance(text, str) and is_unicode(text))))
 
 
 def _argument(default: Any, meaning: str, *, blank: Any = None, **limits: Any) -> Any:

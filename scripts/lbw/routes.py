@@ -220,6 +220,22 @@ def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPExce
     return HTTPException(422, [detail])
 
 
+def _is_repeatable(value: Any) -> bool:
+    """Whether the host's answer, which repeats the request, can hold a value: JSON is read more widely than written."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str) and not api.is_unicode(item):
+            return False
+        if isinstance(item, (int, float)) and not -(2**63) <= item < 2**63:
+            return False
+        if isinstance(item, Mapping):
+            rest += [*item, *item.values()]
+        elif isinstance(item, list):
+            rest += item
+    return True
+
+
 def check_arguments(body: Any) -> None:
     """Refuse what a request has for this script and cannot be used, before the host does anything.
 
@@ -236,6 +252,9 @@ def check_arguments(body: Any) -> None:
         args = given.get("args", [])
         if not isinstance(args, list):
             raise _refusal((*path, "args"), "a list", args)
+        for position, value in enumerate(args):
+            if not _is_repeatable(value) and not isinstance(args[0], Mapping):
+                raise _refusal((*path, "args", position), "numbers of at most 64 bits and whole characters", value)
         if args and isinstance(args[0], Mapping):
             if len(args) > 1:
                 raise _refusal((*path, "args"), "one object, or a list of values", args)
