@@ -11,6 +11,7 @@ from lbw.hosts import Host
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.plan import Library, Plan, build
 from lbw.prompt import LoraRequest
+from lbw.weights import shown
 
 logger = logging.getLogger("lbw")
 
@@ -19,7 +20,8 @@ class Session:
     """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
 
     ``passes`` are the plans and numbers of steps of the batch that is being made, ``notes`` what the infotexts of all
-    batches say, {key: {batch: text}}, ``warnings`` what has been said to the user.
+    batches say, {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in
+    the console for each tag of the last batch, and one for the switches.
 
     Args:
         host: the adapter of the WebUI.
@@ -35,6 +37,7 @@ class Session:
         self.plan: Plan | None = None
         self.passes: list[tuple[Plan, int]] = []
         self.notes: dict[str, dict[int, str]] = {}
+        self.tells_more = False
         self.updates: list[Update] = []
         self._comment = comment
         self.warnings: dict[str, None] = {}
@@ -82,6 +85,23 @@ class Session:
             self._apply(step, steps)
         if step == 0:
             self._warn_of_empty_schedules(steps)
+
+    def log_details(self) -> None:
+        """Say in the console what the tags came to, and what the switches cost."""
+        for plan, steps in self.passes:
+            for request, weights in zip(plan.requests, plan.weights, strict=True):
+                logger.info(
+                    "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
+                    request.name, request.te_multiplier, request.unet_multiplier,
+                    "1" if weights is None else ",".join(map(shown, weights.values)), request.elements or "none",
+                    steps, " ".join(f"{request.schedule.strength(step, steps):g}" for step in range(steps)),
+                )
+        switches = [update for update in self.updates if update.layers_updated]
+        logger.info(
+            "LoRA Block Weight: %d updates of %d layers in %.1f ms",
+            len(switches), sum(update.layers_updated for update in switches),
+            sum(update.seconds for update in switches) * 1000,
+        )
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""

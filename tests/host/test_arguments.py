@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -98,6 +99,35 @@ def test_what_a_request_brings_is_gone_with_it(bench: Bench):
     result, record = bench.record("t_lora", prompt=TAG, steps=1)
     assert is_on(record)
     assert ["MINE" in message for message in warnings(result)] == [True]
+
+
+def test_debug_tells_what_the_tags_came_to_and_what_the_switches_cost(bench: Bench, caplog: pytest.LogCaptureFixture):
+    prompt = "a red cat <lora:t_lora:0.5:0.7:lbw=OUTD:stop=2>"
+    with caplog.at_level("INFO", "lbw"):
+        bench.webui.generate(prompt=prompt, steps=4)
+        assert "strength" not in caplog.text
+        bench.webui.generate(args=[{"debug": True}], prompt=prompt, steps=4)
+    assert "te 0.5, unet 0.7, weights 1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0, elements none" in caplog.text
+    assert "strength in 4 steps: 1 1 0 0" in caplog.text
+    assert re.search(r"[1-9]\d* updates of [1-9]\d* layers in [0-9.]+ ms", caplog.text)
+
+
+def test_all_that_a_request_needs_can_be_forwarded_as_json(bench: Bench):
+    """An extension that spreads a request over several machines sends the arguments as it finds them, by position."""
+    p = bench.webui.request([f"MINE:{ZEROS}", *[None] * 17, "MINE"], prompt="a red cat <lora:t_lora:1>", steps=1)
+    script = bench.webui.script(p.scripts)
+    forwarded = json.loads(json.dumps(p.script_args[script.args_from : script.args_to]))
+    assert len(forwarded) >= 20
+    _, record = bench.record("t_lora", args=forwarded, prompt="a red cat <lora:t_lora:1>", steps=1)
+    assert not is_on(record)
+
+
+def test_a_panel_that_nobody_touched_says_nothing(bench: Bench):
+    runner = bench.webui.scripts.scripts_txt2img
+    script = bench.webui.script(runner)
+    values = [control.value for control in script.controls]
+    result = bench.webui.generate(args=values, prompt="a red cat <lora:t_lora:1:lbw=OUTD>", steps=1)
+    assert warnings(result) == []
 
 
 def test_the_default_preset_may_be_values(bench: Bench):

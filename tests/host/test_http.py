@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lbw.api import ARGUMENTS
 from lbw.blocks import LAYOUTS
@@ -44,6 +48,12 @@ def get(server: Server, session: requests.Session) -> Callable[..., Any]:
 
 def with_args(args: Any, **fields: Any) -> dict[str, Any]:
     return {**SMALL, "alwayson_scripts": {"LoRA Block Weight": {"args": args}}, **fields}
+
+
+def pixels(answer: dict[str, Any]) -> bytes:
+    """The pixels of an answer's first image, without its infotext."""
+    with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
+        return image.tobytes()
 
 
 def extra(answer: requests.Response) -> dict[str, Any]:
@@ -134,10 +144,33 @@ def test_an_infotext_makes_the_image_again_without_its_presets(post):
     first = post("/sdapi/v1/txt2img", with_args(args, prompt="a red cat <lora:demo:1>", batch_size=2)).json()
     told = json.loads(first["info"])["infotexts"][0]
     again = post("/sdapi/v1/txt2img", {"infotext": told, "batch_size": 2}).json()
-    assert again["images"] == first["images"]
+    assert again["images"] == first["images"]  # files, so pixels and infotexts
     assert json.loads(again["info"])["infotexts"][0] == told
     plain = post("/sdapi/v1/txt2img", {**SMALL, "prompt": "a red cat <lora:demo:1>", "batch_size": 2}).json()
-    assert plain["images"] != first["images"]
+    assert pixels(plain) != pixels(first)
+
+
+def test_requests_at_the_same_time_keep_apart(post):
+    """They queue, as the host's do; each has a preset of the same name and its own meaning."""
+    def body(value: str) -> dict[str, Any]:
+        args = [{"presets": "MINE:" + ",".join([value] * 17), "default_preset": "MINE"}]
+        return with_args(args, prompt="a red cat <lora:demo:1>", steps=3)
+
+    bodies = [body("0"), body("1"), {**SMALL, "prompt": "a red cat <lora:demo:1>", "steps": 3}, body("0.5")]
+    alone = [post("/sdapi/v1/txt2img", body).json() for body in bodies]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        together = list(pool.map(lambda body: post("/sdapi/v1/txt2img", body).json(), bodies * 2))
+    assert [answer["images"] for answer in together] == [answer["images"] for answer in alone * 2]
+    assert len(set(map(pixels, alone))) == 3  # the preset of ones is what no preset is
+
+
+def test_img2img_takes_the_same_arguments(post):
+    image = post("/sdapi/v1/txt2img", SMALL).json()["images"][0]
+    args = [{"presets": f"MINE:{ZEROS}", "default_preset": "MINE"}]
+    body = with_args(args, init_images=[image], prompt="a red cat <lora:demo:1>")
+    answer, without = post("/sdapi/v1/img2img", body), post("/sdapi/v1/img2img", {**body, "prompt": SMALL["prompt"]})
+    assert pixels(answer.json()) == pixels(without.json())
+    assert extra(answer)["LBW default preset"] == f"MINE:{ZEROS}"
 
 
 def test_presets_rule_sets_and_blocks_are_told(get):

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lbw.blocks import LAYOUTS
 from lbw.presets import (
     DEFAULT_PRESETS,
     DEFAULT_RULE_SETS,
@@ -74,3 +77,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_atomically(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["lbwpresets.txt"]
     assert path.read_text() == "old"
+
+
+PIECES = st.sampled_from(
+    [":", ",", "\n", "\n\n", "#", " ", "A", ONES, "R", "nan", "IN05-OUT05", "attn", "NOT", "\u2028"]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=3)).map("".join))
+def test_no_text_can_break_the_files_parsers_and_every_preset_fits_a_layout(text: str):
+    presets, problems = parse_presets(text)
+    rule_sets, more = parse_rule_sets(text)
+    assert all(vector.count(",") + 1 in LAYOUTS for vector in presets.values())
+    assert all(name == name.strip() and ":" not in name for name in (*presets, *rule_sets))
+    assert all(1 <= problem.line <= len(text.splitlines()) for problem in (*problems, *more))

@@ -263,6 +263,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     session = Session(host, engine, _recalled(library(arguments), arguments, messages.append), p.comment)
     for message in messages:
         session.warn(message)
+    session.tells_more = arguments.debug
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.close = Closer(p)
@@ -328,6 +329,8 @@ def before_evaluation(params: Any) -> None:
 def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
+    if session is not None and session.tells_more:
+        session.log_details()
     if session is not None and session.warnings:
         told = {WARNINGS: list(session.warnings)}
         processed.extra_generation_params = {**processed.extra_generation_params, **told}
