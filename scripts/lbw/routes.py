@@ -214,7 +214,8 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
 
 def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPException:
     """HTTP 422 in the form of the host's own answers to a wrong type."""
-    key, got = str(path[-1]), api.shown(value)
+    key = f"argument {path[-1] + 1}" if isinstance(path[-1], int) else path[-1]
+    got = api.shown(value)
     message = f"{key}: expected {expected}, got {got}"
     detail = {"loc": ["body", *path], "msg": message, "type": "value_error", "expected": expected, "got": got}
     return HTTPException(422, [detail])

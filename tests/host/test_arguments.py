@@ -96,9 +96,10 @@ def test_what_a_request_brings_is_gone_with_it(bench: Bench):
     result, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:lbwe=OFF>", steps=1)
     assert is_on(record)
     assert ["OFF" in message for message in warnings(result)] == [True]
-    result, record = bench.record("t_lora", prompt=TAG, steps=1)
-    assert is_on(record)
-    assert ["MINE" in message for message in warnings(result)] == [True]
+    for args in (None, [""]):  # the file's presets: as the panel's text, and by their absence
+        result, record = bench.record("t_lora", args=args, prompt=TAG, steps=1)
+        assert is_on(record)
+        assert ["MINE" in message for message in warnings(result)] == [True]
 
 
 def test_debug_tells_what_the_tags_came_to_and_what_the_switches_cost(bench: Bench, caplog: pytest.LogCaptureFixture):
