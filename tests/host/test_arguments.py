@@ -96,10 +96,15 @@ def test_what_a_request_brings_is_gone_with_it(bench: Bench):
     result, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:lbwe=OFF>", steps=1)
     assert is_on(record)
     assert ["OFF" in message for message in warnings(result)] == [True]
-    for args in (None, [""]):  # the file's presets: as the panel's text, and by their absence
-        result, record = bench.record("t_lora", args=args, prompt=TAG, steps=1)
-        assert is_on(record)
-        assert ["MINE" in message for message in warnings(result)] == [True]
+
+
+@pytest.mark.parametrize("args", [None, [""], [None, True]], ids=["panel's text", "empty", "null"])
+def test_the_presets_of_one_request_are_not_the_next_ones(bench: Bench, args: list[Any] | None):
+    _, record = bench.record("t_lora", args=[f"MINE:{ZEROS}"], prompt=TAG, steps=1)
+    assert not is_on(record)
+    result, record = bench.record("t_lora", args=args, prompt=TAG, steps=1)
+    assert is_on(record)
+    assert ["MINE" in message for message in warnings(result)] == [True]
 
 
 def test_debug_tells_what_the_tags_came_to_and_what_the_switches_cost(bench: Bench, caplog: pytest.LogCaptureFixture):

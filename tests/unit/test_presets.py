@@ -13,6 +13,7 @@ from lbw.presets import (
     DEFAULT_RULE_SETS,
     parse_presets,
     parse_rule_sets,
+    read,
     read_or_create,
     write_atomically,
 )
@@ -57,6 +58,11 @@ def test_a_file_is_made_with_the_defaults_and_then_left_alone(tmp_path: Path):
     assert read_or_create(path, DEFAULT_PRESETS) == DEFAULT_PRESETS
     path.write_text("MINE:" + ONES + "\r\n# kept\n", newline="")
     assert read_or_create(path, DEFAULT_PRESETS) == f"MINE:{ONES}\n# kept\n"
+
+
+def test_reading_an_absent_file_gives_the_defaults_and_makes_nothing(tmp_path: Path):
+    assert read(tmp_path / "lbwpresets.txt", DEFAULT_PRESETS) == DEFAULT_PRESETS
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_another_encoding_loses_no_readable_line(tmp_path: Path):
