@@ -12,7 +12,9 @@ _FOLDER = os.path.dirname(os.path.realpath(__file__))
 if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
-from lbw.hosts import a1111  # noqa: E402  the folder has to be on sys.path first
+from lbw import infotext  # noqa: E402  the folder has to be on sys.path first
+from lbw.api import ARGUMENTS  # noqa: E402
+from lbw.hosts import a1111  # noqa: E402
 from lbw.presets import DEFAULT_PRESETS, read_or_create  # noqa: E402
 
 logger = logging.getLogger("lbw")
@@ -30,6 +32,12 @@ def _original_extension() -> str | None:
 _original = _original_extension()
 if _original is not None:
     logger.warning("LoRA Block Weight: off, because %s does the same; disable one of the two", _original)
+
+
+def _hidden(argument):
+    """A component for an argument that the panel does not show."""
+    kind = {bool: gr.Checkbox, str: gr.Textbox}.get(argument.kind, gr.Number)
+    return kind(value=argument.default, label=argument.name, visible=False)
 
 
 class LoraBlockWeight(scripts.Script):
@@ -51,10 +59,17 @@ class LoraBlockWeight(scripts.Script):
                 interactive=True,
                 elem_id="lbw_ratiospreset",
             )
-        return [presets, active]
+        shown = {"presets": presets, "active": active}
+        hidden = {item.name: _hidden(item) for item in ARGUMENTS if item.name not in shown}
+        self.infotext_fields = [
+            (active, infotext.pasted_active),
+            (hidden["default_preset"], infotext.pasted_default_preset),
+            (hidden["pasted"], infotext.pasted),
+        ]
+        return [(shown | hidden)[item.name] for item in ARGUMENTS]
 
-    def process(self, p, presets=None, active=True, *_):
-        a1111.begin(p, active=True if active in (None, "") else bool(active), presets_text=presets)
+    def process(self, p, *values):
+        a1111.begin(p, values)
 
     def after_extra_networks_activate(self, p, *_, extra_network_data, **__):
         a1111.networks_activated(p, extra_network_data)
@@ -62,11 +77,16 @@ class LoraBlockWeight(scripts.Script):
     def process_before_every_sampling(self, p, *_, **__):
         a1111.before_sampling(p)
 
+    def postprocess_batch(self, p, *_, **__):
+        a1111.take_notes(p)
+
     def postprocess(self, p, processed, *_):
-        a1111.end(p)
+        a1111.finish(p, processed)
 
 
 script_callbacks.on_ui_settings(a1111.add_settings)
 script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
 script_callbacks.on_model_loaded(a1111.model_loaded)
 script_callbacks.on_script_unloaded(a1111.unload)
+script_callbacks.on_app_started(a1111.app_started)
+script_callbacks.on_infotext_pasted(infotext.follow_renames)

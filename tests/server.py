@@ -32,7 +32,7 @@ class Server:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if requests.get(f"{self.url}/sdapi/v1/cmd-flags", timeout=5).ok:
+                if requests.get(f"{self.url}/sdapi/v1/cmd-flags", timeout=5).status_code in (200, 401):
                     return
             except (requests.ConnectionError, requests.Timeout):
                 pass

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lbw.blocks import FLUX_LABELS, UNET_LABELS
+from lbw.limits import LONGEST_RULE, MOST_RULES, number, shortened
 
 _KNOWN_LABELS = frozenset(UNET_LABELS) | frozenset(FLUX_LABELS)
 
@@ -65,20 +65,21 @@ def parse_rule(text: str) -> ElementRule:
     ``NOT`` inverts, an empty field matches everything.
 
     Raises:
-        ValueError: the rule has not three fields, names an unknown block, or its ratio is not a number.
+        ValueError: the rule is too long, has not three fields, names an unknown block, or its ratio is not a number.
     """
+    shown = repr(shortened(text.strip()))
+    if len(text) > LONGEST_RULE:
+        raise ValueError(f"rule {shown} has {len(text)} characters; expected at most {LONGEST_RULE}")
     fields = [field.strip() for field in text.split(":")]
     if len(fields) != 3:
-        raise ValueError(f"rule {text.strip()!r} has {len(fields)} fields; expected blocks:elements:ratio")
+        raise ValueError(f"rule {shown} has {len(fields)} fields; expected blocks:elements:ratio")
     block_words, blocks_inverted = _words(fields[0])
     element_words, elements_inverted = _words(fields[1])
     try:
         labels = frozenset(label for word in block_words for label in _block_range(word))
-        ratio = float(fields[2])
-        if not math.isfinite(ratio):
-            raise ValueError(f"{fields[2]!r} is not a finite number")
+        ratio = number(fields[2])
     except ValueError as error:
-        raise ValueError(f"rule {text.strip()!r}: {error}") from None
+        raise ValueError(f"rule {shown}: {error}") from None
     return ElementRule(Selector(labels, blocks_inverted), Selector(frozenset(element_words), elements_inverted), ratio)
 
 
@@ -86,9 +87,12 @@ def parse_rules(text: str) -> tuple[ElementRule, ...]:
     """Rules separated by commas or newlines.
 
     Raises:
-        ValueError: as in :func:`parse_rule`.
+        ValueError: there are too many, or as in :func:`parse_rule`.
     """
-    return tuple(parse_rule(part) for part in re.split(r"[,\n]", text) if part.strip())
+    parts = [part for part in re.split(r"[,\n]", text) if part.strip()]
+    if len(parts) > MOST_RULES:
+        raise ValueError(f"{len(parts)} rules; expected at most {MOST_RULES}")
+    return tuple(map(parse_rule, parts))
 
 
 def ratio_of(rules: Iterable[ElementRule], label: str | None, layer: str, ratio: float) -> float:

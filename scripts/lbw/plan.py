@@ -9,17 +9,36 @@ from random import Random
 
 from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
 from lbw.elements import ElementRule, parse_rules, ratio_of
+from lbw.limits import shortened
 from lbw.prompt import LoraRequest, Warn
 from lbw.schedule import Schedule
-from lbw.weights import BlockWeights, has_random_value, parse_weights, zeroed_sdxl_blocks
+from lbw.weights import BlockWeights, parse_weights, with_drawn, zeroed_sdxl_blocks
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The vectors that an image was made with where they had random values: {network name: vectors}."""
+
+    seed: int
+    vectors: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Library:
-    """The named vectors and rule sets that requests may refer to: {name: text}."""
+    """What a generation brings besides its tags: named vectors and rule sets, {name: text}, and more to go with them.
+
+    ``default_preset`` is the ``lbw=`` of every tag that has none of its own. ``drawn`` are random values of an earlier
+    image that is to be made again.
+    """
 
     presets: Mapping[str, str]
     rule_sets: Mapping[str, str]
+    default_preset: str | None = None
+    drawn: Drawn | None = None
+
+    def vector(self, weights: str) -> str:
+        """The vector that ``lbw=weights`` means: the preset of this name, or what stands there."""
+        return self.presets.get(weights.strip(), weights)
 
 
 @dataclass(frozen=True)
@@ -74,14 +93,14 @@ class Plan:
     """What the weights should be in each step of a pass.
 
     ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
-    one network may follow different schedules.
+    one network may follow different schedules. ``weights`` are the block weights of each request.
     """
 
     requests: tuple[LoraRequest, ...]
     networks: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     terms: Mapping[str, tuple[Term, ...]]
-    resolved_weights: Mapping[str, str]
+    weights: tuple[BlockWeights | None, ...]
 
     def strengths(self, step: int, steps: int) -> tuple[float, ...]:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
@@ -140,25 +159,29 @@ class Plan:
         return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
 
 
-def _vector(request: LoraRequest, library: Library) -> str:
-    """The vector text of a request, which may stand in the library under a name."""
-    text = request.weights or ""
-    return library.presets.get(text.strip(), text)
+def _names(names: Iterable[str]) -> str:
+    return shortened(", ".join(names), 400) or "none"
 
 
-def _weights(request: LoraRequest, library: Library, random: Random, warn: Warn) -> BlockWeights | None:
-    """The block weights of a request; None, with a warning, where it names something that cannot be used."""
-    text, vector = request.weights, _vector(request, library)
-    if text is None:
+def _weights(request: LoraRequest, library: Library, seed: int, warn: Warn) -> BlockWeights | None:
+    """The block weights of a request; None, with a warning, where it names something that cannot be used.
+
+    Random values depend on the seed and the network's name alone, so that other tags do not change them.
+    """
+    if request.weights is None:
         return None
+    vector = library.vector(request.weights)
+    where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights)}"
     if "," not in vector:
-        known = ", ".join(library.presets) or "none"
-        warn(f"<lora:{request.name}>: lbw={text}: no preset of this name; expected one of {known}; all blocks are 1")
+        warn(f"{where}: no preset of this name; expected one of {_names(library.presets)}; all blocks are 1")
         return None
+    if library.drawn is not None and library.drawn.seed == seed:
+        drawn = (with_drawn(vector, request.x, text) for text in library.drawn.vectors.get(request.name, ()))
+        vector = next((text for text in drawn if text is not None), vector)
     try:
-        return parse_weights(vector, request.x, random)
+        return parse_weights(vector, request.x, Random(f"{seed}/{request.name}"))
     except ValueError as error:
-        warn(f"<lora:{request.name}>: lbw={text}: {error}; all blocks are 1")
+        warn(f"{where}: {error}; all blocks are 1")
         return None
 
 
@@ -166,27 +189,28 @@ def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementR
     if request.elements is None:
         return ()
     text = library.rule_sets.get(request.elements.strip())
+    where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
     if text is None:
-        known = ", ".join(library.rule_sets) or "none"
-        warn(f"<lora:{request.name}>: lbwe={request.elements}: no rule set of this name; expected one of {known}; "
+        warn(f"{where}: no rule set of this name; expected one of {_names(library.rule_sets)}; "
              "the tag works without it")
         return ()
     try:
         return parse_rules(text)
     except ValueError as error:
-        warn(f"<lora:{request.name}>: lbwe={request.elements}: {error}; the tag works without it")
+        warn(f"{where}: {error}; the tag works without it")
         return ()
 
 
 def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request: LoraRequest, warn: Warn) -> bool:
     """Whether the vector is for this model; warns where it is not, and where it zeroes blocks by being too short."""
+    where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights or '')}"
     if weights.family is not family:
-        warn(f"<lora:{request.name}>: lbw={request.weights}: a vector for {weights.family.value} models does not fit "
+        warn(f"{where}: a vector for {weights.family.value} models does not fit "
              f"this {family.value} model; all blocks are 1")
         return False
     zeroed = zeroed_sdxl_blocks(weights) if is_sdxl else ()
     if zeroed:
-        warn(f"<lora:{request.name}>: lbw={request.weights}: {len(weights.given)} values are for SD1 and leave "
+        warn(f"{where}: {len(weights.given)} values are for SD1 and leave "
              f"{', '.join(zeroed)} of this SDXL model at 0; expected {len(LAYOUTS[12])} or {len(SDXL_LABELS)} values")
     return True
 
@@ -218,7 +242,7 @@ def build(
         requests: the tags whose networks are loaded, in the host's order; a name may occur more than once, and then
             all its requests count.
         layers: {network name: the layers that the network has a delta for}.
-        library: presets and rule sets.
+        library: presets and rule sets, and the default preset.
         warn: gets one message for each argument that cannot be used.
         model_layers: layer names of the model, which tell its family.
         is_sdxl: whether to warn of SDXL blocks that a vector leaves at 0.
@@ -227,17 +251,27 @@ def build(
     family = family_of_layers(model_layers)
     terms: dict[str, list[Term]] = {}
     schedules = tuple(dict.fromkeys(request.schedule for request in requests))
-    resolved: dict[str, str] = {}
+    resolved = []
+    if library.default_preset is not None:
+        requests = [
+            replace(request, weights=library.default_preset) if request.weights is None else request
+            for request in requests
+        ]
     for index, request in enumerate(requests):
-        weights = _weights(request, library, Random(f"{seed}/{index}/{request.name}"), warn)
+        weights = _weights(request, library, seed, warn)
         if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
             weights = None
-        if weights is not None and has_random_value(_vector(request, library)):
-            resolved[request.name] = ",".join(f"{value:g}" for value in weights.values)
+        resolved.append(weights)
         ratio = _ratio_function(weights, _rules(request, library, warn), family)
         schedule = schedules.index(request.schedule)
         for layer in layers.get(request.name, ()):
             term = Term(index, ratio(layer), None if is_text_encoder(layer) else schedule)
             terms.setdefault(layer, []).append(term)
     networks = tuple(dict.fromkeys(request.name for request in requests))
-    return Plan(tuple(requests), networks, schedules, {key: tuple(value) for key, value in terms.items()}, resolved)
+    return Plan(
+        tuple(requests),
+        networks,
+        schedules,
+        {key: tuple(value) for key, value in terms.items()},
+        tuple(resolved),
+    )

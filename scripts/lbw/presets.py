@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from lbw.blocks import LAYOUTS
@@ -70,36 +71,49 @@ def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
     return presets, problems
 
 
+def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, lines) of each run of lines that are not empty."""
+    number = 0
+    for is_empty, lines in groupby(text.splitlines(), key=lambda line: not line.strip()):
+        rows = [line.strip() for line in lines]
+        if not is_empty:
+            yield number + 1, rows
+        number += len(rows)
+
+
 def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
     """Rule set text -> {name: rules}, and the entries that cannot be read."""
     rule_sets: dict[str, str] = {}
     problems = []
-    line = 1
-    for part in re.split(r"((?:[ \t]*\n){2,})", text):
-        entry_line = line + len(part[: len(part) - len(part.lstrip())].splitlines())
-        line += part.count("\n")
-        entry = "\n".join(row for row in part.strip().splitlines() if not row.lstrip().startswith("#"))
+    for line, rows in _paragraphs(text):
+        entry = "\n".join(row for row in rows if not row.startswith("#"))
         name, separator, rules = entry.partition(":")
         if not separator or not name.strip():
             continue
         try:
             parse_rules(rules)
         except ValueError as error:
-            problems.append(Problem(entry_line, f"{name.strip()}: {error}"))
+            problems.append(Problem(line, f"{name.strip()}: {error}"))
         rule_sets[name.strip()] = rules.strip()
     return rule_sets, problems
 
 
-def read_or_create(path: Path, default: str) -> str:
-    """The text of a preset file, which is made with ``default`` if it is absent.
+def read(path: Path, default: str) -> str:
+    """The text of a preset file, or ``default`` if it is absent.
 
     A file that is not UTF-8 is read with replacement characters rather than refused: its other lines stay usable.
     """
     try:
         return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     except FileNotFoundError:
-        write_atomically(path, default)
         return default
+
+
+def read_or_create(path: Path, default: str) -> str:
+    """The text of a preset file, which is made with ``default`` if it is absent."""
+    if not path.exists():
+        write_atomically(path, default)
+    return read(path, default)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lbw.limits import LARGEST_NUMBER, number, shortened
 from lbw.schedule import ALWAYS, Schedule, parse_schedule
 
 Warn = Callable[[str], None]
@@ -30,30 +30,36 @@ class LoraRequest:
         return self.weights is None and self.elements is None and self.schedule == ALWAYS
 
 
-def _number(text: str) -> float | None:
+def _is_number(text: str) -> bool:
+    """Whether a positional argument is meant as a multiplier, not as the name of a preset."""
     try:
-        value = float(text)
+        float(text)
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return False
+    return True
 
 
-def _named_number(named: dict[str, str], key: str, default: float, warn: Callable[[str], None]) -> float:
-    if key not in named:
+def _number(text: str, default: float, label: str, warn: Warn) -> float:
+    try:
+        return number(text)
+    except ValueError:
+        warn(f"{label}{shortened(text)}: expected a number up to {LARGEST_NUMBER:.0f}; {default:g} is used")
         return default
-    value = _number(named[key])
-    if value is None:
-        warn(f"{key}={named[key]}: expected a number; {default:g} is used")
-        return default
-    return value
 
 
-def _dyn_dim(text: str | None, warn: Callable[[str], None]) -> int | None:
+def _named_number(named: dict[str, str], key: str, default: float, warn: Warn) -> float:
+    return _number(named[key], default, f"{key}=", warn) if key in named else default
+
+
+def _dyn_dim(text: str | None, warn: Warn) -> int | None:
     if text is None:
         return None
-    value = _number(text)
-    if value is None or value != int(value) or value < 1:
-        warn(f"dyn={text}: expected a whole number of at least 1; the full rank is used")
+    try:
+        value = number(text)
+        if value < 1 or not value.is_integer():
+            raise ValueError
+    except ValueError:
+        warn(f"dyn={shortened(text)}: expected a whole number of at least 1; the full rank is used")
         return None
     return int(value)
 
@@ -80,23 +86,25 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     A preset's name or a vector may also stand among the positional arguments, behind the multipliers, as in the
     original's old versions.
     """
-    positional, named = split_arguments(items)
-    name = positional[0] if positional else ""
+    name = items[0] if items else ""
+    positional, named = split_arguments(items[1:])
 
     def warn_tag(message: str) -> None:
-        warn(f"<lora:{name}>: {message}")
+        warn(f"<lora:{shortened(name)}>: {message}")
 
-    numbers = [item for item in positional[1:] if _number(item) is not None]
-    words = [item for item in positional[1:] if _number(item) is None]
+    numbers = [item for item in positional if _is_number(item)]
+    words = [item for item in positional if not _is_number(item)]
     for word in words[1:]:
-        warn_tag(f"{word!r}: one preset or vector is expected, {words[0]!r} is used")
+        warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     weights = named.get("lbw", named.get("w"))
     if words and weights is not None:
-        warn_tag(f"{words[0]!r}: the tag also has lbw={weights}, which is used")
+        warn_tag(f"{shortened(words[0])!r}: the tag also has lbw={shortened(weights)}, which is used")
     elif words:
         weights = words[0]
-    te = _named_number(named, "te", float(numbers[0]) if numbers else 1.0, warn_tag)
-    unet = _named_number(named, "unet", float(numbers[1]) if len(numbers) > 1 else te, warn_tag)
+    te = _number(numbers[0], 1.0, "", warn_tag) if numbers else 1.0
+    te = _named_number(named, "te", te, warn_tag)
+    unet = _number(numbers[1], te, "", warn_tag) if len(numbers) > 1 else te
+    unet = _named_number(named, "unet", unet, warn_tag)
     schedule, problems = parse_schedule(named)
     for problem in problems:
         warn_tag(problem)

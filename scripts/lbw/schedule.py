@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lbw.limits import shortened
+
 
 @dataclass(frozen=True)
 class Position:
@@ -52,6 +54,12 @@ class Schedule:
         """The factor, 0 to 1, on the LoRA's strength at ``step`` of a pass of ``steps`` steps."""
         return float(all(window.contains(step, steps) for window in self.windows))
 
+    @property
+    def depends_on_steps(self) -> bool:
+        """Whether a share of the pass's steps is among its positions."""
+        positions = (position for window in self.windows for position in (window.start, window.stop))
+        return any(position is not None and position.is_fraction for position in positions)
+
     def is_empty(self, steps: int) -> bool:
         """Whether ``start`` and ``stop`` contradict each other, so that the LoRA is never on.
 
@@ -77,13 +85,17 @@ def parse_position(text: str) -> Position:
     """
     if match := _POSITION.fullmatch(text.strip()):
         value = float(match[1])
+        if math.isinf(value):
+            raise ValueError(f"{shortened(text)!r} is not a step; its number is too large")
         if match[2] and value <= 100:
             return Position(value / 100, is_fraction=True)
         if not match[2] and 0 < value < 1:
             return Position(value, is_fraction=True)
         if not match[2] and math.floor(value) == value:
             return Position(value)
-    raise ValueError(f"{text!r} is not a step; expected a whole number (5), a fraction (0.5) or a percentage (50%)")
+    raise ValueError(
+        f"{shortened(text)!r} is not a step; expected a whole number (5), a fraction (0.5) or a percentage (50%)"
+    )
 
 
 def parse_range(text: str) -> Window:
@@ -95,12 +107,12 @@ def parse_range(text: str) -> Window:
     text = text.strip()
     if match := _RANGE.fullmatch(text):
         if match[1] is None and match[2] is None:
-            raise ValueError(f"{text!r} is not a range of steps; expected a-b, a-, -b or a")
+            raise ValueError(f"{shortened(text)!r} is not a range of steps; expected a-b, a-, -b or a")
         return Window(*(None if part is None else parse_position(part) for part in match.groups()))
     try:
         position = parse_position(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a range of steps; expected a-b, a-, -b or a") from None
+        raise ValueError(f"{shortened(text)!r} is not a range of steps; expected a-b, a-, -b or a") from None
     return Window(position, Position(position.value, position.is_fraction, offset=1))
 
 
@@ -121,5 +133,5 @@ def parse_schedule(arguments: Mapping[str, str]) -> tuple[Schedule, list[str]]:
         try:
             windows.append(parse(arguments[key]))
         except ValueError as error:
-            problems.append(f"{key}={arguments[key]}: {error}; the LoRA works without it")
+            problems.append(f"{key}={shortened(arguments[key])}: {error}; the LoRA works without it")
     return Schedule(tuple(windows)), problems

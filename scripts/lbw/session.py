@@ -8,14 +8,20 @@ from typing import Any
 
 from lbw.engine import LoraEngine, Update
 from lbw.hosts import Host
+from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.plan import Library, Plan, build
 from lbw.prompt import LoraRequest
+from lbw.weights import shown
 
 logger = logging.getLogger("lbw")
 
 
 class Session:
     """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
+
+    ``passes`` are the plans and numbers of steps of the batch that is being made, ``notes`` what the infotexts of all
+    batches say, {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in
+    the console for each tag of the last batch, and one for the switches.
 
     Args:
         host: the adapter of the WebUI.
@@ -29,9 +35,12 @@ class Session:
         self.engine = engine
         self.library = library
         self.plan: Plan | None = None
+        self.passes: list[tuple[Plan, int]] = []
+        self.notes: dict[str, dict[int, str]] = {}
+        self.tells_more = False
         self.updates: list[Update] = []
         self._comment = comment
-        self._said: set[str] = set()
+        self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, Any] = ((), ())
@@ -39,8 +48,11 @@ class Session:
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
-        if message not in self._said:
-            self._said.add(message)
+        message = shortened(message, LONGEST_MESSAGE)
+        if len(self.warnings) == MOST_MESSAGES:
+            message = "there are more warnings, which are left out"
+        if message not in self.warnings and len(self.warnings) <= MOST_MESSAGES:
+            self.warnings[message] = None
             logger.warning("LoRA Block Weight: %s", message)
             self._comment(message)
 
@@ -57,12 +69,14 @@ class Session:
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self._apply(0, steps)
+        self.passes.append((plan, steps))
         return plan
 
     def step(self, step: int, steps: int) -> None:
         """A step begins: bring the weights to it, if they are not there already."""
         if self.plan is None:
             return
+        self.passes[-1] = (self.passes[-1][0], steps)
         names = self.host.wanted_names()
         if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
             self._make_plan()
@@ -76,6 +90,23 @@ class Session:
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
         self.end()
+
+    def log_details(self) -> None:
+        """Say in the console what the tags came to, and what the switches cost."""
+        for plan, steps in self.passes:
+            for request, weights in zip(plan.requests, plan.weights, strict=True):
+                logger.info(
+                    "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
+                    request.name, request.te_multiplier, request.unet_multiplier,
+                    "1" if weights is None else ",".join(map(shown, weights.values)), request.elements or "none",
+                    steps, " ".join(f"{request.schedule.strength(step, steps):g}" for step in range(steps)),
+                )
+        switches = [update for update in self.updates if update.layers_updated]
+        logger.info(
+            "LoRA Block Weight: %d updates of %d layers in %.1f ms",
+            len(switches), sum(update.layers_updated for update in switches),
+            sum(update.seconds for update in switches) * 1000,
+        )
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,10 @@ from random import Random
 from types import MappingProxyType
 
 from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, family_of_layout, labels_of
+from lbw.limits import LARGEST_NUMBER, number, shortened
+
+RANDOM = ("R", "U")
+"""Values that are drawn: from 0 to 1, and from -0.5 to 1.5."""
 
 _X_VALUE = re.compile(r"X(?:([+-])(.+))?")
 
@@ -31,13 +34,6 @@ class BlockWeights:
         return tuple(label for label in labels if label not in self.given)
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
 def parse_value(text: str, x: float, random: Random) -> float:
     """One value of a vector: a number, ``R``, ``U``, ``X``, ``X+n`` or ``X-n``.
 
@@ -51,11 +47,14 @@ def parse_value(text: str, x: float, random: Random) -> float:
         return round(random.uniform(-0.5, 1.5), 3)
     try:
         if match := _X_VALUE.fullmatch(text):
-            offset = _finite(match[2]) if match[1] else 0.0
+            offset = number(match[2]) if match[1] else 0.0
             return x - offset if match[1] == "-" else x + offset
-        return _finite(text)
+        return number(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a value; expected a number, R, U, X, X+n or X-n") from None
+        raise ValueError(
+            f"{shortened(text)!r} is not a value; expected a number, R, U, X, X+n or X-n, "
+            f"with numbers from {-LARGEST_NUMBER:.0f} to {LARGEST_NUMBER:.0f}"
+        ) from None
 
 
 def parse_weights(text: str, x: float = 1.0, random: Random | None = None) -> BlockWeights:
@@ -86,7 +85,31 @@ def parse_weights(text: str, x: float = 1.0, random: Random | None = None) -> Bl
 
 def has_random_value(text: str) -> bool:
     """Whether a vector contains ``R`` or ``U``, so that its values depend on the seed."""
-    return any(item.strip() in ("R", "U") for item in text.split(","))
+    return any(item.strip() in RANDOM for item in text.split(","))
+
+
+def with_drawn(text: str, x: float, drawn: str) -> str | None:
+    """A vector with the values that were drawn for it at an earlier time; None if they are not this vector's.
+
+    Args:
+        text: the vector, with ``R`` and ``U``.
+        x: the value of ``X``.
+        drawn: the numbers that all its values came out as.
+    """
+    items, values = [item.strip() for item in text.split(",")], drawn.split(",")
+    if len(items) != len(values):
+        return None
+    pairs = list(zip(items, values, strict=True))
+    try:
+        fits = all(item in RANDOM or shown(parse_value(item, x, Random())) == value for item, value in pairs)
+    except ValueError:
+        return None
+    return ",".join(value if item in RANDOM else item for item, value in pairs) if fits else None
+
+
+def shown(value: float) -> str:
+    """A value as an infotext has it."""
+    return f"{value:.6g}"
 
 
 def zeroed_sdxl_blocks(weights: BlockWeights) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def test_random_weights_follow_the_seed_and_are_told(bench: Bench):
     other, differing = bench.record("t_lora", prompt=prompt, seed=2)
     assert record.strengths[0]["t_lora"]["OUT05"] == pytest.approx(repeated.strengths[0]["t_lora"]["OUT05"], abs=1e-6)
     assert record.strengths[0]["t_lora"]["OUT05"] != pytest.approx(differing.strengths[0]["t_lora"]["OUT05"], abs=1e-3)
-    told = first.infotexts[0].partition("LBW random weights: ")[2]
+    told = first.infotexts[0].partition("LBW values: ")[2]
     assert f"{record.strengths[0]['t_lora']['OUT05'][0]:.3f}".rstrip("0").rstrip(".") in told
     assert first.infotexts[0] == again.infotexts[0] != other.infotexts[0]
 

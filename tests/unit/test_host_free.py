@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODULES = ["prompt", "blocks", "weights", "elements", "presets", "schedule", "plan"]
+MODULES = ["api", "blocks", "elements", "infotext", "limits", "plan", "presets", "prompt", "schedule", "weights"]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 

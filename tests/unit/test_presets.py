@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lbw.blocks import LAYOUTS
 from lbw.presets import (
     DEFAULT_PRESETS,
     DEFAULT_RULE_SETS,
     parse_presets,
     parse_rule_sets,
+    read,
     read_or_create,
     write_atomically,
 )
@@ -56,6 +60,11 @@ def test_a_file_is_made_with_the_defaults_and_then_left_alone(tmp_path: Path):
     assert read_or_create(path, DEFAULT_PRESETS) == f"MINE:{ONES}\n# kept\n"
 
 
+def test_reading_an_absent_file_gives_the_defaults_and_makes_nothing(tmp_path: Path):
+    assert read(tmp_path / "lbwpresets.txt", DEFAULT_PRESETS) == DEFAULT_PRESETS
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_another_encoding_loses_no_readable_line(tmp_path: Path):
     path = tmp_path / "lbwpresets.txt"
     path.write_bytes(b"\xef\xbb\xbfA:" + ONES.encode() + b"\n\xff\xfe caf\xe9\nB:" + ONES.encode())
@@ -74,3 +83,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
         write_atomically(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["lbwpresets.txt"]
     assert path.read_text() == "old"
+
+
+PIECES = st.sampled_from(
+    [":", ",", "\n", "\n\n", "#", " ", "A", ONES, "R", "nan", "IN05-OUT05", "attn", "NOT", "\u2028"]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=3)).map("".join))
+def test_no_text_can_break_the_files_parsers_and_every_preset_fits_a_layout(text: str):
+    presets, problems = parse_presets(text)
+    rule_sets, more = parse_rule_sets(text)
+    assert all(vector.count(",") + 1 in LAYOUTS for vector in presets.values())
+    assert all(name == name.strip() and ":" not in name for name in (*presets, *rule_sets))
+    assert all(1 <= problem.line <= len(text.splitlines()) for problem in (*problems, *more))

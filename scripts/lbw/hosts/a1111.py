@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import gradio as gr
 from torch import nn
 
 import networks as host_networks
-from lbw import prompt
+from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
+from lbw.limits import MOST_TAGS, shortened
 from lbw.plan import Library
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read_or_create
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
 from lbw.session import Session
-from modules import extra_networks, shared
+from modules import extra_networks, sd_models, shared
 
 logger = logging.getLogger("lbw")
 
@@ -32,6 +34,9 @@ _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Multihe
 
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
 _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+WARNINGS = "LBW warnings"
+"""The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
 
 _SESSION = "lora_block_weight_session"
 """The attribute of the host's processing object that holds its session."""
@@ -87,6 +92,31 @@ def solver_step(denoiser: Any, sampling_step: int) -> int:
     return min(evaluation, sampling_step + 1)
 
 
+class Backend:
+    """The :class:`lbw.routes.Backend` protocol: what the API asks of the host. Nothing here loads a model."""
+
+    def preset_text(self) -> str:
+        return read(PRESETS_FILE, DEFAULT_PRESETS)
+
+    def rule_set_text(self) -> str:
+        return read(RULE_SETS_FILE, DEFAULT_RULE_SETS)
+
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(host.layers()) if self._is_loaded() else ()
+
+    def is_sdxl(self) -> bool:
+        return self._is_loaded() and host.is_sdxl()
+
+    def tags(self, text: str) -> list[list[str]]:
+        # Without a closing bracket behind it, each opening one would be searched to the end of the text.
+        _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
+        return [params.items for params in lora_tags(found)]
+
+    @staticmethod
+    def _is_loaded() -> bool:
+        return sd_models.model_data.sd_model is not None
+
+
 class ConditioningCaches:
     """The host's caches of encoded prompts, which are keyed on the tags' text and know nothing of presets."""
 
@@ -134,6 +164,17 @@ def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
     return [params for kind, tags in extra_network_data.items() if _is_lora_tag(kind) for params in tags]
 
 
+def drop_tags_beyond_limit(extra_network_data: Mapping[str, list[Any]], warn: prompt.Warn) -> None:
+    """Leave so many Lora tags of a prompt as can be served in bounded time and memory."""
+    tags = lora_tags(extra_network_data)
+    if len(tags) <= MOST_TAGS:
+        return
+    warn(f"{len(tags)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
+    dropped = set(map(id, tags[MOST_TAGS:]))
+    for params in extra_network_data.values():
+        params[:] = [tag for tag in params if id(tag) not in dropped]
+
+
 def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     """Leave in a tag's parsed parameters only numbers that the host can read: one that it cannot would drop every LoRA.
 
@@ -154,10 +195,10 @@ class TagReader:
 
     def __call__(self) -> Any:
         result = self._parse()
-        if _host_parses_tags():
-            for data in (self._p.extra_network_data, getattr(self._p, "hr_extra_network_data", None)):
-                for params in lora_tags(data or {}):
-                    make_readable_for_host(params, prompt.parse(params.items, self._session.warn))
+        for data in (self._p.extra_network_data, getattr(self._p, "hr_extra_network_data", None)):
+            drop_tags_beyond_limit(data or {}, self._session.warn)
+            for params in lora_tags(data or {}) if _host_parses_tags() else ():
+                make_readable_for_host(params, prompt.parse(params.items, self._session.warn))
         return result
 
 
@@ -216,11 +257,25 @@ host = A1111()
 caches = ConditioningCaches()
 
 
-def library(presets_text: str | None) -> Library:
-    """Presets from the request, or from the file where it has none; rule sets from their file."""
-    presets, _ = parse_presets(presets_text or read_or_create(PRESETS_FILE, DEFAULT_PRESETS))
-    rule_sets, _ = parse_rule_sets(read_or_create(RULE_SETS_FILE, DEFAULT_RULE_SETS))
-    return Library(presets, rule_sets)
+def library(arguments: api.Arguments) -> Library:
+    """Presets and rule sets from the request, or from their files where it has none."""
+    presets, _ = parse_presets(arguments.presets or read(PRESETS_FILE, DEFAULT_PRESETS))
+    rule_sets, _ = parse_rule_sets(arguments.elements or read(RULE_SETS_FILE, DEFAULT_RULE_SETS))
+    return Library(presets, rule_sets, arguments.default_preset.strip() or None)
+
+
+def _recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> Library:
+    """The library with what a pasted infotext brought, and without a default preset that cannot be used."""
+    try:
+        library = infotext.recall(arguments.pasted, library)
+    except ValueError as error:
+        warn(f"argument pasted: {error}")
+    default = library.default_preset
+    if default is not None and "," not in library.vector(default):
+        warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
+             f"{shortened(', '.join(library.presets), 400)}; tags without lbw= keep all blocks at 1")
+        library = replace(library, default_preset=None)
+    return library
 
 
 def session_of(p: Any) -> Session | None:
@@ -228,17 +283,28 @@ def session_of(p: Any) -> Session | None:
     return vars(p).get(_SESSION)
 
 
-def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
-    """A generation begins. It may do so inside another one, between two of its batches."""
+def begin(p: Any, values: Sequence[Any]) -> None:
+    """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
-    if not active or shared.opts.lora_functional:
+    messages: list[str] = []
+    try:
+        arguments = api.parse(values, messages.append)
+    except api.ArgumentError as error:
+        messages.append(f"{error}; all arguments are left out")
+        arguments = api.Arguments()
+    if not arguments.active or shared.opts.lora_functional:
         engine.release()
         caches.drop_others(p, ())
-        if active:
+        if arguments.active:
             logger.warning("LoRA Block Weight: off, because the option lora_functional is on")
         return
+    if arguments.mode != 0:
+        messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
+    session = Session(host, engine, _recalled(library(arguments), arguments, messages.append), p.comment)
+    for message in messages:
+        session.warn(message)
+    session.tells_more = arguments.debug
     engine.policy = _memory_policy()
-    session = Session(host, engine, library(presets_text), p.comment)
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.close = Closer(p)
@@ -250,18 +316,45 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if session is None:
         return
     requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
-    if not setting("lbw_plain_loras") and all(request.is_plain for request in requests):
+    is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
+    if is_plain and not setting("lbw_plain_loras"):
         session.leave_to_host()
         caches.drop_others(p, ())
         return
     is_hires_pass = getattr(p, "is_hr_pass", False)
     steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
+    if not is_hires_pass:
+        session.passes.clear()
     plan = session.begin_pass(requests, int(p.seeds[0]), steps)
     caches.drop_others(p, plan.text_encoder_ratios())
-    if plan.resolved_weights:
-        p.extra_generation_params["LBW random weights"] = "; ".join(
-            f"{name}: {values}" for name, values in plan.resolved_weights.items()
-        )
+    take_notes(p)
+
+
+class Note(str):
+    """A text in the infotext that differs from batch to batch: the host calls it with the image that it writes."""
+
+    batches: dict[int, str]
+
+    def __new__(cls, batches: dict[int, str], batch: int) -> Note:
+        note = super().__new__(cls, batches.get(batch, ""))
+        note.batches = batches
+        return note
+
+    def __call__(self, p: Any, index: int, all_seeds: Any, use_main_prompt: bool, **_: Any) -> str | None:
+        """The text of the batch that the image is from; while a batch is made, the host counts inside it."""
+        batch = p.iteration if all_seeds is p.seeds else index // p.batch_size
+        return self.batches.get(0 if use_main_prompt else batch)
+
+
+def take_notes(p: Any) -> None:
+    """Bring the infotext up to date with the passes of the batch that is being made."""
+    session = session_of(p)
+    if session is None:
+        return
+    for key, text in infotext.describe(session.passes, session.library).items():
+        session.notes.setdefault(key, {})[p.iteration] = text
+    for key, batches in session.notes.items():
+        p.extra_generation_params[key] = Note(batches, p.iteration)
 
 
 def before_sampling(p: Any) -> None:
@@ -279,12 +372,28 @@ def before_evaluation(params: Any) -> None:
         session.step(solver_step(denoiser, params.sampling_step), params.total_sampling_steps)
 
 
+def finish(p: Any, processed: Any) -> None:
+    """A generation is over, and its result is complete: say in it what went wrong."""
+    session = session_of(p)
+    if session is not None and session.tells_more:
+        session.log_details()
+    if session is not None and session.warnings:
+        told = {WARNINGS: list(session.warnings)}
+        processed.extra_generation_params = {**processed.extra_generation_params, **told}
+    end(p)
+
+
 def end(p: Any) -> None:
-    """A generation is over."""
+    """A generation is over, or has failed."""
     session = session_of(p)
     _remove_stand_ins(p)
     if session is not None:
         session.end()
+
+
+def app_started(_demo: Any, app: Any) -> None:
+    """The host's server has its routes."""
+    routes.add(app, Backend())
 
 
 def model_loaded(_model: Any) -> None:

@@ -1,0 +1,166 @@
+"""Infotexts: what shaped an image and is not in its prompt, written so that reading it back makes the image again.
+
+Names that a prompt only refers to come with what they meant: presets and rule sets in the form of their files, random
+values as the numbers they came out as. Every text has a colon or a comma in it, so that the host quotes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lbw import __version__
+from lbw.elements import parse_rules
+from lbw.plan import Drawn, Library, Plan
+from lbw.presets import parse_presets, parse_rule_sets
+from lbw.schedule import Schedule
+from lbw.weights import has_random_value, parse_weights, shown
+
+DEFAULT_PRESET = "LBW default preset"
+PRESETS = "LBW presets"
+RULE_SETS = "LBW rule sets"
+VALUES = "LBW values"
+STEPS = "LBW steps"
+VERSION = "LBW version"
+
+
+def describe(passes: Sequence[tuple[Plan, int]], library: Library) -> dict[str, str]:
+    """{infotext key: text} of one image; empty where the host alone would have made it.
+
+    Args:
+        passes: the plan and the number of steps of each sampling pass.
+        library: what the generation brought besides its tags.
+    """
+    requests = [request for plan, _ in passes for request in plan.requests]
+    if all(plan.is_plain for plan, _ in passes):
+        return {}
+    default = library.default_preset
+    texts = {
+        DEFAULT_PRESET: _default_preset(library) if any(r.weights == default for r in requests) else "",
+        PRESETS: _presets({r.weights.strip() for r in requests if r.weights and r.weights != default}, library),
+        RULE_SETS: _rule_sets({r.elements.strip() for r in requests if r.elements}, library),
+        VALUES: "\n".join(dict.fromkeys(line for plan, _ in passes for line in _drawn(plan, library))),
+        STEPS: "; ".join(dict.fromkeys(
+            f"{_escaped(request.name)}: {_steps(request.schedule, steps)} of {steps}"
+            for plan, steps in passes for request in plan.requests if request.schedule.depends_on_steps
+        )),
+    }
+    return {key: text for key, text in texts.items() if text} | {VERSION: __version__}
+
+
+def _default_preset(library: Library) -> str:
+    name = (library.default_preset or "").strip()
+    return f"{name}:{library.presets[name]}" if name in library.presets else name
+
+
+def _presets(names: Iterable[str], library: Library) -> str:
+    used = {name: library.presets[name] for name in sorted(names) if name in library.presets}
+    return "\n".join(f"{name}:{vector}" for name, vector in used.items() if _is_readable(parse_weights, vector))
+
+
+def _rule_sets(names: Iterable[str], library: Library) -> str:
+    used = {name: library.rule_sets[name] for name in sorted(names) if name in library.rule_sets}
+    return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse_rules, rules))
+
+
+def _drawn(plan: Plan, library: Library) -> Iterator[str]:
+    """A line for each vector that had random values: what they came out as."""
+    for request, weights in zip(plan.requests, plan.weights, strict=True):
+        if weights is not None and has_random_value(library.vector(request.weights or "")):
+            yield f"{_escaped(request.name)}:{','.join(map(shown, weights.values))}"
+
+
+def _is_readable(parse: Any, text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _steps(schedule: Schedule, steps: int) -> str:
+    """The steps in which a schedule is on, as ``2-5``."""
+    on = [step for step in range(steps) if schedule.strength(step, steps) != 0]
+    starts = [step for step in on if step - 1 not in on]
+    stops = [step for step in on if step + 1 not in on]
+    return " ".join(f"{start}-{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
+
+
+def _escaped(name: str) -> str:
+    """A network's name; as JSON if a line end or a quote in it could be mistaken for the text's own."""
+    return json.dumps(name, ensure_ascii=False) if re.search(r'["\r\n]', name) else name
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    """The name and the text of a line ``name:text``."""
+    if not line.startswith('"'):
+        name, _, text = line.partition(":")
+        return name, text
+    name, end = json.JSONDecoder().raw_decode(line)
+    return str(name), line[end:].removeprefix(":")
+
+
+def pasted_default_preset(parameters: Mapping[str, Any]) -> str:
+    """The default preset that an infotext names; "" for none."""
+    return str(parameters.get(DEFAULT_PRESET, "")).partition(":")[0]
+
+
+def pasted_active(parameters: Mapping[str, Any]) -> bool | None:
+    """True where the image was made by the extension; None where the infotext does not say."""
+    return True if VERSION in parameters else None
+
+
+def pasted(parameters: Mapping[str, Any]) -> str:
+    """The argument ``pasted`` for an infotext's parameters, which :func:`recall` reads; "" where they hold nothing."""
+    default = str(parameters.get(DEFAULT_PRESET, ""))
+    presets = [str(parameters.get(PRESETS, "")), default if ":" in default else ""]
+    found = {
+        "presets": "\n".join(text for text in presets if text),
+        "rule_sets": str(parameters.get(RULE_SETS, "")),
+        "values": str(parameters.get(VALUES, "")),
+        "seed": str(parameters.get("Seed", "")) if VALUES in parameters else "",
+    }
+    found = {key: text for key, text in found.items() if text}
+    return json.dumps(found, ensure_ascii=False) if found else ""
+
+
+def recall(text: str, library: Library) -> Library:
+    """``library`` with what an infotext brought, which goes before presets and rule sets of the same names.
+
+    Raises:
+        ValueError: the text is not of the form that :func:`pasted` makes.
+    """
+    if not text:
+        return library
+    try:
+        found = json.loads(text)
+        parts = {key: found.get(key, "") for key in ("presets", "rule_sets", "values", "seed")}
+        if not all(isinstance(part, str) for part in parts.values()):
+            raise ValueError
+        vectors: dict[str, tuple[str, ...]] = {}
+        for name, vector in map(_split_line, filter(None, parts["values"].split("\n"))):
+            vectors[name] = (*vectors.get(name, ()), vector)
+        drawn = Drawn(int(parts["seed"]), vectors) if vectors else None
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError("not what reading an image's parameters brings; it is left out") from None
+    return Library(
+        {**library.presets, **parse_presets(parts["presets"])[0]},
+        {**library.rule_sets, **parse_rule_sets(parts["rule_sets"])[0]},
+        library.default_preset,
+        drawn,
+    )
+
+
+_TAG_NAME = re.compile(r"<(?:lora|lyco):([^:>]+)")
+
+
+def follow_renames(infotext: str, parameters: dict[str, Any]) -> None:
+    """Give drawn values the names that the host, which knows a network by its hash, has put into the pasted prompt."""
+    if VALUES not in parameters:
+        return
+    new = _TAG_NAME.findall(str(parameters.get("Prompt", "")))
+    names = dict(zip(_TAG_NAME.findall(infotext), new, strict=False))
+    lines = map(_split_line, str(parameters[VALUES]).split("\n"))
+    parameters[VALUES] = "\n".join(f"{_escaped(names.get(name, name))}:{vector}" for name, vector in lines)

@@ -1,0 +1,48 @@
+"""What a text from outside may hold at most, so that time, memory and messages stay bounded whatever is sent."""
+
+from __future__ import annotations
+
+import math
+
+LARGEST_NUMBER = 1e6
+"""Of weights and multipliers: what is larger makes no image, and the product of two has to be finite."""
+
+LONGEST_NUMBER = 40
+"""Characters: more than any number needs, and short enough for an infotext."""
+
+LONGEST_TEXT = 1_000_000
+"""Characters of one argument, such as a text with presets."""
+
+MOST_TAGS = 100
+"""LoRA tags of one prompt."""
+
+MOST_RULES = 200
+"""Rules of one rule set."""
+
+LONGEST_RULE = 2000
+"""Characters of one rule."""
+
+MOST_MESSAGES = 50
+"""Warnings of one generation."""
+
+LONGEST_MESSAGE = 1000
+
+
+def number(text: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: the text is none, or the number is too large.
+    """
+    text = text.strip()
+    value = float(text) if len(text) <= LONGEST_NUMBER else math.nan
+    if not abs(value) <= LARGEST_NUMBER:
+        raise ValueError(f"{shortened(text)!r} is not a number from {-LARGEST_NUMBER:.0f} to {LARGEST_NUMBER:.0f}")
+    return value
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """``text``, with its middle left out if it is longer than ``length``."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length * 2 // 3]} … {text[-length // 4 :]}"

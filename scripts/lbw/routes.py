@@ -1,0 +1,340 @@
+"""The HTTP API: what a client can ask about presets and tags, and the check of a request before the host begins it.
+
+Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
+dependencies, so behind the same ``--api-auth``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.dependencies.utils import get_parameterless_sub_dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+
+from lbw import api, prompt
+from lbw.blocks import FLUX_LABELS, LAYOUTS, SDXL_LABELS, UNET_LABELS, Family, block_of, family_of_layers, labels_of
+from lbw.limits import LONGEST_TEXT, MOST_TAGS
+from lbw.plan import Library, Plan, build
+from lbw.presets import Problem, parse_presets, parse_rule_sets
+
+TITLE = "LoRA Block Weight"
+MOST_COEFFICIENTS = 1_000_000
+"""Numbers in one answer."""
+
+
+class Backend(Protocol):
+    """What the API needs to know of the host."""
+
+    def preset_text(self) -> str:
+        """The text of the preset file."""
+        ...
+
+    def rule_set_text(self) -> str:
+        """The text of the file with element rules."""
+        ...
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The host's names of the layers of the loaded model; none if none is loaded."""
+        ...
+
+    def is_sdxl(self) -> bool:
+        """Whether that model is an SDXL one."""
+        ...
+
+    def tags(self, text: str) -> list[list[str]]:
+        """The arguments of each LoRA tag of a prompt."""
+        ...
+
+
+class Model(str, Enum):
+    """The kinds of model that have blocks of their own."""
+
+    SD = "sd"
+    SDXL = "sdxl"
+    FLUX = "flux"
+
+
+_LABELS = {Model.SD: UNET_LABELS, Model.SDXL: SDXL_LABELS, Model.FLUX: FLUX_LABELS}
+
+
+class LineProblem(BaseModel):
+    line: int = Field(description="the line of the text, counted from 1")
+    reason: str
+
+
+class Preset(BaseModel):
+    name: str
+    values: str = Field(description="the values as the file has them")
+    blocks: list[str] = Field(description="the block of each value")
+
+
+class Presets(BaseModel):
+    presets: list[Preset]
+    problems: list[LineProblem] = Field(description="lines that look like presets and cannot be used")
+
+
+class RuleSet(BaseModel):
+    name: str
+    rules: str = Field(description="rules blocks:elements:ratio, separated by commas or line ends")
+
+
+class RuleSets(BaseModel):
+    rule_sets: list[RuleSet]
+    problems: list[LineProblem] = Field(description="rule sets that cannot be used")
+
+
+class Blocks(BaseModel):
+    model: Model
+    blocks: list[str] = Field(description="the blocks of this kind of model, in their order")
+    layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
+
+
+class ParseRequest(BaseModel):
+    prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
+    steps: int = Field(20, ge=1, le=150)
+    seed: int = Field(0, ge=0, le=2**64 - 1, description="what random values follow")
+    presets: str = Field("", max_length=LONGEST_TEXT, description=api.ARGUMENTS[0].meaning)
+    elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
+    default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
+
+    class Config:
+        extra = "forbid"
+
+
+class Group(BaseModel):
+    block: str | None = Field(description="null: layers in no block")
+    ratio: float
+    layers: int = Field(description="how many of the model's layers have this ratio")
+    coefficients: list[float] = Field(description="multiplier times ratio times strength, for each step")
+
+
+class Tag(BaseModel):
+    name: str
+    te_multiplier: float
+    unet_multiplier: float
+    values: list[float] | None = Field(description="the resolved block weights")
+    strengths: list[float] = Field(description="of the schedule, for each step; it acts on the U-Net")
+    groups: list[Group]
+
+
+class ParseAnswer(BaseModel):
+    tags: list[Tag]
+    warnings: list[str]
+
+
+def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
+    return [LineProblem(line=problem.line, reason=problem.reason) for problem in problems]
+
+
+def _layouts(model: Model) -> dict[str, list[str]]:
+    is_flux = model is Model.FLUX
+    return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
+
+
+def _groups(plan: Plan, index: int, family: Family, strengths: list[float]) -> list[Group]:
+    """The layers of one request, put together where block and coefficients are the same."""
+    request = plan.requests[index]
+    counts = Counter(
+        (block_of(layer, family), term.ratio, term.schedule is None)
+        for layer, terms in plan.terms.items() for term in terms if term.request == index
+    )
+    order: dict[str | None, int] = {label: position for position, label in enumerate(labels_of(family))}
+    groups = []
+    for label, ratio, is_text_encoder in sorted(counts, key=lambda key: (order.get(key[0], len(order)), key[1])):
+        multiplier = request.te_multiplier if is_text_encoder else request.unet_multiplier
+        factors = [1.0] * len(strengths) if is_text_encoder else strengths
+        groups.append(Group(
+            block=label,
+            ratio=ratio,
+            layers=counts[label, ratio, is_text_encoder],
+            coefficients=[multiplier * ratio * factor for factor in factors],
+        ))
+    return groups
+
+
+def _tag(plan: Plan, index: int, family: Family, steps: int) -> Tag:
+    request, weights = plan.requests[index], plan.weights[index]
+    strengths = [request.schedule.strength(step, steps) for step in range(steps)]
+    return Tag(
+        name=request.name,
+        te_multiplier=request.te_multiplier,
+        unet_multiplier=request.unet_multiplier,
+        values=None if weights is None else list(weights.values),
+        strengths=strengths,
+        groups=_groups(plan, index, family, strengths),
+    )
+
+
+def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
+    """The plan of a prompt's tags on the loaded model, as if each network had a part in every layer.
+
+    Raises:
+        HTTPException: the answer would be too large.
+    """
+    warnings: dict[str, None] = {}
+
+    def warn(message: str) -> None:
+        warnings[message] = None
+
+    found = backend.tags(asked.prompt)
+    if len(found) > MOST_TAGS:
+        warn(f"{len(found)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
+    layers = backend.layer_names()
+    if not layers:
+        warn("no model is loaded, so there are no groups of layers")
+    library = Library(
+        parse_presets(asked.presets or backend.preset_text())[0],
+        parse_rule_sets(asked.elements or backend.rule_set_text())[0],
+        asked.default_preset.strip() or None,
+    )
+    requests = [prompt.parse(items, warn) for items in found[:MOST_TAGS]]
+    plan = build(
+        requests,
+        {request.name: layers for request in requests},
+        library,
+        warn,
+        model_layers=layers,
+        is_sdxl=backend.is_sdxl(),
+        seed=asked.seed,
+    )
+    family = family_of_layers(layers)
+    groups = {
+        (term.request, block_of(layer, family), term.ratio) for layer, terms in plan.terms.items() for term in terms
+    }
+    if len(groups) * asked.steps > MOST_COEFFICIENTS:
+        raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
+    tags = [_tag(plan, index, family, asked.steps) for index in range(len(plan.requests))]
+    return ParseAnswer(tags=tags, warnings=list(warnings))
+
+
+def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPException:
+    """HTTP 422 in the form of the host's own answers to a wrong type."""
+    key = f"argument {path[-1] + 1}" if isinstance(path[-1], int) else path[-1]
+    got = api.shown(value)
+    message = f"{key}: expected {expected}, got {got}"
+    detail = {"loc": ["body", *path], "msg": message, "type": "value_error", "expected": expected, "got": got}
+    return HTTPException(422, [detail])
+
+
+def _is_repeatable(value: Any) -> bool:
+    """Whether the host's answer, which repeats the request, can hold a value: JSON is read more widely than written."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, str) and not api.is_unicode(item):
+            return False
+        if isinstance(item, (int, float)) and not -(2**63) <= item < 2**63:
+            return False
+        if isinstance(item, Mapping):
+            rest += [*item, *item.values()]
+        elif isinstance(item, list):
+            rest += item
+    return True
+
+
+def check_arguments(body: Any) -> None:
+    """Refuse what a request has for this script and cannot be used, before the host does anything.
+
+    Raises:
+        HTTPException: 422, which names the key, what was expected and what came.
+    """
+    scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
+    for name, given in scripts.items() if isinstance(scripts, Mapping) else ():
+        if name.lower() != TITLE.lower():
+            continue
+        path = ("alwayson_scripts", name)
+        if not isinstance(given, Mapping):
+            raise _refusal(path, "an object with the key args", given)
+        args = given.get("args", [])
+        if not isinstance(args, list):
+            raise _refusal((*path, "args"), "a list", args)
+        for position, value in enumerate(args):
+            if not _is_repeatable(value) and not isinstance(args[0], Mapping):
+                raise _refusal((*path, "args", position), "numbers of at most 64 bits and whole characters", value)
+        if args and isinstance(args[0], Mapping):
+            if len(args) > 1:
+                raise _refusal((*path, "args"), "one object, or a list of values", args)
+            try:
+                api.from_object(args[0])
+            except api.ArgumentError as error:
+                raise _refusal((*path, "args", 0, error.key), error.expected, args[0][error.key]) from None
+
+
+def accept_script_name(body: Any) -> None:
+    """Take ``script_name`` and ``script_args``, which the original's plots are asked for with, as always-on arguments.
+
+    The host itself would refuse the name, because the script is not one of the menu.
+    """
+    if isinstance(body, dict) and str(body.get("script_name")).lower() == TITLE.lower():
+        del body["script_name"]
+        scripts = body.get("alwayson_scripts") or {}
+        if isinstance(scripts, Mapping):
+            body["alwayson_scripts"] = {**scripts, TITLE: {"args": body.pop("script_args", [])}}
+
+
+async def _check_request(request: Request) -> None:
+    try:
+        body = await request.json()
+    except ValueError:
+        return  # the host answers what is no JSON
+    accept_script_name(body)
+    check_arguments(body)
+
+
+def _host_routes(app: FastAPI) -> list[APIRoute]:
+    """The routes that make images."""
+    paths = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
+    return [route for route in app.routes if isinstance(route, APIRoute) and route.path in paths]
+
+
+def add(app: FastAPI, backend: Backend) -> None:
+    """Add the routes to the host's application, and the check to its routes that make images."""
+    makers = _host_routes(app)
+    if not makers:
+        return  # the host runs without its API
+    for route in makers:
+        check = get_parameterless_sub_dependant(depends=Depends(_check_request), path=route.path_format)
+        route.dependant.dependencies.append(check)
+
+    def get(path: str, model: type[BaseModel]) -> Callable[[Any], Any]:
+        return app.get(f"/lbw/v1/{path}", response_model=model, tags=[TITLE], dependencies=makers[0].dependencies)
+
+    @get("presets", Presets)
+    def presets() -> Presets:
+        """The presets of the server's file."""
+        found, problems = parse_presets(backend.preset_text())
+        return Presets(
+            presets=[
+                Preset(name=name, values=values, blocks=list(LAYOUTS[values.count(",") + 1]))
+                for name, values in found.items()
+            ],
+            problems=_problems(problems),
+        )
+
+    @get("elements", RuleSets)
+    def elements() -> RuleSets:
+        """The element rule sets of the server's file."""
+        found, problems = parse_rule_sets(backend.rule_set_text())
+        return RuleSets(
+            rule_sets=[RuleSet(name=name, rules=rules) for name, rules in found.items()], problems=_problems(problems)
+        )
+
+    @get("blocks", Blocks)
+    def blocks(model: Model | None = Query(None, description="the loaded one, if not given")) -> Blocks:  # noqa: B008
+        """The blocks of a kind of model, and what the values of a vector stand for."""
+        if model is None:
+            family = family_of_layers(backend.layer_names())
+            model = Model.FLUX if family is Family.FLUX else Model.SDXL if backend.is_sdxl() else Model.SD
+        return Blocks(model=model, blocks=list(_LABELS[model]), layouts=_layouts(model))
+
+    @app.post(
+        "/lbw/v1/parse", response_model=ParseAnswer, tags=[TITLE], dependencies=makers[0].dependencies
+    )
+    def parse(asked: ParseRequest) -> ParseAnswer:
+        """What the LoRA tags of a prompt come to, on the loaded model: ratios, coefficients of each step, warnings."""
+        return parse_prompt(asked, backend)

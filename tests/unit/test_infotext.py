@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lbw
+from lbw import infotext
+from lbw.plan import Library, Plan, build
+from lbw.prompt import parse
+
+LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")
+OUTD = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
+RANDOM = "1," + ",".join(["R", "U"] * 8)
+LIBRARY = Library({"OUTD": OUTD, "RND": RANDOM, "BAD": OUTD[:-1] + "x"}, {"ATTN": "IN05:attn:0,\nOUT05:attn:0"})
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=":>"), min_size=1, max_size=12)
+
+
+def made(*tags: list[str], library: Library = LIBRARY, seed: int = 1) -> Plan:
+    requests = [parse(tag, lambda message: None) for tag in tags]
+    layers = {request.name: LAYERS for request in requests}
+    return build(requests, layers, library, lambda message: None, model_layers=LAYERS, seed=seed)
+
+
+def described(*tags: list[str], library: Library = LIBRARY) -> dict[str, str]:
+    return infotext.describe([(made(*tags, library=library), 20)], library)
+
+
+def test_the_version_is_the_projects():
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    assert f'version = "{lbw.__version__}"' in project.read_text()
+
+
+def test_what_the_host_does_alone_is_not_mentioned():
+    assert described(["a", "0.7"], ["b"]) == {}
+
+
+def test_what_stands_in_the_prompt_is_not_repeated():
+    assert described(["a", "1", f"lbw={OUTD}", "stop=5"]) == {"LBW version": lbw.__version__}
+
+
+def test_names_come_with_what_they_mean():
+    assert described(["a", "1", "lbw=OUTD", "lbwe=ATTN"], ["b", "OUTD"]) == {
+        "LBW presets": f"OUTD:{OUTD}",
+        "LBW rule sets": "ATTN:IN05:attn:0,\nOUT05:attn:0",
+        "LBW version": lbw.__version__,
+    }
+
+
+def test_a_name_that_means_nothing_usable_is_left_out():
+    assert described(["a", "1", "lbw=BAD", "lbwe=NOPE"]) == {"LBW version": lbw.__version__}
+
+
+def test_a_share_of_the_steps_is_told_in_steps():
+    assert described(["a", "1", "stop=0.5"], ["b", "step=10%-50%"], ["c", "start=3"])["LBW steps"] == (
+        "a: 0-9 of 20; b: 2-9 of 20"
+    )
+
+
+def test_the_default_preset_is_told_where_it_was_used():
+    library = Library(LIBRARY.presets, {}, "OUTD")
+    assert described(["a"], library=library)["LBW default preset"] == f"OUTD:{OUTD}"
+    assert infotext.DEFAULT_PRESET not in described(["a", "lbw=ALL"], library=library)
+
+
+def recalled(texts: dict[str, str], library: Library, **parameters: str) -> Library:
+    return infotext.recall(infotext.pasted({**texts, **parameters}), library)
+
+
+def test_random_values_of_an_image_come_back_for_its_seed_alone():
+    tag = ["a", "1", "lbw=RND"]
+    texts = described(tag)
+    elsewhere = recalled(texts, Library({}, {}), Seed="7")
+    assert made(tag, library=elsewhere, seed=7).weights == made(tag, seed=1).weights
+    assert made(tag, library=elsewhere, seed=8).weights != made(tag, seed=1).weights
+
+
+def test_random_values_go_to_the_vector_that_they_were_drawn_for():
+    first, second = ["a", "1", f"lbw={RANDOM}", "x=2"], ["a", "1", "lbw=" + RANDOM.replace("R", "X-0.5", 1), "x=2"]
+    texts = described(first, second)
+    assert texts["LBW values"].count("\n") == 1
+    library = recalled(texts, Library({}, {}), Seed="7")
+    assert made(second, first, library=library, seed=7).weights == made(second, first, seed=1).weights
+
+
+def test_a_network_that_the_host_renames_keeps_its_values():
+    parameters = {"Prompt": "x <lora:new:1>", "LBW values": "old:1,0.5", "Seed": "1"}
+    infotext.follow_renames("x <lora:old:1>\nSteps: 1, LBW values: \"old:1,0.5\"", parameters)
+    assert parameters["LBW values"] == "new:1,0.5"
+
+
+def test_presets_of_an_infotext_go_before_those_of_the_same_name():
+    here = Library({"OUTD": RANDOM, "MINE": OUTD}, {"ATTN": "::0"})
+    library = recalled(described(["a", "lbw=OUTD", "lbwe=ATTN"]), here)
+    assert library.presets == {"OUTD": OUTD, "MINE": OUTD}
+    assert library.rule_sets["ATTN"] == LIBRARY.rule_sets["ATTN"].strip()
+
+
+@pytest.mark.parametrize("text", ["x", "[]", "5", '{"presets": 1}', '{"values": "a:1", "seed": "x"}', "[" * 9999])
+def test_what_is_no_pasted_infotext_is_refused(text: str):
+    with pytest.raises(ValueError, match="is left out"):
+        infotext.recall(text, LIBRARY)
+
+
+def quoted_as_the_host_does(text: str) -> str:
+    """The host writes a value as JSON if it has a comma, a colon or a line end, and reads back what looks like JSON."""
+    assert any(mark in text for mark in ",:\n")
+    return json.loads(json.dumps(text, ensure_ascii=False))
+
+
+@given(NAMES, NAMES.map(str.strip).filter(lambda name: name and "#" not in name and len(name.splitlines()) == 1))
+def test_any_name_survives(network: str, preset: str):
+    library = Library({preset: RANDOM}, {}, preset)
+    plan = build([parse([network], print)], {network: LAYERS}, library, print, model_layers=LAYERS, seed=3)
+    texts = infotext.describe([(plan, 20)], library)
+    read = {key: quoted_as_the_host_does(text) if key != infotext.VERSION else text for key, text in texts.items()}
+    assert infotext.pasted_default_preset(read) == preset
+    again = infotext.recall(infotext.pasted({**read, "Seed": "3"}), Library({}, {}, preset))
+    assert again.presets == {preset: RANDOM}
+    assert again.drawn is not None
+    assert list(again.drawn.vectors) == [network]
+    assert build([parse([network], print)], {network: LAYERS}, again, print, seed=3).weights == plan.weights
+
+
+@given(st.dictionaries(st.sampled_from(
+    [infotext.PRESETS, infotext.RULE_SETS, infotext.VALUES, infotext.DEFAULT_PRESET, "Seed", "Prompt"]
+), st.text(max_size=30)))
+def test_no_infotext_can_raise_anything_but_the_one_error(parameters: dict[str, str]):
+    try:
+        infotext.follow_renames(parameters.get("Prompt", ""), parameters)
+        infotext.recall(infotext.pasted(parameters), LIBRARY)
+    except ValueError as error:
+        assert "left out" in str(error)
