@@ -125,7 +125,7 @@ class Unchanged(StandIn):
 def parameter_of(layer: Layer, path: str) -> Tensor:
     """The parameter ``weight``, ``out_proj.weight`` and so on of a layer."""
     owner, _, name = path.rpartition(".")
-    parameter: Tensor = getattr(layer.get_submodule(owner), name)
+    parameter: Tensor = getattr(layer.get_submodule(owner) if owner else layer, name)
     return parameter
 
 
@@ -161,9 +161,9 @@ def keep(layer: Layer) -> None:
         if attributes.get("network_current_names", ()) != ():
             raise MissingBaseError("its weights are patched and have no backup")
         stand_ins = tuple(Unchanged(layer, name) for name in _weight_names(layer))
-        layer.network_weights_backup = stand_ins if isinstance(layer, nn.MultiheadAttention) else stand_ins[0]
+        attributes["network_weights_backup"] = stand_ins if isinstance(layer, nn.MultiheadAttention) else stand_ins[0]
     if attributes.get("network_bias_backup") is None and bias_of(layer) is not None:
-        layer.network_bias_backup = Unchanged(layer, _bias_name(layer))
+        attributes["network_bias_backup"] = Unchanged(layer, _bias_name(layer))
 
 
 def place(layers: Sequence[Layer], policy: Policy) -> Policy:
