@@ -284,6 +284,17 @@ def fit(layers: Iterable[Layer]) -> bool:
     return all(2 * size < _free(device) for device, size in missing.items())
 
 
+def is_short(layers: Iterable[Layer]) -> bool:
+    """Whether a GPU that holds copies of the weights has less than half as much room left for everything else."""
+    held: dict[torch.device, int] = {}
+    for layer in layers:
+        backup = layer.__dict__.get("network_weights_backup")
+        for part in backup if isinstance(backup, tuple) else (backup,):
+            if isinstance(part, Tensor) and part.device.type == "cuda":
+                held[part.device] = held.get(part.device, 0) + part.nbytes
+    return any(2 * _free(device) < size for device, size in held.items())
+
+
 def _free(device: torch.device) -> int:
     """Bytes that can be allocated on a CUDA device, those included that torch holds and does not use."""
     free, _total = torch.cuda.mem_get_info(device)

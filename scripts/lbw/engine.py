@@ -293,6 +293,12 @@ class LoraEngine:
         base_weights.place(others, Policy.RAM)
         return Policy.LEAN if len(others) < len(layers) else Policy.RAM
 
+    def relieve(self) -> None:
+        """A pass begins: make room for it, if the GPU is short of memory and the policy leaves it to us."""
+        layers = [bound.layer for bound in self.binding.layers] if self.binding is not None else []
+        if self.policy is Policy.AUTO and self.placement is Policy.GPU and base_weights.is_short(layers):
+            self._make_room()
+
     def _make_room(self) -> bool:
         """The GPU's memory is short: free what can be made again. Returns whether there was anything to free."""
         if self._is_short_of_memory:

@@ -67,6 +67,7 @@ class Session:
         self._seed = seed
         self._requests = tuple(requests)
         plan = self._make_plan()
+        self.engine.relieve()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self._apply(0, steps)
         self.passes.append((plan, steps))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lbw import base_weights
 from lbw.base_weights import Policy
 from lbw.batch import Batch
 from lbw.binding import Value
@@ -241,6 +242,20 @@ def test_when_memory_gets_short_the_base_moves_to_ram_and_no_weight_is_wrong(
     assert all(layer.network_weights_backup.device.type == "cpu" for layer in bed.layers.values())
     bed.update(bed.all(0.0, 0.0, 0.0))
     assert bed.is_pristine()
+
+
+def test_a_pass_that_finds_the_gpu_short_of_memory_begins_with_the_base_in_ram(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+):
+    bed.update(bed.all(1.0, 0.0, 0.0))
+    bed.engine.relieve()
+    assert bed.engine.placement is (Policy.LEAN if bed.engine.policy is Policy.LEAN else Policy.GPU)
+    monkeypatch.setattr(base_weights, "is_short", lambda _layers: True)
+    bed.engine.relieve()
+    coefficients = bed.all(0.5, 0.5, 0.0)
+    bed.update(coefficients)
+    assert bed.engine.placement is (Policy.LEAN if bed.engine.policy is Policy.LEAN else Policy.RAM)
+    assert bed.worst_ulp(coefficients) <= 1
 
 
 @pytest.mark.parametrize("policies", [(Policy.RAM, Policy.GPU), (Policy.GPU, Policy.RAM)], ids=str)
