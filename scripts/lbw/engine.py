@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lbw import base_weights
 from lbw.base_weights import Layer
-from lbw.deltas import Delta, UnsupportedModuleError, WeightDependent, delta_of, is_low_rank_type
+from lbw.deltas import Delta, HostFormula, UnsupportedModuleError, delta_of
 from lbw.kernels import torch as kernel
 
 logger = logging.getLogger("lbw")
@@ -97,7 +97,7 @@ class LoraEngine:
 
     def __init__(self) -> None:
         self._contents: WeakKeyDictionary[Layer, tuple[Names, Contents]] = WeakKeyDictionary()
-        self._deltas: WeakKeyDictionary[Any, dict[torch.Size, Delta]] = WeakKeyDictionary()
+        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
         self._reported: set[str] = set()
         self.binding: Binding | None = None
 
@@ -158,7 +158,7 @@ class LoraEngine:
                 continue
             try:
                 deltas = [
-                    self._delta(net, module, slot.of(_parameter(layer, slot.parameter)).shape)
+                    self._delta(net, module, slot.of(_parameter(layer, slot.parameter)))
                     for slot, module in zip(slots, modules, strict=True)
                 ]
             except UnsupportedModuleError as error:
@@ -168,12 +168,12 @@ class LoraEngine:
                 bound.deltas.append((index, name + slot.suffix, network, delta))
         return bound
 
-    def _delta(self, net: Any, module: Any, shape: torch.Size) -> Delta:
+    def _delta(self, net: Any, module: Any, weight: Tensor) -> Delta:
         known = self._deltas.setdefault(module, {})
-        key = torch.Size((*shape, net.dyn_dim or 0))
+        key = (weight.shape, weight.dtype, net.dyn_dim)
         if key not in known:
-            known[key] = delta_of(module, shape)
-            if isinstance(known[key], WeightDependent) and not is_low_rank_type(module):
+            known[key] = delta_of(module, weight.shape, weight.dtype)
+            if isinstance(known[key], HostFormula):
                 self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
         return known[key]
 

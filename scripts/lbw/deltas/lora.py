@@ -1,0 +1,32 @@
+"""LoRA and LoCon, with PEFT's names or kohya's, and LyCORIS' CP form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw.deltas.kinds import LowRank
+from lbw.deltas.shapes import misfit, pad_channels, trained_shape
+
+
+def contract(core: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A small kernel ``core`` [n, m, h, w] times an input factor [m, in]: one factor [n, in * h * w]."""
+    return torch.einsum("nmhw,mi->nihw", core.double(), factor.double()).flatten(1).to(dtype)
+
+
+def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> LowRank:
+    """With ``lora_mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and
+    ``down`` into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``dyn_dim`` ranks.
+    """
+    up = module.up_model.weight.detach().flatten(1)
+    down = module.down_model.weight.detach().flatten(1)
+    if module.mid_model is not None:
+        down = contract(module.mid_model.weight.detach(), down, dtype)
+    elif module.network.dyn_dim is not None:
+        up, down = up[:, : module.network.dyn_dim], down[: module.network.dyn_dim]
+    trained = trained_shape(shape)
+    if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
+        raise misfit((len(up), down.shape[1]), trained)
+    return LowRank(up, pad_channels(down, shape), float(module.calc_scale()))
