@@ -12,19 +12,9 @@ from torch import Tensor, nn
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
 from tests.unit.networks import Network, random_network, small_model
+from tests.unit.ulp import ulp_distance
 
 DTYPES = [torch.float16, torch.float32]
-
-
-def ordered(tensor: Tensor) -> Tensor:
-    """Floating-point numbers as integers that count the representable values: neighbours differ by 1."""
-    integers = tensor.view(torch.int16 if tensor.dtype == torch.float16 else torch.int32).long()
-    smallest = -(2**15) if tensor.dtype == torch.float16 else -(2**31)
-    return torch.where(integers < 0, smallest - integers, integers)
-
-
-def ulp_distance(a: Tensor, b: Tensor) -> int:
-    return int((ordered(a.cpu()) - ordered(b.cpu())).abs().max())
 
 
 class Bed:

@@ -14,6 +14,11 @@ from lbw.deltas.lora import contract
 from lbw.deltas.shapes import misfit
 
 
+def kron(a: Tensor, b: Tensor) -> Tensor:
+    """The Kronecker product of two matrices. torch.kron cannot take every transposed one."""
+    return (a[:, None, :, None] * b[None, :, None, :]).reshape(len(a) * len(b), -1)
+
+
 @dataclass(eq=False)
 class Kronecker(StandAlone):
     """``scale * kron(w1, w2)``: ``w1`` is [a, b]; ``w2`` [c, d], for a convolution [c, d * height * width]."""
@@ -24,7 +29,7 @@ class Kronecker(StandAlone):
 
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         self.to(device)
-        return torch.kron(self.w1.to(dtype), self.w2.to(dtype)).mul_(self.scale)
+        return kron(self.w1.to(dtype), self.w2.to(dtype)).mul_(self.scale)
 
 
 Factors = tuple[Tensor, Tensor]
@@ -63,6 +68,6 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     if not isinstance(second, Tensor):
         up2, down2 = second
         if up1.shape[1] * up2.shape[1] <= MAX_RANK:
-            return LowRank(torch.kron(up1, up2).to(dtype), torch.kron(down1, down2).to(dtype), scale)
+            return LowRank(kron(up1, up2).to(dtype), kron(down1, down2).to(dtype), scale)
         second = (up2 @ down2).to(dtype)
     return Kronecker((up1 @ down1).to(dtype), second, scale)

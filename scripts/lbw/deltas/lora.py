@@ -18,7 +18,7 @@ def contract(core: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> LowRank:
     """With ``lora_mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and
-    ``down`` into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``dyn_dim`` ranks.
+    ``down`` into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``dyn_dim``.
     """
     up = module.up_model.weight.detach().flatten(1)
     down = module.down_model.weight.detach().flatten(1)
