@@ -16,7 +16,6 @@ from tests.host.webui import WebUI
 from tests.unit.ulp import ulp_distance
 
 pytest.importorskip("lycoris")
-pytest.importorskip("peft")
 
 COEFFICIENTS = (0.0, 0.5, 1.0, -0.7)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -39,7 +38,7 @@ def host_module(webui: WebUI, layer: nn.Module, tensors: dict[str, Tensor]) -> A
 
 
 def train(case: tuple[str, str], layer: nn.Module, folder: Path) -> Trained:
-    return TYPES[case[0]][0](layer, folder / "file.safetensors")
+    return TYPES[case[0]][0](layer, folder / f"{case[0]}.safetensors")
 
 
 def evaluate(delta: Delta, weight: Tensor) -> Tensor:
@@ -95,13 +94,15 @@ def merge(trained: list[tuple[Trained, float]], base: Tensor) -> tuple[Tensor, T
     return weight, bias
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    # of types that the library computes in float32, nothing is known to the last place of a float32 weight
+    [(case, dtype) for case in CASES for dtype in DTYPES if case[0] in EXACT or dtype != torch.float32],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
 def test_a_weight_is_within_one_unit_in_the_last_place(
     webui: WebUI, tmp_path: Path, case: tuple[str, str], dtype: torch.dtype
 ):
-    if case[0] not in EXACT and dtype == torch.float32:
-        pytest.skip("the library has no result that is exact to float32")
     # bfloat16 can hold what is left of a sum that nearly cancels out to more digits than float32 can sum up.
     floor = 1e-7 if dtype == torch.bfloat16 else 0.0
     layer = make_layer(case[1])

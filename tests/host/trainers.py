@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -121,6 +122,7 @@ def lycoris2_oft(layer: nn.Module, path: Path) -> Trained:
 
 def peft_lora(layer: nn.Module, path: Path) -> Trained:
     """PEFT's LoRA; alpha equals the rank, for the host reads none with these names."""
+    pytest.importorskip("peft", exc_type=ImportError)
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     model = get_peft_model(nn.Sequential(copy.deepcopy(layer)), LoraConfig(r=4, lora_alpha=4, target_modules=["0"]))
