@@ -85,6 +85,18 @@ def pristine(layer: Layer, parameter: str) -> Tensor:
     return backup
 
 
+def origin(layer: Layer, parameter: str, is_changed: bool) -> Tensor:
+    """What networks are added to: with weights in 8 bits the master that the host may keep of them in 16 bits."""
+    master: Tensor | None = getattr(layer, "fp16_weight", None)
+    return master if is_changed and master is not None else pristine(layer, parameter)
+
+
+def bias_origin(layer: Layer, is_changed: bool) -> Tensor | None:
+    """As :func:`origin`; None where the layer has no bias."""
+    backup: Tensor | None = getattr(layer, "network_bias_backup", None)
+    return getattr(layer, "fp16_bias", backup) if is_changed else backup
+
+
 def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
     backup: Backup = getattr(layer, "network_weights_backup", None)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lbw import base_weights
 from lbw.base_weights import Layer
-from lbw.deltas import Delta, HostFormula, UnsupportedModuleError, delta_of
+from lbw.deltas import Delta, HostFormula, UnsupportedModuleError, delta_of, third_of
 from lbw.kernels import torch as kernel
 
 logger = logging.getLogger("lbw")
@@ -51,9 +51,14 @@ _ATTENTION_PROJECTIONS = (
 )
 
 
+_JOINT_PROJECTIONS = (Slot("_q_proj", "weight", 0), Slot("_k_proj", "weight", 1), Slot("_v_proj", "weight", 2))
+
+
 def slots_of(layer: Layer) -> tuple[Slot, ...]:
-    """The slots of a layer: MultiheadAttention holds q, k and v in the rows of one weight."""
-    return _ATTENTION_PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else _WHOLE_WEIGHT
+    """The slots of a layer: MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return _ATTENTION_PROJECTIONS
+    return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
 
 
 @dataclass
@@ -113,12 +118,8 @@ class LoraEngine:
             assert self.binding is not None
             return self.binding
         touched, untouched = [], []
-        left_to_host: list[str] = []
         misfits: dict[str, list[str]] = {}
         for name, layer in layers.items():
-            if _is_for_host(name, layer, networks):
-                left_to_host.append(name)
-                continue
             bound = self._bind_layer(name, layer, networks, misfits)
             if bound.deltas:
                 touched.append(bound)
@@ -128,11 +129,6 @@ class LoraEngine:
             f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
             for network, reasons in misfits.items()
         ]
-        if left_to_host:
-            messages.append(
-                f"{len(left_to_host)} layers are left to the host, which knows no block weights and schedules, "
-                f"first {left_to_host[0]}"
-            )
         self.binding = Binding(model, tuple(networks), tuple(touched), tuple(untouched), tuple(messages))
         return self.binding
 
@@ -151,29 +147,44 @@ class LoraEngine:
     ) -> BoundLayer:
         """Find the deltas for a layer; what does not fit goes to ``misfits``, {network: reasons}."""
         bound = BoundLayer(name, layer)
-        slots = slots_of(layer)
         for network, net in enumerate(networks):
-            modules = [net.modules.get(name + slot.suffix) for slot in slots]
-            if any(module is None for module in modules):
-                continue
             try:
-                deltas = [
-                    self._delta(net, module, slot.of(_parameter(layer, slot.parameter)))
-                    for slot, module in zip(slots, modules, strict=True)
-                ]
+                deltas = self._deltas_of(net, name, layer)
             except UnsupportedModuleError as error:
                 misfits.setdefault(net.name, []).append(f"{name}: {error}")
                 continue
-            for index, (slot, delta) in enumerate(zip(slots, deltas, strict=True)):
-                bound.deltas.append((index, name + slot.suffix, network, delta))
+            for index, key, delta in deltas:
+                bound.deltas.append((index, key, network, delta))
+                if delta.bias is not None and not _bias_fits(layer, delta.bias):
+                    misfits.setdefault(net.name, []).append(f"{name}: its bias does not fit the layer's")
         return bound
 
-    def _delta(self, net: Any, module: Any, weight: Tensor) -> Delta:
+    def _deltas_of(self, net: Any, name: str, layer: Layer) -> list[tuple[int, str, Delta]]:
+        """(slot, the network's key, delta) of all parts that a network has for a layer, or none of them.
+
+        Raises:
+            UnsupportedModuleError: a part does not fit.
+        """
+        slots = slots_of(layer)
+        weights = [slot.of(_parameter(layer, slot.parameter)) for slot in slots]
+        whole = net.modules.get(name)
+        if whole is not None and slots is _JOINT_PROJECTIONS:  # the host asks for it before it asks for the projections
+            return [(i, name, self._delta(net, whole, layer.weight, i)) for i in range(len(slots))]
+        modules = [net.modules.get(name + slot.suffix) for slot in slots]
+        if any(module is None for module in modules):
+            return []
+        return [
+            (i, name + slot.suffix, self._delta(net, module, weight))
+            for i, (slot, module, weight) in enumerate(zip(slots, modules, weights, strict=True))
+        ]
+
+    def _delta(self, net: Any, module: Any, weight: Tensor, third: int | None = None) -> Delta:
         known = self._deltas.setdefault(module, {})
-        key = (weight.shape, weight.dtype, net.dyn_dim)
+        key = (weight.shape, weight.dtype, net.dyn_dim, third)
         if key not in known:
-            known[key] = delta_of(module, weight.shape, weight.dtype)
-            if isinstance(known[key], HostFormula):
+            delta = delta_of(module, weight.shape, weight.dtype)
+            known[key] = delta if third is None else third_of(delta, third, weight.dtype)
+            if isinstance(delta, HostFormula):
                 self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
         return known[key]
 
@@ -307,17 +318,12 @@ class LoraEngine:
         for index, slot in enumerate(slots_of(layer)):
             terms = [(delta, coefficient) for where, delta, coefficient in wanted if where == index]
             weight = slot.of(_parameter(layer, slot.parameter))
-            bias = kernel.update_weight(weight, slot.of(base_weights.pristine(layer, slot.parameter)), terms)
-            added = bias if added is None else added if bias is None else added + bias
-        base = getattr(layer, "network_bias_backup", None)
-        owner = base_weights.bias_owner(layer)
-        if base is None:
-            if added is not None:
-                raise UnsupportedModuleError("the network changes a bias that the layer does not have")
-        elif added is None:
-            owner.bias.copy_(base)
-        else:
-            owner.bias.copy_(base.to(added) + added)
+            bias = kernel.update_weight(weight, slot.of(base_weights.origin(layer, slot.parameter, terms != [])), terms)
+            if bias is not None and slot.third is None and _bias_fits(layer, bias):  # the host has none for q, k and v
+                added = bias
+        base = base_weights.bias_origin(layer, added is not None)
+        if base is not None:
+            base_weights.bias_owner(layer).bias.copy_(base if added is None else base.to(added) + added)
 
     def _mark(self, layer: Layer, token: Names, contents: Contents) -> None:
         layer.network_current_names = token
@@ -336,11 +342,10 @@ def _parameter(layer: Layer, path: str) -> Tensor:
     return parameter
 
 
-def _is_for_host(name: str, layer: Layer, networks: Sequence[Any]) -> bool:
-    """Whether only the host can apply the networks' parts: to 8-bit weights, or to q, k and v in one linear layer."""
-    if getattr(layer, "fp16_weight", None) is not None:
-        return any(name in net.modules for net in networks)
-    return not isinstance(layer, nn.MultiheadAttention) and any(name + "_q_proj" in net.modules for net in networks)
+def _bias_fits(layer: Layer, bias: Tensor) -> bool:
+    """The host raises at the next forward where a network gives a bias to a layer that has none."""
+    own = getattr(base_weights.bias_owner(layer), "bias", None)
+    return own is not None and own.numel() == bias.numel()
 
 
 def _device(layer: Layer) -> torch.device:
