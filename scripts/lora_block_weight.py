@@ -32,6 +32,11 @@ if _original is not None:
     logger.warning("LoRA Block Weight: off, because %s does the same; disable one of the two", _original)
 
 
+def _is_active(value: object) -> bool:
+    """The argument; a request that leaves it out means yes."""
+    return True if value in (None, "") else bool(value)
+
+
 class LoraBlockWeight(scripts.Script):
     """Block weights and step schedules for LoRA tags."""
 
@@ -53,8 +58,11 @@ class LoraBlockWeight(scripts.Script):
             )
         return [presets, active]
 
+    def before_process(self, p, presets=None, active=True, *_):
+        a1111.before_settings(p, active=_is_active(active))
+
     def process(self, p, presets=None, active=True, *_):
-        a1111.begin(p, active=True if active in (None, "") else bool(active), presets_text=presets)
+        a1111.begin(p, active=_is_active(active), presets_text=presets)
 
     def after_extra_networks_activate(self, p, *_, extra_network_data, **__):
         a1111.networks_activated(p, extra_network_data)

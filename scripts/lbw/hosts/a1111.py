@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Multihe
 
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
 _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+_FUNCTIONAL = "lora_functional"
 
 _SESSION = "lora_block_weight_session"
 """The attribute of the host's processing object that holds its session."""
@@ -123,8 +126,9 @@ def _is_lora_tag(kind: str) -> bool:
 
 
 def _host_parses_tags() -> bool:
-    """Whether the built-in Lora network reads the tags; one that took its place may have a syntax of its own."""
-    return isinstance(extra_networks.extra_network_registry.get("lora"), type(host_networks.extra_network_lora))
+    """Whether the built-in Lora network reads the tags; one that took its place, derived from it or not, may have a
+    syntax of its own."""
+    return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
 
 
 def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -140,6 +144,20 @@ def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     dyn_dim = [] if request.dyn_dim is None else [str(request.dyn_dim)]
     params.positional = [request.name, repr(request.te_multiplier), repr(request.unet_multiplier), *dyn_dim]
     params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}
+
+
+def request_of(params: Any, warn: prompt.Warn) -> prompt.LoraRequest:
+    """The request of a tag whose network is loaded. A strength that another extension reads is in the network.
+
+    Such extensions have keyframes, ``strength@position``, where the host has a number.
+    """
+    if _host_parses_tags():
+        return prompt.parse(params.items, warn)
+    request = prompt.parse([item for item in params.items if "@" not in item], warn)
+    net = next((net for net in host.networks() if net.name == request.name), None)
+    if net is None:
+        return request
+    return replace(request, te_multiplier=net.te_multiplier, unet_multiplier=net.unet_multiplier)
 
 
 class TagReader:
@@ -188,6 +206,19 @@ def session_of(p: Any) -> Session | None:
     return vars(p).get(_SESSION)
 
 
+def before_settings(p: Any, *, active: bool) -> None:
+    """A request's own settings are about to be put in force, by the host, which undoes that at its end.
+
+    With ``lora_functional`` the host restores every layer at each forward and adds the networks to its output instead,
+    with one multiplier for all blocks. The networks are put into the weights by us in any case, so the option is off
+    for this request.
+    """
+    overrides = p.override_settings or {}
+    wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
+    if active and wanted and p.override_settings_restore_afterwards:
+        p.override_settings = {**overrides, _FUNCTIONAL: False}
+
+
 def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
     """A generation begins. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
@@ -195,7 +226,9 @@ def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
         engine.release()
         caches.drop_others(p, ())
         if active:
-            logger.warning("LoRA Block Weight: off, because the option lora_functional is on")
+            message = "off, because the option lora_functional is on and this request does not restore its settings"
+            logger.warning("LoRA Block Weight: %s", message)
+            p.comment(f"LoRA Block Weight: {message}")
         return
     session = Session(host, engine, library(presets_text), p.comment)
     setattr(p, _SESSION, session)
@@ -208,7 +241,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session = session_of(p)
     if session is None:
         return
-    requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
+    requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
     is_hires_pass = getattr(p, "is_hr_pass", False)
     steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
     plan = session.begin_pass(requests, int(p.seeds[0]), steps)
@@ -240,6 +273,8 @@ def end(p: Any) -> None:
     _remove_stand_ins(p)
     if session is not None:
         session.end()
+        if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
+            engine.release()
 
 
 def model_loaded(_model: Any) -> None:
