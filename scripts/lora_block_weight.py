@@ -74,6 +74,7 @@ class LoraBlockWeight(scripts.Script):
         a1111.end(p)
 
 
+script_callbacks.on_ui_settings(a1111.add_settings)
 script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
 script_callbacks.on_model_loaded(a1111.model_loaded)
 script_callbacks.on_script_unloaded(a1111.unload)

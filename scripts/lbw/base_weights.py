@@ -4,108 +4,263 @@ They live where the host looks for them, in the layer's ``network_weights_backup
 the host, or anybody else, can restore a layer at any time. No second copy exists that could become stale: a checkpoint
 loaded into the same layers resets the backup, and with it what is known here.
 
-The backup of a layer that a network touches stays on the layer's own device, where a switch reads it at memory speed; a
-layer that no network touches has its backup on the CPU, as the host would have made it.
+A parameter that nothing has changed needs no copy. :class:`Unchanged` stands for one until somebody asks for it. The
+copies of those that networks change are where the :class:`Policy` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Backup = Tensor | tuple[Tensor, Tensor] | None
+logger = logging.getLogger("lbw")
 
 Layer = Any
 """A torch module that carries the host's attributes."""
+
+
+class Policy(str, Enum):
+    """Where the pristine weights of layers live that networks change."""
+
+    AUTO = "auto"
+    """On the GPU while there is room for as much again, else in RAM."""
+    GPU = "gpu"
+    """On the layer's own device, where a switch reads them at memory speed."""
+    RAM = "ram"
+    """In pinned host memory, from where each switch copies them."""
 
 
 class MissingBaseError(Exception):
     """The weights are patched and nothing tells what they were before."""
 
 
-def _copy_to(tensor: Tensor, device: torch.device) -> Tensor:
-    try:
-        return tensor.detach().to(device, copy=True)
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return tensor.detach().to("cpu", copy=True)
+class Unchanged:
+    """A backup of a parameter that is as it was: a copy is made at the moment when somebody wants to read it.
+
+    The host restores a layer from its backup before it patches it, so the copy is always made in time. Torch takes an
+    object with ``__torch_function__`` wherever it takes a tensor, and asks it first; whatever else is asked of it is
+    answered by the copy, which takes its place in the layer.
+    """
+
+    def __init__(self, layer: Layer, parameter: str) -> None:
+        self._layer = weakref.ref(layer)
+        self._parameter = parameter
+        self._copy: Tensor | None = None
+
+    def source(self) -> Tensor:
+        """The values: the parameter itself, or the copy where one was made."""
+        if self._copy is not None:
+            return self._copy
+        layer = self._layer()
+        if layer is None:
+            raise MissingBaseError(f"the layer of this backup of {self._parameter} is gone")
+        return parameter_of(layer, self._parameter).detach()
+
+    def made(self) -> Tensor:
+        """The copy, on the CPU, as the host would have made it."""
+        if self._copy is None:
+            self._copy = self.source().to("cpu", copy=True)
+            _replace_backup(self._layer(), self, self._copy)
+        return self._copy
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return func(*_made(args), **{key: _made(value) for key, value in (kwargs or {}).items()})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.made(), name)
 
 
-def _weights(layer: Layer) -> tuple[Tensor, ...]:
-    if isinstance(layer, nn.MultiheadAttention):
-        return layer.in_proj_weight, layer.out_proj.weight
-    return (layer.weight,)
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda self, *args: getattr(self.made(), name)(*_made(args))
 
 
-def bias_owner(layer: Layer) -> Layer:
-    """The module whose ``bias`` the host backs up for ``layer``."""
-    return layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
+# Python looks for operators in the class and does not ask __getattr__.
+for _name in ("getitem", "len", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "neg"):
+    setattr(Unchanged, f"__{_name}__", _operator(f"__{_name}__"))
 
 
-def _is_on(layer: Layer, device: torch.device) -> bool:
-    backup: Backup = getattr(layer, "network_weights_backup", None)
-    first = backup[0] if isinstance(backup, tuple) else backup
-    return first is not None and first.device == device
+def _made(value: Any) -> Any:
+    """``value`` with copies for all stand-ins in it."""
+    if isinstance(value, Unchanged):
+        return value.made()
+    return type(value)(map(_made, value)) if type(value) in (list, tuple) else value
 
 
-def keep(layer: Layer, device: torch.device) -> None:
-    """Make the layer's backups on ``device`` if it has none.
+def _replace_backup(layer: Layer, old: Unchanged, new: Tensor) -> None:
+    for name in ("network_weights_backup", "network_bias_backup"):
+        backup = layer.__dict__.get(name)
+        if backup is old:
+            setattr(layer, name, new)
+        elif isinstance(backup, tuple) and any(part is old for part in backup):
+            setattr(layer, name, tuple(new if part is old else part for part in backup))
+
+
+def parameter_of(layer: Layer, path: str) -> Tensor:
+    """The parameter ``weight``, ``out_proj.weight`` and so on of a layer."""
+    owner, _, name = path.rpartition(".")
+    parameter: Tensor = getattr(layer.get_submodule(owner), name)
+    return parameter
+
+
+def _weight_names(layer: Layer) -> tuple[str, ...]:
+    return ("in_proj_weight", "out_proj.weight") if isinstance(layer, nn.MultiheadAttention) else ("weight",)
+
+
+def _bias_name(layer: Layer) -> str:
+    """The bias that the host backs up for ``layer``."""
+    return "out_proj.bias" if isinstance(layer, nn.MultiheadAttention) else "bias"
+
+
+def bias_of(layer: Layer) -> Tensor | None:
+    """The bias that goes with the layer's weight, if it has one."""
+    owner = layer.out_proj if isinstance(layer, nn.MultiheadAttention) else layer
+    bias: Tensor | None = getattr(owner, "bias", None)
+    return bias
+
+
+def device_of(layer: Layer) -> torch.device:
+    """The device of the layer's weight, at this moment."""
+    return parameter_of(layer, _weight_names(layer)[0]).device
+
+
+def keep(layer: Layer) -> None:
+    """See to it that the layer has its backups: stand-ins for copies, where it has none.
 
     Raises:
         MissingBaseError: there is no backup although the weights are patched.
     """
-    if getattr(layer, "network_weights_backup", None) is None:
-        if getattr(layer, "network_current_names", ()) != ():
+    attributes = layer.__dict__
+    if attributes.get("network_weights_backup") is None:
+        if attributes.get("network_current_names", ()) != ():
             raise MissingBaseError("its weights are patched and have no backup")
-        copies = tuple(_copy_to(weight, device) for weight in _weights(layer))
-        layer.network_weights_backup = copies if isinstance(layer, nn.MultiheadAttention) else copies[0]
-    bias = getattr(bias_owner(layer), "bias", None)
-    if bias is not None and getattr(layer, "network_bias_backup", None) is None:
-        layer.network_bias_backup = _copy_to(bias, device)
+        stand_ins = tuple(Unchanged(layer, name) for name in _weight_names(layer))
+        layer.network_weights_backup = stand_ins if isinstance(layer, nn.MultiheadAttention) else stand_ins[0]
+    if attributes.get("network_bias_backup") is None and bias_of(layer) is not None:
+        layer.network_bias_backup = Unchanged(layer, _bias_name(layer))
 
 
-def move(layer: Layer, device: torch.device) -> None:
-    """Move an existing backup to ``device``; its bits stay."""
-    backup = getattr(layer, "network_weights_backup", None)
-    if isinstance(backup, tuple):
-        layer.network_weights_backup = tuple(tensor.to(device) for tensor in backup)
-    elif backup is not None:
-        layer.network_weights_backup = backup.to(device)
+def place(layers: Sequence[Layer], policy: Policy) -> Policy:
+    """Put copies of the weights of ``layers`` where ``policy`` says; copies that are elsewhere move there, bit for bit.
+
+    Every layer has to have its backups already, see :func:`keep`.
+
+    Returns:
+        Where the copies are now: ``GPU``, or ``RAM`` where they do not fit on the GPU.
+    """
+    if policy is Policy.GPU or (policy is Policy.AUTO and _fit(layers)):
+        try:
+            for layer in layers:
+                _place(layer, device_of(layer), _copy_to)
+            return Policy.GPU
+        except torch.cuda.OutOfMemoryError:
+            logger.warning("LoRA Block Weight: the pristine weights do not fit on the GPU; they are kept in RAM")
+    pinned = PinnedMemory()
+    for layer in layers:
+        _place(layer, torch.device("cpu"), pinned.copy if device_of(layer).type == "cuda" else _copy_to)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    return Policy.RAM
+
+
+def _copy_to(source: Tensor, device: torch.device) -> Tensor:
+    return source.to(device, copy=True)
+
+
+def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.device], Tensor]) -> None:
+    """Have the weight's copies that are not on ``device`` made there by ``copy``."""
+    backup = layer.network_weights_backup
+    parts = backup if isinstance(backup, tuple) else (backup,)
+    placed = []
+    for part in parts:
+        if isinstance(part, Unchanged):
+            placed.append(copy(part.source(), device))
+        else:
+            placed.append(part if part.device == device else copy(part, device))
+    if any(new is not old for new, old in zip(placed, parts, strict=True)):
+        layer.network_weights_backup = tuple(placed) if isinstance(backup, tuple) else placed[0]
+
+
+class PinnedMemory:
+    """Copies in page-locked host memory, taken in large pieces: the driver is slow to lock, and torch rounds each piece
+    up to a power of two."""
+
+    PIECE = 2**28
+
+    def __init__(self) -> None:
+        self._piece = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def copy(self, tensor: Tensor, _device: torch.device) -> Tensor:
+        """A copy with the shape, strides and bits of ``tensor``; under way until the device is synchronized."""
+        size = -(-tensor.nbytes // 256) * 256
+        if self._used + size > len(self._piece):
+            self._piece = torch.empty(max(size, self.PIECE), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+            self._used = 0
+        room = self._piece[self._used : self._used + tensor.nbytes].view(tensor.dtype)
+        self._used += size
+        copied = room.as_strided(tensor.size(), tensor.stride())
+        return copied.copy_(tensor.detach(), non_blocking=True)
+
+
+def park(layer: Layer) -> None:
+    """Take the weight's copies off the GPU, as the model itself is no longer in use."""
+    if layer.__dict__.get("network_weights_backup") is not None:
+        _place(layer, torch.device("cpu"), _copy_to)
 
 
 def pristine(layer: Layer, parameter: str) -> Tensor:
-    """The pristine value of ``weight``, ``in_proj_weight`` or ``out_proj.weight``."""
-    backup: Backup = layer.network_weights_backup
-    if isinstance(backup, tuple):
-        return backup[0 if parameter == "in_proj_weight" else 1]
-    assert backup is not None
-    return backup
+    """The copy of ``weight``, ``in_proj_weight`` or ``out_proj.weight``, made now if there is none."""
+    backup = layer.network_weights_backup
+    return _made(backup[_weight_names(layer).index(parameter)] if isinstance(backup, tuple) else backup)
 
 
-def origin(layer: Layer, parameter: str, is_changed: bool) -> Tensor:
-    """What networks are added to: with weights in 8 bits the master that the host may keep of them in 16 bits."""
+def pristine_bias(layer: Layer) -> Tensor | None:
+    """The copy of the bias that goes with the layer's weight, made now if there is none; None without a bias."""
+    return _made(getattr(layer, "network_bias_backup", None))
+
+
+def origin(layer: Layer, parameter: str, *, is_changed: bool) -> Tensor:
+    """What networks are added to: with weights in 8 bits the master that the host may keep of them in 16 bits.
+
+    The pristine copy is made in any case, if there is none.
+    """
+    base = pristine(layer, parameter)
     master: Tensor | None = getattr(layer, "fp16_weight", None)
-    return master if is_changed and master is not None else pristine(layer, parameter)
+    return master if is_changed and master is not None else base
 
 
-def bias_origin(layer: Layer, is_changed: bool) -> Tensor | None:
+def bias_origin(layer: Layer, *, is_changed: bool) -> Tensor | None:
     """As :func:`origin`; None where the layer has no bias."""
-    backup: Tensor | None = getattr(layer, "network_bias_backup", None)
-    return getattr(layer, "fp16_bias", backup) if is_changed else backup
+    base = pristine_bias(layer)
+    master: Tensor | None = getattr(layer, "fp16_bias", None)
+    return master if is_changed and master is not None else base
 
 
 def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
-    backup: Backup = getattr(layer, "network_weights_backup", None)
-    if backup is not None:
-        for weight, base in zip(_weights(layer), backup if isinstance(backup, tuple) else (backup,), strict=True):
-            weight.copy_(base)
-    bias = getattr(layer, "network_bias_backup", None)
-    if bias is not None:
-        bias_owner(layer).bias.copy_(bias)
+    backup = getattr(layer, "network_weights_backup", None)
+    parts = backup if isinstance(backup, tuple) else (backup,)
+    for name, part in zip(_weight_names(layer), parts, strict=False):
+        if isinstance(part, Tensor):
+            parameter_of(layer, name).copy_(part)
+    restore_bias(layer)
+
+
+def restore_bias(layer: Layer) -> None:
+    """Write the pristine bias back into the layer, if a copy of it was made."""
+    bias, base = bias_of(layer), getattr(layer, "network_bias_backup", None)
+    if bias is not None and isinstance(base, Tensor):
+        bias.copy_(base)
 
 
 def forget(layer: Layer) -> None:
@@ -115,11 +270,19 @@ def forget(layer: Layer) -> None:
     layer.network_bias_backup = None
 
 
-def fits(layers: Iterable[Layer], device: torch.device) -> bool:
-    """Whether copies of the layers that have none there fit into the device's memory with as much again to spare."""
-    if device.type != "cuda":
-        return True
-    needed = sum(weight.nbytes for layer in layers if not _is_on(layer, device) for weight in _weights(layer))
+def _fit(layers: Iterable[Layer]) -> bool:
+    """Whether the copies that are not there yet fit onto the GPU with as much again to spare."""
+    missing: dict[torch.device, int] = {}
+    for layer in layers:
+        device = device_of(layer)
+        backup = layer.network_weights_backup
+        for name, part in zip(_weight_names(layer), backup if isinstance(backup, tuple) else (backup,), strict=True):
+            if device.type == "cuda" and (isinstance(part, Unchanged) or part.device != device):
+                missing[device] = missing.get(device, 0) + parameter_of(layer, name).nbytes
+    return all(2 * size < _free(device) for device, size in missing.items())
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that can be allocated on a CUDA device, those included that torch holds and does not use."""
     free, _total = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return 2 * needed < free + unused
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -8,85 +8,37 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lbw import base_weights
-from lbw.base_weights import Layer
-from lbw.deltas import Delta, HostFormula, UnsupportedModuleError, delta_of, third_of
+from lbw import base_weights, kernels
+from lbw.base_weights import Layer, Policy, parameter_of
+from lbw.batch import Batch
+from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
+from lbw.deltas import Delta, HostFormula, delta_of
+from lbw.factors import FactorStore
 from lbw.kernels import torch as kernel
+from lbw.plan import Coefficients
 
 logger = logging.getLogger("lbw")
 
 Names = tuple[Any, ...]
-Contents = tuple[tuple[int, Delta, float], ...]
-"""What is in a layer beyond its pristine weights: (slot, delta, coefficient) for each coefficient that is not 0."""
 
 PRISTINE: Contents = ()
 
+_BATCHES_KEPT = 8
+"""Sets of layers that change together: as many as a pass with several schedules has, in turn."""
 
-@dataclass(frozen=True)
-class Slot:
-    """A part of a layer that one module of a network patches: a parameter, or one of the three parts of its rows."""
-
-    suffix: str
-    parameter: str
-    third: int | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        return tensor if self.third is None else tensor.chunk(3, 0)[self.third]
-
-
-_WHOLE_WEIGHT = (Slot("", "weight"),)
-_ATTENTION_PROJECTIONS = (
-    Slot("_q_proj", "in_proj_weight", 0),
-    Slot("_k_proj", "in_proj_weight", 1),
-    Slot("_v_proj", "in_proj_weight", 2),
-    Slot("_out_proj", "out_proj.weight"),
-)
-
-
-_JOINT_PROJECTIONS = (Slot("_q_proj", "weight", 0), Slot("_k_proj", "weight", 1), Slot("_v_proj", "weight", 2))
-
-
-def slots_of(layer: Layer) -> tuple[Slot, ...]:
-    """The slots of a layer: MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight."""
-    if isinstance(layer, nn.MultiheadAttention):
-        return _ATTENTION_PROJECTIONS
-    return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
-
-
-@dataclass
-class BoundLayer:
-    """A layer, and for each slot and network the delta that the network has for it."""
-
-    name: str
-    layer: Layer
-    deltas: list[tuple[int, str, int, Delta]] = field(default_factory=list)
-    """(slot, the network's key for it, index of the network, delta), in the host's order."""
-
-    def contents(self, coefficients: Mapping[str, tuple[float, ...]]) -> Contents:
-        values = ((slot, delta, coefficients[key][network]) for slot, key, network, delta in self.deltas)
-        return tuple(value for value in values if value[2] != 0.0)
-
-
-@dataclass(frozen=True)
-class Binding:
-    """The layers of a model, joined with the networks that are loaded.
-
-    ``messages`` tells what of the networks could not be used, one line each.
-    """
-
-    model: object
-    networks: tuple[Any, ...]
-    touched: tuple[BoundLayer, ...]
-    untouched: tuple[tuple[str, Layer], ...]
-    messages: tuple[str, ...]
+_UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
+_OURS: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
+"""Names that no network has: the host restores a layer that carries them."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +49,63 @@ class Update:
     seconds: float = 0.0
 
 
+@dataclass(eq=False)
+class Cohort:
+    """Layers whose coefficients are always equal.
+
+    ``groups`` has the plan's group for each of their keys. While ``is_joined``, the records of all layers share one
+    holding, so that what a switch costs here is one comparison and one assignment.
+    """
+
+    groups: tuple[int | None, ...]
+    layers: list[BoundLayer]
+    holding: Holding
+    is_joined: bool = False
+
+    def join(self, token: Names, value: Value) -> None:
+        """Share one holding, if every layer was brought to ``value``."""
+        if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
+            self.holding.value = value
+            for bound in self.layers:
+                bound.record.holding = self.holding
+            self.is_joined = True
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Layers of a cohort that have to be written, and what into them."""
+
+    cohort: Cohort
+    layers: list[BoundLayer]
+    value: Value
+
+
 class LoraEngine:
-    """Owns the weights of the host's layers while networks are in use."""
+    """Owns the weights of the host's layers while networks are in use.
 
-    def __init__(self) -> None:
-        self._contents: WeakKeyDictionary[Layer, tuple[Names, Contents]] = WeakKeyDictionary()
-        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
-        self._reported: set[str] = set()
+    Args:
+        policy: where pristine weights live; it may be changed between two updates.
+        grouped: whether to update all layers in one launch where the device can.
+    """
+
+    def __init__(self, policy: Policy = Policy.AUTO, *, grouped: bool = True) -> None:
+        self.policy = policy
+        self.placement: Policy | None = None
+        """Where the pristine weights of the last written layers are; None before the first write."""
         self.binding: Binding | None = None
+        self._kernel = kernels.grouped if grouped else None
+        self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
+        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
+        self._factors = FactorStore()
+        self._token: Names = ()
+        self._sample: list[dict[str, Any]] = []
+        self._is_short_of_memory = False
+        self._cohorts: list[Cohort] = []
+        self._cohorts_of: Mapping[str, int] | None = None
+        self._batches: OrderedDict[tuple[Any, ...], Batch] = OrderedDict()
+        self._reported: set[str] = set()
 
-    def bind(self, model: object, layers: Mapping[str, Layer], networks: Sequence[Any]) -> Binding:
+    def bind(self, model: Any, layers: Mapping[str, Layer], networks: Sequence[Any]) -> Binding:
         """Join a model's layers with the loaded networks; a repeated call with the same ones returns the same binding.
 
         Args:
@@ -114,77 +113,27 @@ class LoraEngine:
             layers: {the host's layer name: layer}.
             networks: the host's ``Network`` objects, each one once.
         """
-        if self.is_bound_to(model, networks):
-            assert self.binding is not None
-            return self.binding
-        touched, untouched = [], []
-        misfits: dict[str, list[str]] = {}
-        for name, layer in layers.items():
-            bound = self._bind_layer(name, layer, networks, misfits)
-            if bound.deltas:
-                touched.append(bound)
-            else:
-                untouched.append((name, layer))
-        messages = [
-            f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
-            for network, reasons in misfits.items()
-        ]
-        self.binding = Binding(model, tuple(networks), tuple(touched), tuple(untouched), tuple(messages))
+        if self.binding is None or not self.binding.is_of(model, networks):
+            self._unbind()
+            self.binding = bind(model, layers, networks, self._delta, self._records)
         return self.binding
 
-    def is_bound_to(self, model: object, networks: Sequence[Any]) -> bool:
+    def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
         """Whether the binding is for this very model and these very networks."""
-        binding = self.binding
-        return (
-            binding is not None
-            and binding.model is model
-            and len(binding.networks) == len(networks)
-            and all(bound is net for bound, net in zip(binding.networks, networks, strict=True))
-        )
+        return self.binding is not None and self.binding.is_of(model, networks)
 
-    def _bind_layer(
-        self, name: str, layer: Layer, networks: Sequence[Any], misfits: dict[str, list[str]]
-    ) -> BoundLayer:
-        """Find the deltas for a layer; what does not fit goes to ``misfits``, {network: reasons}."""
-        bound = BoundLayer(name, layer)
-        for network, net in enumerate(networks):
-            try:
-                deltas = self._deltas_of(net, name, layer)
-            except UnsupportedModuleError as error:
-                misfits.setdefault(net.name, []).append(f"{name}: {error}")
-                continue
-            for index, key, delta in deltas:
-                bound.deltas.append((index, key, network, delta))
-                if delta.bias is not None and not _bias_fits(layer, delta.bias):
-                    misfits.setdefault(net.name, []).append(f"{name}: its bias does not fit the layer's")
-        return bound
+    def _unbind(self) -> None:
+        self.binding = None
+        self._is_short_of_memory = False
+        self._cohorts, self._cohorts_of = [], None
+        self._batches.clear()
 
-    def _deltas_of(self, net: Any, name: str, layer: Layer) -> list[tuple[int, str, Delta]]:
-        """(slot, the network's key, delta) of all parts that a network has for a layer, or none of them.
-
-        Raises:
-            UnsupportedModuleError: a part does not fit.
-        """
-        slots = slots_of(layer)
-        weights = [slot.of(_parameter(layer, slot.parameter)) for slot in slots]
-        whole = net.modules.get(name)
-        if whole is not None and slots is _JOINT_PROJECTIONS:  # the host asks for it before it asks for the projections
-            return [(i, name, self._delta(net, whole, layer.weight, i)) for i in range(len(slots))]
-        modules = [net.modules.get(name + slot.suffix) for slot in slots]
-        if any(module is None for module in modules):
-            return []
-        return [
-            (i, name + slot.suffix, self._delta(net, module, weight))
-            for i, (slot, module, weight) in enumerate(zip(slots, modules, weights, strict=True))
-        ]
-
-    def _delta(self, net: Any, module: Any, weight: Tensor, third: int | None = None) -> Delta:
+    def _delta(self, net: Any, module: Any, weight: Tensor) -> Delta:
         known = self._deltas.setdefault(module, {})
-        key = (weight.shape, weight.dtype, net.dyn_dim, third)
+        key = (weight.shape, weight.dtype, net.dyn_dim)
         if key not in known:
-            delta = delta_of(module, weight.shape, weight.dtype)
-            known[key] = delta if third is None else third_of(delta, third, weight.dtype)
-            if isinstance(delta, HostFormula):
+            known[key] = delta_of(module, weight.shape, weight.dtype)
+            if isinstance(known[key], HostFormula):
                 self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
         return known[key]
 
@@ -196,56 +145,188 @@ class LoraEngine:
         at its next forward.
 
         Args:
-            coefficients: {a network's key for a layer: one coefficient for each bound network}.
+            coefficients: {a network's key for a layer: one coefficient for each bound network}. Those of a plan are
+                the fastest to compare with what is in the weights.
             names: what the host will compare with at the next forward.
         """
         assert self.binding is not None
         start = time.perf_counter()
-        if names != () and not self.holds(names):
-            self._place_backups(self.binding.touched)
-        token: Names = (*names,)
-        with kernel.exact_arithmetic():
-            updated = sum(
-                self._bring(bound.name, bound.layer, bound.contents(coefficients), token)
-                for bound in self.binding.touched
-            )
-            updated += sum(self._bring(name, layer, PRISTINE, token) for name, layer in self.binding.untouched)
+        if not isinstance(coefficients, Coefficients):
+            coefficients = Coefficients.of(coefficients)
+        if self._token != names:
+            self._token = tuple(list(names))
+        values = coefficients.values_of_groups
+        absent = (0.0,) * (len(values[0]) if values else 0)
+        jobs, updated = [], 0
+        for cohort in self._cohorts_for(coefficients.groups):
+            value = tuple(absent if group is None else values[group] for group in cohort.groups)
+            job = Job(cohort, self._stale(cohort, value), value)
+            if job.layers:
+                jobs.append(job)
+            elif not cohort.is_joined:
+                cohort.join(self._token, value)
+        if jobs:
+            updated = self._write_all(jobs)
+        self._sample = [bound.attributes for bound in self._sampled()]
         return Update(updated, time.perf_counter() - start)
 
-    def _bring(self, name: str, layer: Layer, wanted: Contents, token: Names) -> bool:
-        """Make a layer hold ``wanted`` under the name ``token``. Returns whether its weights were written."""
-        if token != () and not self._keep(layer, torch.device("cpu")):  # else the host makes it, and restores the layer
-            return False
-        if self.contents_of(layer) == wanted:
-            self._mark(layer, token, wanted)
-            return False
-        written = self._update_layer(name, layer, wanted)
-        if written:
-            self._mark(layer, token, wanted)
-        return written
+    def _stale(self, cohort: Cohort, value: Value) -> list[BoundLayer]:
+        """The layers of a cohort that have to be written. The others get the names that the host will want."""
+        token = self._token
+        names = [bound.attributes.get("network_current_names", ()) for bound in cohort.layers]
+        if cohort.is_joined and token != () and all(each is token for each in names):
+            return [] if cohort.holding.value == value else cohort.layers
+        cohort.is_joined = False
+        stale = []
+        for bound, known in zip(cohort.layers, names, strict=True):
+            if self._keep(bound.layer):
+                held = self._contents(bound, known)
+                if held is None:
+                    self._forget_bias(bound)
+                if held == contents(bound.deltas, value):
+                    self._mark(bound, value)
+                else:
+                    stale.append(bound)
+        return stale
 
-    def contents_of(self, layer: Layer) -> Contents | None:
-        """What is known to be in a layer; None if somebody else patched it."""
-        names = layer.__dict__.get("network_current_names", ())
+    @staticmethod
+    def _forget_bias(bound: BoundLayer) -> None:
+        """Somebody else patched the layer, and nobody knows whether its bias too."""
+        with torch.no_grad():
+            base_weights.restore_bias(bound.layer)
+        bound.record.bias_is_changed = False
+
+    def _cohorts_for(self, groups: Mapping[str, int]) -> Sequence[Cohort]:
+        assert self.binding is not None
+        if self._cohorts_of is not groups:
+            members: dict[tuple[int | None, ...], list[BoundLayer]] = {}
+            for bound in self.binding.layers:
+                members.setdefault(tuple(groups.get(key) for key in bound.keys), []).append(bound)
+            known = {tuple(map(id, cohort.layers)): cohort for cohort in self._cohorts}
+            self._cohorts, self._cohorts_of = [], groups
+            for key, layers in members.items():
+                cohort = known.get(tuple(map(id, layers))) or Cohort(key, layers, Holding())
+                cohort.groups = key
+                self._cohorts.append(cohort)
+        return self._cohorts
+
+    @staticmethod
+    def _contents(bound: BoundLayer, names: Names) -> Contents | None:
+        """What is known to be in a layer with these names; None if somebody else patched it."""
         if names == ():
             return PRISTINE
-        known = self._contents.get(layer)
-        return known[1] if known is not None and known[0] is names else None
+        return bound.record.contents if bound.record.token is names else None
+
+    def _mark(self, bound: BoundLayer, value: Value) -> None:
+        """Note that a layer holds ``value``, and tell the host that it holds what the host wants."""
+        record = bound.record
+        record.token, record.deltas, record.holding = self._token, bound.deltas, Holding(value)
+        bound.attributes["network_current_names"] = self._token
+
+    def _keep(self, layer: Layer) -> bool:
+        """Whether the layer has backups, which the host wants wherever it sees names."""
+        try:
+            if self._token != () or layer.__dict__.get("network_current_names", ()) != ():
+                base_weights.keep(layer)
+            return True
+        except base_weights.MissingBaseError as error:
+            self._report(f"layer {getattr(layer, 'network_layer_name', '?')}: {error}; reload the checkpoint")
+            return False
+
+    def _write_all(self, jobs: Sequence[Job]) -> int:
+        """Write layers. Returns how many succeeded."""
+        failed = 0
+        with kernel.exact_arithmetic():
+            singles = self._launch(jobs)
+            for job in jobs:
+                if job.cohort.is_joined and (not singles or singles.isdisjoint(job.layers)):
+                    job.cohort.holding.value = job.value
+                    continue
+                job.cohort.is_joined = False
+                for bound in job.layers:
+                    if bound not in singles:
+                        self._mark(bound, job.value)
+                    elif not self._write_single(bound, job.value):
+                        failed += 1
+                job.cohort.join(self._token, job.value)
+        return sum(len(job.layers) for job in jobs) - failed
+
+    def _launch(self, jobs: Sequence[Job]) -> set[BoundLayer]:
+        """Write what can be written together. Returns the layers that are left."""
+        while True:
+            try:
+                batch = self._batch([job.layers for job in jobs])
+                batch.launch([job.value for job in jobs])
+                return batch.singles
+            except BaseException as error:
+                for job in jobs:
+                    job.cohort.is_joined = False
+                    for bound in job.layers:
+                        bound.attributes["network_current_names"] = _UNFINISHED
+                if not isinstance(error, Exception):
+                    raise
+                if isinstance(error, torch.cuda.OutOfMemoryError) and self._make_room():
+                    continue
+                self._kernel = None
+                self._batches.clear()
+                self._report(f"layers are updated one by one from now on: {type(error).__name__}: {error}")
+                return {bound for job in jobs for bound in job.layers}
+
+    def _batch(self, groups: Sequence[list[BoundLayer]]) -> Batch:
+        """The batch for these layers: one of the last ones, if nothing has moved since."""
+        policy = Policy.RAM if self._is_short_of_memory else self.policy
+        key = (policy, *map(id, groups))
+        batch = self._batches.pop(key, None)
+        if batch is None or not batch.is_current():
+            self.placement = base_weights.place([bound.layer for group in groups for bound in group], policy)
+            batch = Batch(groups, self._factors, self._kernel)
+        self._batches[key] = batch
+        if len(self._batches) > _BATCHES_KEPT:
+            self._batches.popitem(last=False)
+        return batch
+
+    def _make_room(self) -> bool:
+        """The GPU's memory is short: free what can be made again. Returns whether there was anything to free."""
+        if self._is_short_of_memory:
+            return False
+        assert self.binding is not None
+        self._is_short_of_memory = True
+        self._batches.clear()
+        self._factors.clear()
+        self.placement = base_weights.place([each.layer for each in self.binding.layers if each.deltas], Policy.RAM)
+        self._report("the GPU's memory is short: pristine weights move to RAM, switches get slower")
+        return True
+
+    def _write_single(self, bound: BoundLayer, value: Value) -> bool:
+        """Write one layer. If that fails it stays marked, and the host restores and re-patches it."""
+        try:
+            bound.attributes["network_current_names"] = _UNFINISHED
+            _write(bound, contents(bound.deltas, value))
+            self._mark(bound, value)
+            return True
+        except torch.cuda.OutOfMemoryError as error:
+            if self._make_room():
+                return self._write_single(bound, value)
+            self._report(f"layer {bound.keys[0]}: {error}; the host re-patches it")
+            return False
+        except Exception as error:
+            self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; the host re-patches it")
+            return False
+
+    def _sampled(self) -> Iterable[BoundLayer]:
+        """Some layers that tell whether somebody else has re-patched them: touched ones, and one that is not."""
+        assert self.binding is not None
+        touched = [bound for bound in self.binding.layers if bound.deltas]
+        untouched = (bound for bound in self.binding.layers if not bound.deltas)
+        return [*touched[:1], *touched[-1:], *islice(untouched, 1)]
 
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
-        if self.binding is None:
-            return False
-        touched, untouched = self.binding.touched, self.binding.untouched
-        sample = [bound.layer for bound in touched[:1] + touched[-1:]] + [layer for _name, layer in untouched[:1]]
-        for layer in sample:
-            known = self._contents.get(layer)
-            if known is None or layer.__dict__.get("network_current_names") is not known[0] or known[0] != names:
-                return False
-        return True
+        token = self._token
+        return token == names and all(each.get("network_current_names") is token for each in self._sample)
 
     def end_pass(self, *, names_are_true: bool) -> None:
-        """Let go of the model, and make the host's name cache true for those who do not know of block weights.
+        """Make the host's name cache true for those who do not know of block weights.
 
         During a pass the host is told that its own names are in the weights. Afterwards a layer whose contents are not
         what those names mean is marked with a name that no network has, so that the host restores it instead of taking
@@ -254,80 +335,32 @@ class LoraEngine:
         Args:
             names_are_true: whether the weights hold just what the host's names say, block weights and schedules apart.
         """
-        binding, self.binding = self.binding, None
-        if binding is None or names_are_true:
+        self._sample = []
+        if self.binding is None or names_are_true:
             return
-        token: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
-        for bound in binding.touched:
-            contents = self.contents_of(bound.layer)
-            if contents == PRISTINE:
-                bound.layer.network_current_names = ()
-            elif contents is not None:
-                self._mark(bound.layer, token, contents)
+        for bound in self.binding.layers:
+            held = self._contents(bound, bound.attributes.get("network_current_names", ())) if bound.deltas else None
+            if held is not None:
+                bound.record.token = bound.attributes["network_current_names"] = _OURS if held != PRISTINE else ()
 
-    def park(self, layers: Iterable[Layer]) -> None:
-        """A model with ``layers`` takes the place of the one in use, the backups of whose layers leave the GPU."""
+    def park(self, model: Any, layers: Iterable[Layer]) -> None:
+        """``model`` with ``layers`` is in use now: the pristine copies of other models' layers leave the GPU."""
+        if self.binding is not None and not self.binding.is_of_model(model):
+            self._unbind()
         current = set(layers)
-        for layer in list(self._contents):
+        for layer in list(self._records):
             if layer not in current:
-                base_weights.move(layer, torch.device("cpu"))
+                base_weights.park(layer)
 
     def release(self) -> None:
         """Leave every layer as if the engine had never run: pristine, without backup, nothing known of it."""
-        for layer, (token, _contents) in list(self._contents.items()):
-            if getattr(layer, "network_current_names", ()) in ((), token):
+        for layer, record in list(self._records.items()):
+            if layer.__dict__.get("network_current_names", ()) in ((), record.token):
                 with torch.no_grad():
                     base_weights.restore(layer)
                 base_weights.forget(layer)
-        self._contents.clear()
-        self.binding = None
-
-    def _place_backups(self, touched: Sequence[BoundLayer]) -> None:
-        """Put the backups of touched layers on the layers' own device, if there is room for all of them."""
-        layers = [bound.layer for bound in touched]
-        if not layers or not base_weights.fits(layers, _device(layers[0])):
-            return
-        with torch.no_grad():
-            for layer in layers:
-                if self._keep(layer, _device(layer)):
-                    base_weights.move(layer, _device(layer))
-
-    def _keep(self, layer: Layer, device: torch.device) -> bool:
-        """Whether the layer has a backup, which is made on ``device`` if need be."""
-        try:
-            base_weights.keep(layer, device)
-            return True
-        except base_weights.MissingBaseError as error:
-            self._report(f"layer {getattr(layer, 'network_layer_name', '?')}: {error}; reload the checkpoint")
-            return False
-
-    def _update_layer(self, name: str, layer: Layer, wanted: Contents) -> bool:
-        """Bring one layer to ``wanted``. While the write is under way the layer counts as broken, for whoever looks."""
-        try:
-            self._contents.pop(layer, None)
-            layer.network_current_names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
-            self._write(layer, wanted)
-            return True
-        except Exception as error:
-            self._report(f"layer {name}: {type(error).__name__}: {error}; the host re-patches it")
-            return False
-
-    @staticmethod
-    def _write(layer: Layer, wanted: Contents) -> None:
-        added: Tensor | None = None
-        for index, slot in enumerate(slots_of(layer)):
-            terms = [(delta, coefficient) for where, delta, coefficient in wanted if where == index]
-            weight = slot.of(_parameter(layer, slot.parameter))
-            bias = kernel.update_weight(weight, slot.of(base_weights.origin(layer, slot.parameter, terms != [])), terms)
-            if bias is not None and slot.third is None and _bias_fits(layer, bias):  # the host has none for q, k and v
-                added = bias
-        base = base_weights.bias_origin(layer, added is not None)
-        if base is not None:
-            base_weights.bias_owner(layer).bias.copy_(base if added is None else base.to(added) + added)
-
-    def _mark(self, layer: Layer, token: Names, contents: Contents) -> None:
-        layer.network_current_names = token
-        self._contents[layer] = (token, contents)
+        self._records.clear()
+        self._unbind()
 
     def _report(self, message: str) -> None:
         """Say a thing once: the same problem comes back at every layer and step."""
@@ -336,17 +369,22 @@ class LoraEngine:
             logger.warning("LoRA Block Weight: %s", message)
 
 
-def _parameter(layer: Layer, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    parameter: Tensor = getattr(layer.get_submodule(owner), name)
-    return parameter
-
-
-def _bias_fits(layer: Layer, bias: Tensor) -> bool:
-    """The host raises at the next forward where a network gives a bias to a layer that has none."""
-    own = getattr(base_weights.bias_owner(layer), "bias", None)
-    return own is not None and own.numel() == bias.numel()
-
-
-def _device(layer: Layer) -> torch.device:
-    return _parameter(layer, slots_of(layer)[0].parameter).device
+def _write(bound: BoundLayer, wanted: Contents) -> None:
+    """Write ``wanted`` into a layer: weights, and the bias where one was or is to be changed."""
+    layer, added = bound.layer, None
+    targets = [
+        (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
+        for slot, members in targets_of(layer)
+    ]
+    origins = [base_weights.origin(layer, slot.parameter, is_changed=terms != []) for slot, terms in targets]
+    for (slot, terms), origin in zip(targets, origins, strict=True):
+        bias = kernel.update_weight(slot.of(parameter_of(layer, slot.parameter)), slot.of(origin), terms)
+        if slot.third is None and bias_fits(layer, bias):  # the host adds none for q, k and v
+            added = bias
+    if added is None and not bound.record.bias_is_changed:
+        return
+    owned, bias_origin = base_weights.bias_of(layer), base_weights.bias_origin(layer, is_changed=added is not None)
+    assert owned is not None and bias_origin is not None
+    bound.record.bias_is_changed = True
+    owned.copy_(bias_origin if added is None else bias_origin.to(added) + added)
+    bound.record.bias_is_changed = added is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 
 from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
@@ -34,6 +35,40 @@ class Term:
     schedule: int | None
 
 
+class Coefficients(Mapping[str, tuple[float, ...]]):
+    """{layer: one coefficient for each network}.
+
+    Layers whose coefficients are equal in every step of a plan are a group: there are some dozens of groups and many
+    hundreds of layers, so whoever asks by group asks less.
+
+    Args:
+        groups: {layer: its group}. All coefficients of a plan share one such mapping.
+        values: the coefficients of each group.
+    """
+
+    def __init__(self, groups: Mapping[str, int], values: Sequence[tuple[float, ...]]) -> None:
+        self.groups = groups
+        self.values_of_groups = values
+
+    def __getitem__(self, layer: str) -> tuple[float, ...]:
+        return self.values_of_groups[self.groups[layer]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __repr__(self) -> str:
+        return f"Coefficients({dict(self)})"
+
+    @classmethod
+    def of(cls, coefficients: Mapping[str, tuple[float, ...]]) -> Coefficients:
+        """Coefficients that were not made by a plan: layers with equal values become a group."""
+        numbers = {values: number for number, values in enumerate(dict.fromkeys(coefficients.values()))}
+        return cls({layer: numbers[values] for layer, values in coefficients.items()}, tuple(numbers))
+
+
 @dataclass(frozen=True)
 class Plan:
     """What the weights should be in each step of a pass.
@@ -52,23 +87,33 @@ class Plan:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
         return tuple(schedule.strength(step, steps) for schedule in self.schedules)
 
-    def coefficients(self, step: int, steps: int) -> dict[str, tuple[float, ...]]:
+    @cached_property
+    def _groups(self) -> tuple[dict[str, int], tuple[tuple[bool, tuple[Term, ...]], ...]]:
+        """{layer: group}, and what the layers of each group have in common."""
+        numbers: dict[tuple[bool, tuple[Term, ...]], int] = {}
+        groups = {
+            layer: numbers.setdefault((is_text_encoder(layer), terms), len(numbers))
+            for layer, terms in self.terms.items()
+        }
+        return groups, tuple(numbers)
+
+    def coefficients(self, step: int, steps: int) -> Coefficients:
         """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
         strengths = self.strengths(step, steps)
         index = {name: i for i, name in enumerate(self.networks)}
         multipliers = [
             (index[request.name], request.te_multiplier, request.unet_multiplier) for request in self.requests
         ]
-        coefficients = {}
-        for layer, terms in self.terms.items():
-            values = [0.0] * len(self.networks)
-            text_encoder = is_text_encoder(layer)
+        groups, members = self._groups
+        values = []
+        for text_encoder, terms in members:
+            sums = [0.0] * len(self.networks)
             for term in terms:
                 network, te, unet = multipliers[term.request]
                 strength = 1.0 if term.schedule is None else strengths[term.schedule]
-                values[network] += (te if text_encoder else unet) * term.ratio * strength
-            coefficients[layer] = tuple(values)
-        return coefficients
+                sums[network] += (te if text_encoder else unet) * term.ratio * strength
+            values.append(tuple(sums))
+        return Coefficients(groups, values)
 
     @property
     def is_plain(self) -> bool:

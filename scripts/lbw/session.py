@@ -35,7 +35,7 @@ class Session:
         self._said: set[str] = set()
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
-        self._applied: tuple[Any, ...] = ()
+        self._applied: tuple[Any, Any] = ((), ())
         self._seed = 0
 
     def warn(self, message: str) -> None:
@@ -64,14 +64,19 @@ class Session:
         """A step begins: bring the weights to it, if they are not there already."""
         if self.plan is None:
             return
+        names = self.host.wanted_names()
         if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
             self._make_plan()
-        self._follow_multipliers()
-        state = (self.plan.strengths(step, steps), self.host.wanted_names())
-        if state != self._applied or not self.engine.holds(state[1]):
+        if names != self._applied[1]:
+            self._follow_multipliers()
+        if (self.plan.strengths(step, steps), names) != self._applied or not self.engine.holds(names):
             self._apply(step, steps)
         if step == 0:
             self._warn_of_empty_schedules(steps)
+
+    def leave_to_host(self) -> None:
+        """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
+        self.end()
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""

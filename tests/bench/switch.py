@@ -1,160 +1,289 @@
-"""What one switch costs: ours, the host's re-patch, the published in-place subtraction, and the floor that memory sets.
+"""What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers.
 
-    python -m tests.bench.switch [--rank 32] [--scale 1] [--repeat 5] [--json FILE]
+    python -m tests.bench.switch [--scale 1] [--repeat 9] [--json FILE]
 
-Runs where torch runs; the figures that count are those of a CUDA GPU with scale 1, which is SDXL's U-Net. All figures
-of a run are taken in turn on the same layers. ``--scale N`` divides the width by N, to try the script on a CPU.
+Runs where torch runs; the figures that count are those of a CUDA GPU with scale 1, which is SDXL's U-Net in fp16.
+``--scale N`` divides the widths by N, to try the script on a CPU, which works in float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+from lbw import kernels
+from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
-from tests.bench.sdxl_shapes import attention_layers
+from tests.bench.sdxl_shapes import attention_layers, other_layers
 from tests.unit.networks import Network, random_network
 
+Layers = dict[str, nn.Module]
+Switch = Callable[[float], Any]
+"""Brings all weights to a strength."""
 
-class Setting:
-    """The layers, one network, and a way to time a thing to its completion on the device."""
 
-    def __init__(self, device: str, dtype: torch.dtype, rank: int, scale: int) -> None:
-        self.device = device
-        self.layers: dict[str, nn.Module] = {}
-        for name, out, into in attention_layers():
-            layer = nn.Linear(into // scale, out // scale, bias=False, device=device, dtype=dtype)
+@dataclass(frozen=True)
+class Case:
+    """Which layers change, and by how many networks of which rank."""
+
+    name: str
+    rank: int
+    networks: int = 1
+    with_convolutions: bool = False
+
+
+CASES = (
+    Case("attention, rank 32", 32),
+    Case("attention, rank 128", 128),
+    Case("attention, 4 networks of rank 32", 32, networks=4),
+    Case("all layers, rank 32", 32, with_convolutions=True),
+)
+
+
+class Bench:
+    """The device, and how to time a thing to its completion there."""
+
+    def __init__(self, scale: int, repeat: int) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.float16 if self.device == "cuda" else torch.float32
+        self.scale, self.repeat = scale, repeat
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device == "cuda" else "CPU"
+
+    def layers(self, case: Case) -> Layers:
+        layers: Layers = {name: self._linear(out, into) for name, out, into in attention_layers()}
+        if case.with_convolutions:
+            for name, out, into, kernel in other_layers():
+                layers[name] = self._convolution(out, into, kernel) if kernel else self._linear(out, into)
+        for layer in layers.values():
             nn.init.normal_(layer.weight, std=0.02)
-            self.layers[name] = layer.requires_grad_(False)
-        self.network = random_network("bench", self.layers, rank=rank, dtype=dtype, device=device)
-        self.weights = sum(layer.weight.numel() for layer in self.layers.values())
-        self.bytes = sum(layer.weight.nbytes for layer in self.layers.values())
+            layer.requires_grad_(False)
+        return layers
 
-    def seconds(self, work: Callable[[], Any], repeat: int) -> float:
-        """The median wall time of ``work``, after one run that does not count."""
-        times = []
-        for _ in range(repeat + 1):
-            self._finish()
+    def _linear(self, out: int, into: int) -> nn.Module:
+        return nn.Linear(self._scaled(into), self._scaled(out), bias=False, device=self.device, dtype=self.dtype)
+
+    def _convolution(self, out: int, into: int, kernel: int) -> nn.Module:
+        options = {"bias": False, "device": self.device, "dtype": self.dtype}
+        return nn.Conv2d(self._scaled(into), self._scaled(out), kernel, padding=kernel // 2, **options)
+
+    def _scaled(self, width: int) -> int:
+        return max(width // self.scale, 1)
+
+    def networks(self, case: Case, layers: Layers) -> list[Network]:
+        return [
+            random_network(f"bench{i}", layers, rank=case.rank, seed=i, dtype=self.dtype) for i in range(case.networks)
+        ]
+
+    def seconds(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """The median wall time of ``work`` until the device is done, and until the call returns, after a first run."""
+        walls, returns = [], []
+        for _ in range(self.repeat + 1):
+            self.finish()
             start = time.perf_counter()
             work()
-            self._finish()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])
+            returns.append(time.perf_counter() - start)
+            self.finish()
+            walls.append(time.perf_counter() - start)
+        return statistics.median(walls[1:]), statistics.median(returns[1:])
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
 
 class Alternating:
-    """Strength 1 and 0 in turn, so that every call is a switch."""
+    """Strength 1 and 0.5 in turn: every call is a switch, and none is a mere copy."""
 
-    def __init__(self, switch: Callable[[float], Any]) -> None:
-        self.switch, self.strength = switch, 0.0
+    def __init__(self, switch: Switch) -> None:
+        self.switch, self.strength = switch, 0.5
 
     def __call__(self) -> None:
-        self.strength = 1.0 - self.strength
+        self.strength = 1.5 - self.strength
         self.switch(self.strength)
 
 
-def ours(setting: Setting) -> Callable[[float], None]:
-    engine = LoraEngine()
-    engine.bind(setting, setting.layers, [setting.network])
+class Ours:
+    """Our engine, all of whose networks change together."""
+
+    def __init__(self, layers: Layers, networks: list[Network], **options: Any) -> None:
+        self.layers, self.networks = layers, networks
+        self.engine = LoraEngine(**options)
+        self.names = tuple((net.name, 1.0, 1.0, None) for net in networks)
+
+    def __call__(self, strength: float) -> None:
+        self.engine.bind(self, self.layers, self.networks)
+        coefficients = dict.fromkeys(self.layers, (strength,) * len(self.networks))
+        self.engine.manual_lora_update(coefficients, self.names)
+
+    def idle(self) -> None:
+        """What a step without a change does."""
+        assert self.engine.is_bound_to(self, self.networks) and self.engine.holds(self.names)
+
+
+def host_repatch(layers: Layers, networks: list[Network]) -> Switch:
+    """The host's way: each layer is restored from a CPU copy, then each delta is added; the factors lie on the CPU."""
+    backups = {name: layer.weight.to("cpu", copy=True) for name, layer in layers.items()}
 
     def switch(strength: float) -> None:
-        engine.manual_lora_update(dict.fromkeys(setting.layers, (strength,)), (("bench", 1.0, 1.0, None),))
-
-    return switch
-
-
-def host_repatch(setting: Setting) -> Callable[[float], None]:
-    """The host's way: each layer is restored from a CPU copy, then the delta is added; the factors lie on the CPU."""
-    backups = {name: layer.weight.to("cpu", copy=True) for name, layer in setting.layers.items()}
-    factors = cpu_factors(setting.network)
-
-    @torch.no_grad()
-    def switch(strength: float) -> None:
-        for name, layer in setting.layers.items():
+        for name, layer in layers.items():
             layer.weight.copy_(backups[name])
-            up, down, scale = factors[name]
-            delta = (up.to(setting.device) @ down.to(setting.device)) * scale * strength
-            layer.weight.copy_(layer.weight.to(delta.dtype) + delta)
+            for up, down, scale in factors(networks, name):
+                delta = (up.to(layer.weight.device) @ down.to(layer.weight.device)) * scale * strength
+                layer.weight.copy_(layer.weight + delta.reshape(layer.weight.shape))
 
     return switch
 
 
-def in_place_subtraction(setting: Setting) -> Callable[[float], None]:
+def subtraction(layers: Layers, networks: list[Network], device: str) -> Switch:
     """The published fix: the delta is added to, or subtracted from, the weight as it is. It drifts by rounding."""
-    factors = cpu_factors(setting.network)
+    on_device = {name: list(factors(networks, name, device)) for name in layers}
 
-    @torch.no_grad()
     def switch(strength: float) -> None:
-        sign = 1.0 if strength else -1.0
-        for name, layer in setting.layers.items():
-            up, down, scale = factors[name]
-            layer.weight.add_((up.to(setting.device) @ down.to(setting.device)) * scale, alpha=sign)
+        for name, layer in layers.items():
+            for up, down, scale in on_device[name]:
+                delta = (up.to(layer.weight.device) @ down.to(layer.weight.device)) * scale
+                layer.weight.add_(delta.reshape(layer.weight.shape), alpha=0.5 if strength == 1.0 else -0.5)
 
     return switch
 
 
-def cpu_factors(network: Network) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    return {
-        key: (module.up_model.weight.cpu(), module.down_model.weight.cpu(), module.calc_scale())
-        for key, module in network.modules.items()
-    }
+def addmm(layers: Layers, networks: list[Network], device: str) -> Switch:
+    """One ``addmm_`` a layer and network, factors on the device. It drifts by rounding, too."""
+    on_device = [
+        (layer.weight.view(layer.weight.shape[0], -1), list(factors(networks, name, device)))
+        for name, layer in layers.items()
+    ]
+
+    def switch(strength: float) -> None:
+        for weight, all_factors in on_device:
+            for up, down, scale in all_factors:
+                weight.addmm_(up, down, alpha=scale * (0.5 if strength == 1.0 else -0.5))
+
+    return switch
 
 
-def floor(setting: Setting) -> Callable[[], None]:
+def factors(networks: list[Network], name: str, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor, float]]:
+    for network in networks:
+        module = network.modules[name]
+        up, down = module.up_model.weight.flatten(1), module.down_model.weight.flatten(1)
+        yield up.to(device), down.to(device), module.calc_scale()
+
+
+def copies(layers: Layers) -> Switch:
+    """All weights copied back from copies on the device, in one call."""
+    weights = [layer.weight for layer in layers.values()]
+    backups = [weight.clone() for weight in weights]
+    return lambda _strength: torch._foreach_copy_(weights, backups)
+
+
+def copy_floor(layers: Layers) -> Callable[[], Any]:
     """Reading and writing as many bytes as the weights have, in one copy."""
-    size = setting.bytes // 2
-    source = torch.zeros(size, dtype=torch.float16, device=setting.device)
+    weights = [layer.weight for layer in layers.values()]
+    source = torch.zeros(sum(weight.numel() for weight in weights), dtype=weights[0].dtype, device=weights[0].device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
-def measure(setting: Setting, repeat: int) -> list[dict[str, Any]]:
-    rows = []
-    base = setting.seconds(floor(setting), repeat)
-    rows.append({"what": "copy floor", "milliseconds": base * 1e3, "times_floor": 1.0})
-    for what, make in (
-        ("our switch", ours),
-        ("in-place subtraction", in_place_subtraction),
-        ("host's re-patch", host_repatch),
-    ):
-        seconds = setting.seconds(Alternating(make(setting)), repeat)
-        rows.append({"what": what, "milliseconds": seconds * 1e3, "times_floor": seconds / base})
-    return rows
+def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tuple[str, Callable[[], Switch]]]:
+    yield "ours", lambda: Ours(layers, networks)
+    if bench.device == "cuda":
+        yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
+    if kernels.grouped is not None and bench.device == "cuda":
+        yield "ours, without Triton", lambda: Ours(layers, networks, grouped=False)
+    yield "copies from the device", lambda: copies(layers)
+    yield "addmm_, factors on the device", lambda: addmm(layers, networks, bench.device)
+    yield "subtraction, factors on the device", lambda: subtraction(layers, networks, bench.device)
+    yield "subtraction, factors on the CPU", lambda: subtraction(layers, networks, "cpu")
+    yield "the host's re-patch", lambda: host_repatch(layers, networks)
+
+
+def measure_case(bench: Bench, case: Case) -> dict[str, Any]:
+    layers = bench.layers(case)
+    networks = bench.networks(case, layers)
+    floor, _ = bench.seconds(copy_floor(layers))
+    rows = [{"what": "copy floor", "ms": floor * 1e3, "times_floor": 1.0, "cpu_ms": 0.0}]
+    for what, make in rivals(bench, layers, networks):
+        forget(layers)
+        wall, cpu = bench.seconds(Alternating(make()))
+        rows.append({"what": what, "ms": wall * 1e3, "times_floor": wall / floor, "cpu_ms": cpu * 1e3})
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    return {"case": case.name, "layers": len(layers), "weights": weights, "rows": rows}
+
+
+def forget(layers: Layers) -> None:
+    """Take away what an engine, or a host, left on the layers."""
+    for layer in layers.values():
+        for name in ("network_current_names", "network_weights_backup", "network_bias_backup"):
+            layer.__dict__.pop(name, None)
+
+
+def measure_details(bench: Bench) -> dict[str, float]:
+    """What surrounds a switch: the first LoRA, steps without a change, a curve, and memory."""
+    layers = bench.layers(CASES[0])
+    networks = bench.networks(CASES[0], layers)
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+    bench.finish()
+    start = time.perf_counter()
+    ours = Ours(layers, networks)
+    ours(1.0)
+    bench.finish()
+    details = {"first_lora_ms": (time.perf_counter() - start) * 1e3}
+    details["host_ram_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss) / 1024
+    if bench.device == "cuda":
+        details["gpu_memory_mb"] = (torch.cuda.memory_allocated() - allocated) / 2**20
+        details["gpu_peak_mb"] = (torch.cuda.max_memory_allocated() - allocated) / 2**20
+    wall, _ = bench.seconds(Alternating(ours))
+    curve = iter(range(1, 10**6))
+    curve_wall, _ = bench.seconds(lambda: ours(next(curve) / 1000))
+    details["curve_step_times_switch"] = curve_wall / wall
+    _, idle = bench.seconds(ours.idle)
+    details["idle_step_us"] = idle * 1e6
+    return details
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--scale", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    setting = Setting(device, dtype, options.rank, options.scale)
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(f"{name}, {dtype}, {len(setting.layers)} layers, {setting.weights / 1e9:.3f} B weights, rank {options.rank}")
-    rows = measure(setting, options.repeat)
-    for row in rows:
-        print(f"{row['what']:24} {row['milliseconds']:10.2f} ms {row['times_floor']:8.2f} x floor")
+    bench = Bench(options.scale, options.repeat)
+    print(f"{bench.device_name}, {bench.dtype}, widths / {options.scale}, torch {torch.__version__}")
+    report: dict[str, Any] = {"device": bench.device_name, "dtype": str(bench.dtype), "scale": options.scale}
+    report["cases"] = []
+    with torch.no_grad():
+        for case in CASES:
+            result = measure_case(bench, case)
+            report["cases"].append(result)
+            print(f"\n{result['case']}: {result['layers']} layers, {result['weights'] / 1e9:.3f} B weights")
+            for row in result["rows"]:
+                figures = f"{row['ms']:10.2f} ms{row['times_floor']:9.2f} x floor{row['cpu_ms']:9.2f} ms CPU"
+                print(f"  {row['what']:36}{figures}")
+        report["details"] = measure_details(bench)
+    print("\nattention, rank 32:")
+    for what, value in report["details"].items():
+        print(f"  {what:36}{value:10.2f}")
     if options.json:
-        head = {"device": name, "dtype": str(dtype), "layers": len(setting.layers), "weights": setting.weights}
-        options.json.write_text(json.dumps({**head, "rank": options.rank, "rows": rows}, indent=1))
+        options.json.write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

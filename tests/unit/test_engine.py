@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lbw.base_weights import Policy
+from lbw.batch import Batch
+from lbw.binding import Value
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
 from tests.unit.networks import Network, random_network, small_model
 from tests.unit.ulp import ulp_distance
 
-DTYPES = [torch.float16, torch.float32]
-
 
 class Bed:
     """A small model, its pristine weights, networks, and the engine."""
 
-    def __init__(self, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, dtype: torch.dtype, device: str, grouped: bool) -> None:
+        self.grouped = grouped
+        self.is_interpreted = grouped and device == "cpu"
         self.layers = small_model(dtype, device)
         self.base = {name: layer.weight.clone() for name, layer in self.layers.items()}
         self.networks = [
@@ -28,7 +31,7 @@ class Bed:
             random_network("b", self.layers, rank=16, seed=2, dtype=dtype),
             random_network("c", self.layers, rank=3, seed=3, dtype=dtype),
         ]
-        self.engine = LoraEngine()
+        self.engine = LoraEngine(grouped=grouped)
 
     def names(self, networks: list[Network] | None = None) -> tuple[tuple[object, ...], ...]:
         nets = self.networks if networks is None else networks
@@ -59,15 +62,21 @@ class Bed:
         return all(layer.weight.equal(self.base[name]) for name, layer in self.layers.items())
 
 
-PLACES = [(device, dtype) for device in ("cpu", "cuda") for dtype in DTYPES]
+PLACES = [
+    *[("cpu", dtype, False) for dtype in (torch.float16, torch.bfloat16, torch.float32)],
+    *[("cuda", dtype, False) for dtype in (torch.float16, torch.bfloat16, torch.float32)],
+    ("cpu", torch.float16, True),
+    ("cuda", torch.float16, True),
+    ("cuda", torch.bfloat16, True),
+]
 
 
-@pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+@pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}-{'grouped' if place[2] else 'single'}")
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    device, dtype = request.param
+    device, dtype, grouped = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    yield Bed(dtype, device)
+    yield Bed(dtype, device, grouped)
 
 
 def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place(bed: Bed):
@@ -77,9 +86,9 @@ def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place
         assert bed.worst_ulp(coefficients) <= 1
 
 
-def test_after_a_thousand_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
+def test_after_many_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
     choice = random.Random(5)
-    for _ in range(1000):
+    for _ in range(15 if bed.is_interpreted else 1000):
         values = [0.0, 0.0, 1.0, 0.3, -0.7]
         bed.update({name: tuple(choice.choices(values, k=len(bed.networks))) for name in bed.layers})
     coefficients = bed.all(0.6, 0.0, -1.1)
@@ -155,7 +164,11 @@ def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pyt
         weight.view(-1)[: weight.numel() // 2] = 0
         raise MemoryError("no memory")
 
+    def fails(*_: object) -> None:
+        raise MemoryError("no memory")
+
     monkeypatch.setattr(kernel, "update_weight", half_done)
+    monkeypatch.setattr(Batch, "launch", fails)
     assert bed.update(bed.all(0.5, 0.0, 0.0)) == 0
     for name, layer in bed.layers.items():
         assert layer.network_current_names not in ((), bed.names()), "the host must see that it has to restore"
@@ -164,6 +177,66 @@ def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pyt
     coefficients = bed.all(0.5, 0.0, 0.0)
     bed.update(coefficients)
     assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_a_launch_that_fails_is_made_good_layer_by_layer(bed: Bed, monkeypatch: pytest.MonkeyPatch):
+    launch = Batch.launch
+
+    def fails_at_the_end(batch: Batch, values: Sequence[Value]) -> None:
+        launch(batch, values)
+        if len(batch.singles) < len(bed.layers):
+            raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(Batch, "launch", fails_at_the_end)
+    for coefficients in (bed.all(1.0, 0.0, 0.0), bed.all(0.0, 0.5, 0.5)):
+        assert bed.update(coefficients) == len(bed.layers)
+        assert bed.worst_ulp(coefficients) <= 1
+
+
+def test_when_memory_gets_short_the_base_moves_to_ram_and_no_weight_is_wrong(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+):
+    bed.update(bed.all(1.0, 0.0, 0.0))
+    launch, failures = Batch.launch, iter([torch.cuda.OutOfMemoryError("no memory")])
+
+    def fails_once(batch: Batch, values: Sequence[Value]) -> None:
+        for failure in failures:
+            raise failure
+        launch(batch, values)
+
+    monkeypatch.setattr(Batch, "launch", fails_once)
+    for coefficients in (bed.all(0.3, 0.0, 0.0), bed.all(0.0, 0.5, 0.5)):
+        assert bed.update(coefficients) == len(bed.layers)
+        assert bed.worst_ulp(coefficients) <= 1
+    assert bed.engine.placement is Policy.RAM
+    assert all(layer.network_weights_backup.device.type == "cpu" for layer in bed.layers.values())
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
+
+
+@pytest.mark.parametrize("policies", [(Policy.RAM, Policy.GPU), (Policy.GPU, Policy.RAM)], ids=str)
+def test_the_memory_policy_can_change_between_two_switches(bed: Bed, policies: tuple[Policy, Policy]):
+    for policy, coefficients in zip(policies, (bed.all(0.3, 0.0, 1.0), bed.all(1.0, 0.5, 0.0)), strict=True):
+        bed.engine.policy = policy
+        bed.update(coefficients)
+        assert bed.engine.placement is policy
+        assert bed.worst_ulp(coefficients) <= 1
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
+
+
+def test_parameters_that_moved_are_found_again(bed: Bed):
+    """The host moves models to the CPU and back; the old addresses then belong to somebody else."""
+    bed.update(bed.all(1.0, 0.0, 0.0))
+    strangers = []
+    for layer in bed.layers.values():
+        strangers.append(layer.weight.data)
+        layer.weight.data = layer.weight.data.clone()
+        strangers[-1].fill_(7.0)
+    coefficients = bed.all(0.5, 0.5, 0.0)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
+    assert all((stranger == 7.0).all() for stranger in strangers)
 
 
 def test_dyn_dim_cuts_the_rank(bed: Bed):

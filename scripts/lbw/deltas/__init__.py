@@ -18,6 +18,7 @@ from lbw.deltas.host import HostFormula
 from lbw.deltas.kinds import (
     Delta,
     Dense,
+    InThird,
     LowRank,
     StandAlone,
     UnsupportedModuleError,
@@ -30,13 +31,13 @@ __all__ = [
     "Delta",
     "Dense",
     "HostFormula",
+    "InThird",
     "LowRank",
     "StandAlone",
     "UnsupportedModuleError",
     "WeightDependent",
     "accumulation_dtype",
     "delta_of",
-    "third_of",
 ]
 
 _BUILDERS: dict[str, Callable[[Any, torch.Size, torch.dtype], Delta]] = {
@@ -88,17 +89,3 @@ def _with_addend(delta: StandAlone, addend: Tensor, scale: float, shape: torch.S
     value = delta.materialize(addend.device, torch.float64)
     value = value.flatten() + addend.detach().double().flatten() * scale
     return Dense(value.reshape(shape).to(dtype), bias=delta.bias)
-
-
-def third_of(delta: Delta, third: int, dtype: torch.dtype) -> Delta:
-    """The part of a delta for the rows of q, k or v, in a layer that has them in one weight of ``dtype``.
-
-    Raises:
-        UnsupportedModuleError: the delta cannot be taken apart.
-    """
-    if isinstance(delta, LowRank):
-        return LowRank(delta.up.chunk(3)[third], delta.down, delta.scale)
-    if isinstance(delta, StandAlone):
-        value = delta.materialize(torch.device("cpu"), accumulation_dtype(dtype))
-        return Dense(value.flatten().chunk(3)[third])
-    raise UnsupportedModuleError("this type cannot be split into q, k and v")

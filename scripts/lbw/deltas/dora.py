@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import Delta, StandAlone, UnsupportedModuleError, WeightDependent
+from lbw.deltas.kinds import Delta, UnsupportedModuleError, WeightDependent
 from lbw.deltas.shapes import misfit, require_size
 
 
@@ -25,11 +25,7 @@ class Decomposed(WeightDependent):
 
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)
-        if isinstance(self.inner, WeightDependent):
-            moved = weight + self.inner.compute(weight)
-        else:
-            assert isinstance(self.inner, StandAlone)
-            moved = weight + self.inner.materialize(weight.device, weight.dtype).reshape(weight.shape)
+        moved = weight + self.inner.compute(weight)
         dims = [dim for dim in range(weight.dim()) if dim != 1]
         norms = torch.linalg.vector_norm(moved, dim=dims, keepdim=True)
         return moved * (self.lengths.to(weight.dtype) / norms) - weight

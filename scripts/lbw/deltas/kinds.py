@@ -23,11 +23,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 @dataclass(eq=False)
-class Delta:
+class Delta(ABC):
     """What a network module adds to one weight."""
 
-    bias: Tensor | None = field(default=None, kw_only=True)
+    bias: Tensor | None = field(default=None, kw_only=True, compare=False)
     """What it adds to the layer's bias."""
+
+    @abstractmethod
+    def compute(self, weight: Tensor) -> Tensor:
+        """The delta on ``weight``, which has the layer's shape, is of the type to accumulate in, and is not changed."""
 
     def to(self, device: torch.device) -> None:
         """Move the tensors, once for each device that the layer is found on."""
@@ -40,8 +44,11 @@ class Delta:
 
 
 @dataclass(eq=False)
-class StandAlone(Delta, ABC):
+class StandAlone(Delta):
     """A delta that is the same for every weight."""
+
+    def compute(self, weight: Tensor) -> Tensor:
+        return self.materialize(weight.device, weight.dtype).reshape(weight.shape)
 
     @abstractmethod
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -79,7 +86,7 @@ class Dense(StandAlone):
 
 
 @dataclass(eq=False)
-class WeightDependent(Delta, ABC):
+class WeightDependent(Delta):
     """A delta that is computed from the weight it is applied to.
 
     The host's order and meaning hold: with several networks on a layer, each one sees the weight as the networks before
@@ -88,6 +95,15 @@ class WeightDependent(Delta, ABC):
     the last one only.
     """
 
-    @abstractmethod
+
+@dataclass
+class InThird(WeightDependent):
+    """A delta for q, k or v, which are the thirds of the rows of one weight."""
+
+    inner: Delta
+    third: int
+
     def compute(self, weight: Tensor) -> Tensor:
-        """The delta on ``weight``, which has the layer's shape, is of the type to accumulate in, and is not changed."""
+        delta = torch.zeros_like(weight)
+        delta.chunk(3)[self.third].copy_(self.inner.compute(weight.chunk(3)[self.third]))
+        return delta

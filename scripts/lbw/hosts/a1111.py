@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from torch import nn
 
 import networks as host_networks
 from lbw import prompt
+from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from lbw.plan import Library
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read_or_create
@@ -189,6 +191,44 @@ class Closer:
         self._close()
 
 
+_SECTION = ("lbw", "LoRA Block Weight")
+
+SETTINGS: dict[str, shared.OptionInfo] = {
+    "lbw_plain_loras": shared.OptionInfo(
+        True, "Also switch LoRAs without block weights and steps the fast way", section=_SECTION
+    ),
+    "lbw_base_weights": shared.OptionInfo(
+        Policy.AUTO.value,
+        "Where to keep the unchanged weights of layers that a LoRA changes",
+        gr.Radio,
+        {"choices": [policy.value for policy in Policy]},
+        section=_SECTION,
+    ).info("auto: on the GPU while it has room; gpu: fastest; ram: takes no GPU memory, switches are slower"),
+}
+"""The extension's section on the host's settings page."""
+
+
+def add_settings() -> None:
+    """The host builds its settings page, which it does not do where it serves the API alone."""
+    for key, option in SETTINGS.items():
+        shared.opts.add_option(key, option)
+
+
+def setting(key: str) -> Any:
+    """The value of one of ``SETTINGS``."""
+    return getattr(shared.opts, key, SETTINGS[key].default)
+
+
+def _memory_policy() -> Policy:
+    value = setting("lbw_base_weights")
+    try:
+        return Policy(value)
+    except ValueError:
+        choices = ", ".join(policy.value for policy in Policy)
+        logger.warning("LoRA Block Weight: setting lbw_base_weights is %r, expected %s; auto is used", value, choices)
+        return Policy.AUTO
+
+
 engine = LoraEngine()
 host = A1111()
 caches = ConditioningCaches()
@@ -230,6 +270,7 @@ def begin(p: Any, *, active: bool, presets_text: str | None) -> None:
             logger.warning("LoRA Block Weight: %s", message)
             p.comment(f"LoRA Block Weight: {message}")
         return
+    engine.policy = _memory_policy()
     session = Session(host, engine, library(presets_text), p.comment)
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
@@ -242,6 +283,10 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if session is None:
         return
     requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
+    if not setting("lbw_plain_loras") and all(request.is_plain for request in requests):
+        session.leave_to_host()
+        caches.drop_others(p, ())
+        return
     is_hires_pass = getattr(p, "is_hr_pass", False)
     steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
     plan = session.begin_pass(requests, int(p.seeds[0]), steps)
@@ -279,7 +324,7 @@ def end(p: Any) -> None:
 
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
-    engine.park(host.layers().values())
+    engine.park(host.model(), host.layers().values())
 
 
 def unload() -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from lbw.deltas import Delta, LowRank, StandAlone, WeightDependent, accumulation_dtype
+from lbw.deltas import Delta, LowRank, accumulation_dtype
 
 
 @contextmanager
@@ -46,9 +46,7 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
         if isinstance(delta, LowRank):
             delta.to(weight.device)
             flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
-        elif isinstance(delta, StandAlone):
-            flat.add_(delta.materialize(weight.device, dtype).reshape(flat.shape), alpha=coefficient)
-        elif isinstance(delta, WeightDependent):
+        else:
             total.add_(delta.compute(total), alpha=coefficient)
         if delta.bias is not None:
             added = delta.bias.to(weight.device, dtype) * coefficient

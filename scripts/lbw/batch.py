@@ -1,0 +1,125 @@
+"""A set of layers that are written together: in one launch those that a grouped kernel takes, one by one the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw import base_weights
+from lbw.base_weights import parameter_of
+from lbw.binding import BoundLayer, Slot, Value, slots_of, targets_of
+from lbw.deltas import LowRank
+from lbw.factors import FactorStore
+
+Place = tuple[torch.device, torch.dtype]
+
+Term = tuple[int, int, int, float]
+"""(group, slot, network, scale) of one summand of one weight: its coefficient is that of the group, times the scale."""
+
+
+class Batch:
+    """How to write some layers, found out once and used at each switch of the same layers.
+
+    Args:
+        groups: the layers; those of a group always have equal coefficients. Each has a copy of its pristine weights.
+        factors: where the packed factors are.
+        grouped: the grouped kernel, or None.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: the factors do not fit on the GPU.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[BoundLayer]], factors: FactorStore, grouped: ModuleType | None
+    ) -> None:
+        self.singles: set[BoundLayer] = set()
+        """The layers that have to be written one by one."""
+        self._groups = groups
+        self._where: list[tuple[dict[str, Any], str]] = []
+        self._attributes: list[dict[str, Any]] = []
+        self._refills: list[tuple[Tensor, Tensor]] = []
+        """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
+        self._launches: list[tuple[Any, list[Term]]] = []
+        members: dict[Place, list[tuple[int, BoundLayer, int, Slot]]] = {}
+        for index, group in enumerate(groups):
+            for bound in group:
+                if grouped is None or not _is_groupable(bound, grouped):
+                    self.singles.add(bound)
+                    continue
+                self._attributes.append(bound.attributes)
+                for number, slot in enumerate(slots_of(bound.layer)):
+                    weight = parameter_of(bound.layer, slot.parameter)
+                    members.setdefault((weight.device, weight.dtype), []).append((index, bound, number, slot))
+        for (device, dtype), slots in members.items():
+            assert grouped is not None
+            factors.pack(
+                (delta for _, bound, number, _ in slots for _, delta in _low_rank(bound, number)), device, dtype
+            )
+            parts = []
+            terms: list[Term] = []
+            for index, bound, number, slot in slots:
+                weight, base = self._weight_and_base(bound, slot)
+                deltas = _low_rank(bound, number)
+                parts.append(grouped.Part(weight, base, tuple(factors[delta] for _network, delta in deltas)))
+                terms += [(index, number, network, delta.scale) for network, delta in deltas]
+            self._launches.append((grouped.GroupedUpdate(parts), terms))
+        self._pointers = self._pointers_now()
+        self._backups = self._backups_now()
+
+    def _weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
+        """What the kernel writes and what it reads: the weight itself where its copy is in RAM."""
+        owner, _, name = slot.parameter.rpartition(".")
+        self._where.append((bound.layer.get_submodule(owner)._parameters, name))
+        weight = parameter_of(bound.layer, slot.parameter)
+        base = base_weights.pristine(bound.layer, slot.parameter)
+        if base.device == weight.device and base.stride() == weight.stride():
+            return slot.of(weight), slot.of(base)
+        if slot.third in (None, 0):
+            self._refills.append((weight, base))
+        return slot.of(weight), slot.of(weight)
+
+    def is_current(self) -> bool:
+        """Whether every weight is where it was, and every pristine copy is the one that it was."""
+        now = self._backups_now()
+        return self._pointers_now() == self._pointers and all(
+            new is old for new, old in zip(now, self._backups, strict=True)
+        )
+
+    def _pointers_now(self) -> list[int]:
+        return [parameters[name].data_ptr() for parameters, name in self._where]
+
+    def _backups_now(self) -> list[Any]:
+        return [attributes["network_weights_backup"] for attributes in self._attributes]
+
+    def launch(self, values: Sequence[Value]) -> None:
+        """Bring all layers but the singles to ``values``, one for each group."""
+        for weight, base in self._refills:
+            weight.copy_(base, non_blocking=True)
+        for update, terms in self._launches:
+            update([values[group][slot][network] * scale for group, slot, network, scale in terms])
+
+
+def _is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
+    """Whether the grouped kernel can take all of a layer."""
+    weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
+    dtype = weights[0].dtype
+    return (
+        len(targets_of(bound.layer)) == len(weights)
+        and not bound.record.bias_is_changed
+        and all(grouped.supports(weight) for weight in weights)
+        and all(
+            isinstance(delta, LowRank) and delta.up.dtype == delta.down.dtype == dtype
+            for _slot, _network, delta in bound.deltas
+        )
+    )
+
+
+def _low_rank(bound: BoundLayer, number: int) -> list[tuple[int, LowRank]]:
+    """(network, delta) for one slot of a layer."""
+    return [
+        (network, delta) for slot, network, delta in bound.deltas if slot == number and isinstance(delta, LowRank)
+    ]

@@ -1,0 +1,120 @@
+"""The grouped kernel, on CUDA GPUs and in Triton's interpreter: every element against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from lbw.deltas import LowRank
+from lbw.factors import RANK_MULTIPLE, FactorStore
+from lbw.kernels import triton as kernel
+from tests.unit.ulp import ulp_distance
+
+PLACES = [("cpu", torch.float16), ("cuda", torch.float16), ("cuda", torch.bfloat16)]
+
+SHAPES = [(64, 128), (65, 129), (1, 8), (200, 40), (33, 7), (128, 256)]
+ALIGNED_SHAPES = [(64, 128), (72, 136), (200, 40)]
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
+def place(request: pytest.FixtureRequest) -> tuple[str, torch.dtype]:
+    if request.param[0] == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    return request.param
+
+
+class Group:
+    """Weights whose content is poison, their bases, random deltas, and the launch that updates them all."""
+
+    def __init__(
+        self, place: tuple[str, torch.dtype], shapes: list[tuple[int, int]], ranks: list[int], in_place: bool = False
+    ) -> None:
+        device, dtype = place
+        torch.manual_seed(3)
+        self.bases = [(torch.randn(shape) * 0.05).to(device, dtype) for shape in shapes]
+        self.weights = [torch.full_like(base, float("nan")) for base in self.bases]
+        self.deltas = [
+            [
+                LowRank(torch.randn(out, rank).to(dtype) * 0.1, torch.randn(rank, into).to(dtype) * 0.1, 1.0)
+                for rank in ranks
+            ]
+            for out, into in shapes
+        ]
+        store = FactorStore()
+        store.pack([delta for deltas in self.deltas for delta in deltas], torch.device(device), dtype)
+        if in_place:
+            self.weights = [base.clone() for base in self.bases]
+        sources = self.weights if in_place else self.bases
+        self.launch = kernel.GroupedUpdate(
+            [
+                kernel.Part(weight, source, tuple(store[delta] for delta in deltas))
+                for weight, source, deltas in zip(self.weights, sources, self.deltas, strict=True)
+            ]
+        )
+
+    def expected(self, coefficients: list[float]) -> list[Tensor]:
+        values = iter(coefficients)
+        results = []
+        for base, deltas in zip(self.bases, self.deltas, strict=True):
+            total = base.double().cpu()
+            for delta in deltas:
+                total = total + next(values) * (delta.up.double() @ delta.down.double())
+            results.append(total.to(base.dtype))
+        return results
+
+    def check(self, coefficients: list[float]) -> None:
+        self.launch(coefficients)
+        for weight, expected in zip(self.weights, self.expected(coefficients), strict=True):
+            assert ulp_distance(weight, expected) <= 1
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES, [(5, 3)]], ids=["any", "aligned", "tiny"])
+@pytest.mark.parametrize("ranks", [[4], [32], [1, 16, 48]], ids=str)
+def test_every_element_is_the_rounded_sum(place: tuple[str, torch.dtype], shapes, ranks: list[int]):
+    group = Group(place, shapes, ranks)
+    coefficients = [0.3 * (index % 5) - 0.7 for index in range(len(shapes) * len(ranks))]
+    group.check(coefficients)
+    group.check([-value for value in coefficients])
+
+
+def test_coefficients_of_zero_give_the_base_bit_for_bit_also_where_it_is_minus_zero(place: tuple[str, torch.dtype]):
+    group = Group(place, SHAPES, [16, 8])
+    for base in group.bases:
+        base.view(-1)[::3] = -0.0
+    group.launch([0.0] * (2 * len(SHAPES)))
+    for weight, base in zip(group.weights, group.bases, strict=True):
+        assert weight.view(torch.int16).equal(base.view(torch.int16))
+
+
+def test_the_base_may_be_the_weight_itself(place: tuple[str, torch.dtype]):
+    Group(place, SHAPES, [16], in_place=True).check([1.0, -2.0, 0.5, 0.0, 3.0, 0.1])
+
+
+def test_a_third_of_the_rows_is_a_part_of_its_own(place: tuple[str, torch.dtype]):
+    device, dtype = place
+    weight = torch.full((96, 32), 7.0, dtype=dtype, device=device)
+    base = torch.randn(96, 32).to(device, dtype)
+    delta = LowRank(torch.randn(32, 4).to(dtype), torch.randn(4, 32).to(dtype), 1.0)
+    store = FactorStore()
+    store.pack([delta], torch.device(device), dtype)
+    part = kernel.Part(weight.chunk(3)[1], base.chunk(3)[1], (store[delta],))
+    kernel.GroupedUpdate([part])([0.5])
+    expected = (base[32:64].double().cpu() + 0.5 * (delta.up.double() @ delta.down.double())).to(dtype)
+    assert ulp_distance(weight[32:64], expected) <= 1
+    assert (weight[:32] == 7.0).all() and (weight[64:] == 7.0).all()
+
+
+def test_factors_are_packed_once_and_padded_with_zeros(place: tuple[str, torch.dtype]):
+    device, dtype = place
+    deltas = [LowRank(torch.ones(5, rank, dtype=dtype), torch.ones(rank, 3, dtype=dtype), 1.0) for rank in (3, 16)]
+    store = FactorStore()
+    store.pack(deltas, torch.device(device), dtype)
+    first = store[deltas[0]]
+    assert first.rank == RANK_MULTIPLE
+    assert first.up.sum() == 15 and first.down.sum() == 9
+    assert all(tensor.data_ptr() % 16 == 0 for delta in deltas for tensor in (store[delta].up, store[delta].down))
+    store.pack(deltas, torch.device(device), dtype)
+    assert store[deltas[0]] is first
