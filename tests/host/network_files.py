@@ -25,13 +25,13 @@ RANK = 4
 
 
 class Random:
-    """Random tensors for one layer, of a size that makes a delta about a quarter of its weight."""
+    """Random tensors for one layer, of values that float16 can hold."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, *shape: int, size: float = 1.0) -> Tensor:
-        return torch.randn(shape, generator=self._generator) * size
+        return (torch.randn(shape, generator=self._generator) * size).half().float()
 
 
 def _kernel(weight: Tensor) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ _BUILDERS: dict[str, Callable[[Any, torch.Size, torch.dtype], Delta]] = {
     "NetworkModuleGLora": glora.build,
     "NetworkModuleOFT": oft.build,
 }
-"""The host's class -> its delta, with what is derived from a file's tensors kept in the type to accumulate in.
+"""The host's class -> its delta on a weight of a shape and a type.
 
 The class itself is asked for, by name: a subclass may have a formula of its own, and is computed by that.
 """
@@ -72,11 +72,11 @@ def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
     build = _BUILDERS.get(type(module).__name__)
     if build is None:
         return host.build(module, shape, dtype)
-    delta = build(module, shape, accumulation_dtype(dtype))
+    delta = build(module, shape, dtype)
     if module.bias is not None:
         if not isinstance(delta, StandAlone):
             return host.build(module, shape, dtype)
-        delta = _with_addend(delta, module.bias, float(module.calc_scale()), shape, accumulation_dtype(dtype))
+        delta = _with_addend(delta, module.bias, float(module.calc_scale()), shape, dtype)
     if module.dora_scale is not None:
         delta = decompose(delta, module.dora_scale, shape)
     if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
@@ -88,4 +88,4 @@ def _with_addend(delta: StandAlone, addend: Tensor, scale: float, shape: torch.S
     """A module's ``bias`` is added to its delta for the weight, and scaled with it."""
     value = delta.materialize(addend.device, torch.float64)
     value = value.flatten() + addend.detach().double().flatten() * scale
-    return Dense(value.reshape(shape).to(dtype), bias=delta.bias)
+    return Dense(value.reshape(shape).to(accumulation_dtype(dtype)), bias=delta.bias)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import Dense
+from lbw.deltas.kinds import Dense, accumulation_dtype
 from lbw.deltas.shapes import pad_channels, require_size, trained_shape
 
 
@@ -16,7 +16,7 @@ def _dense(value: Tensor, bias: Tensor | None, scale: float, shape: torch.Size, 
     require_size(value.shape, trained_shape(shape) if value.dim() == 4 else shape)
     value = value.detach()
     if scale != 1.0:
-        value = (value.double() * scale).to(dtype)
+        value = (value.double() * scale).to(accumulation_dtype(dtype))
     if value.dim() > 1:
         value = pad_channels(value.flatten(1), shape)
     return Dense(value, bias=None if bias is None else bias.detach())

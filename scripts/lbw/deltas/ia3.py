@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import WeightDependent
+from lbw.deltas.kinds import WeightDependent, accumulation_dtype
 from lbw.deltas.shapes import misfit
 
 
@@ -30,4 +30,4 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> ChannelScale:
         size not in (1, wanted) for size, wanted in zip(reversed(factors.shape), reversed(shape), strict=False)
     ):
         raise misfit(factors.shape, shape)
-    return ChannelScale((factors.double() * float(module.calc_scale())).to(dtype))
+    return ChannelScale((factors.double() * float(module.calc_scale())).to(accumulation_dtype(dtype)))

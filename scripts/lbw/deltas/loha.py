@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import LowRank, StandAlone
+from lbw.deltas.derived import MAX_RANK, low_rank
+from lbw.deltas.kinds import StandAlone, accumulation_dtype
 from lbw.deltas.lora import contract
 from lbw.deltas.shapes import misfit, pad_channels, trained_shape
-
-MAX_RANK = 128
-"""Up to which rank a LoHa or a LoKr is turned into ``up @ down``, which is as exact and runs with the plain LoRAs in
-one launch. The product of a LoHa of rank r has rank r * r. Beyond this rank the longer sum costs more than the launches
-and the temporaries of materialising."""
 
 
 @dataclass(eq=False)
@@ -34,19 +30,19 @@ class Hadamard(StandAlone):
         return delta.mul_(self.up2.to(dtype) @ self.down2.to(dtype)).mul_(self.scale)
 
 
-def _pair(a: Tensor, b: Tensor, core: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _pair(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
     """(up, down) of one of the two matrices; with ``core``, ``a`` is [rank, out]."""
     if core is None:
         return a.detach().flatten(1), b.detach().flatten(1)
-    return a.detach().T, contract(core.detach(), b.detach(), dtype)
+    return a.detach().T, contract(core.detach(), b.detach())
 
 
 def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     """LowRank where it pays: ``(A B) * (C D)`` is ``up @ down`` with ``up[o, pq] = A[o,p] C[o,q]`` and
     ``down[pq, i] = B[p,i] D[q,i]`` (the Khatri-Rao products).
     """
-    up1, down1 = _pair(module.w1a, module.w1b, module.t1, dtype)
-    up2, down2 = _pair(module.w2a, module.w2b, module.t2, dtype)
+    up1, down1 = _pair(module.w1a, module.w1b, module.t1)
+    up2, down2 = _pair(module.w2a, module.w2b, module.t2)
     trained = trained_shape(shape) if module.t1 is not None else shape  # the host pads tensors of four dimensions only
     for up, down in ((up1, down1), (up2, down2)):
         if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
@@ -54,7 +50,9 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     scale = float(module.calc_scale())
     down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)
     if up1.shape[1] * up2.shape[1] > MAX_RANK:
+        wide = accumulation_dtype(dtype)
+        down1, down2 = (down.to(wide) if down.dtype == torch.float64 else down for down in (down1, down2))
         return Hadamard(up1, down1, up2, down2, scale)
     up = torch.einsum("op,oq->opq", up1.double(), up2.double()).flatten(1)
     down = torch.einsum("pi,qi->pqi", down1.double(), down2.double()).flatten(0, 1)
-    return LowRank(up.to(dtype), down.to(dtype), scale)
+    return low_rank(up, down, scale, dtype)

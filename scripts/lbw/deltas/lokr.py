@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import LowRank, StandAlone
-from lbw.deltas.loha import MAX_RANK
+from lbw.deltas.derived import MAX_RANK, low_rank
+from lbw.deltas.kinds import StandAlone, accumulation_dtype
 from lbw.deltas.lora import contract
 from lbw.deltas.shapes import misfit
 
@@ -51,7 +51,7 @@ def _second(module: Any) -> Tensor | Factors:
         return w2
     if module.t2 is None:
         return module.w2a.detach().double(), module.w2b.detach().double().flatten(1)
-    return module.w2a.detach().double().T, contract(module.t2.detach(), module.w2b.detach(), torch.float64)
+    return module.w2a.detach().double().T, contract(module.t2.detach(), module.w2b.detach())
 
 
 def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
@@ -68,6 +68,6 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     if not isinstance(second, Tensor):
         up2, down2 = second
         if up1.shape[1] * up2.shape[1] <= MAX_RANK:
-            return LowRank(kron(up1, up2).to(dtype), kron(down1, down2).to(dtype), scale)
-        second = (up2 @ down2).to(dtype)
-    return Kronecker((up1 @ down1).to(dtype), second, scale)
+            return low_rank(kron(up1, up2), kron(down1, down2), scale, dtype)
+        second = (up2 @ down2).to(accumulation_dtype(dtype))
+    return Kronecker((up1 @ down1).to(accumulation_dtype(dtype)), second, scale)

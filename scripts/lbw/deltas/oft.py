@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import WeightDependent
+from lbw.deltas.kinds import WeightDependent, accumulation_dtype
 from lbw.deltas.shapes import misfit
 
 
@@ -73,7 +73,7 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> WeightDependent
     if count * size != shape[0] or blocks.shape[-1] != size:
         raise misfit(blocks.shape, shape)
     if not module.is_R:
-        blocks = _rotations(blocks, float(module.constraint)).to(dtype)
+        blocks = _rotations(blocks, float(module.constraint)).to(accumulation_dtype(dtype))
     rescale = None if module.rescale is None else module.rescale.detach().reshape(-1, 1)
     if rescale is not None and len(rescale) != shape[0]:
         raise misfit(rescale.shape, shape)
