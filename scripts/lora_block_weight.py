@@ -68,6 +68,9 @@ class LoraBlockWeight(scripts.Script):
         ]
         return [(shown | hidden)[item.name] for item in ARGUMENTS]
 
+    def before_process(self, p, *values):
+        a1111.before_settings(p, values)
+
     def process(self, p, *values):
         a1111.begin(p, values)
 

@@ -253,6 +253,23 @@ def pristine_bias(layer: Layer) -> Tensor | None:
     return _made(getattr(layer, "network_bias_backup", None))
 
 
+def origin(layer: Layer, parameter: str, *, is_changed: bool) -> Tensor:
+    """What networks are added to: with weights in 8 bits the master that the host may keep of them in 16 bits.
+
+    The pristine copy is made in any case, if there is none.
+    """
+    base = pristine(layer, parameter)
+    master: Tensor | None = getattr(layer, "fp16_weight", None)
+    return master if is_changed and master is not None else base
+
+
+def bias_origin(layer: Layer, *, is_changed: bool) -> Tensor | None:
+    """As :func:`origin`; None where the layer has no bias."""
+    base = pristine_bias(layer)
+    master: Tensor | None = getattr(layer, "fp16_bias", None)
+    return master if is_changed and master is not None else base
+
+
 def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
     backup = getattr(layer, "network_weights_backup", None)
@@ -260,6 +277,11 @@ def restore(layer: Layer) -> None:
     for name, part in zip(_weight_names(layer), parts, strict=False):
         if part is not None and not isinstance(part, Unchanged):
             parameter_of(layer, name).copy_(part.values() if isinstance(part, StandIn) else part)
+    restore_bias(layer)
+
+
+def restore_bias(layer: Layer) -> None:
+    """Write the pristine bias back into the layer, if a copy of it was made."""
     bias, base = bias_of(layer), getattr(layer, "network_bias_backup", None)
     if bias is not None and isinstance(base, Tensor):
         bias.copy_(base)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lbw import base_weights
 from lbw.base_weights import parameter_of
-from lbw.binding import BoundLayer, Slot, Value, slots_of
+from lbw.binding import BoundLayer, Slot, Value, slots_of, targets_of
 from lbw.deltas import LowRank
 from lbw.factors import FactorStore
 from lbw.recoverable import Recoverable
@@ -144,10 +144,11 @@ def is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
     dtype = weights[0].dtype
     return (
-        not bound.record.bias_is_changed
+        len(targets_of(bound.layer)) == len(weights)
+        and not bound.record.bias_is_changed
         and all(grouped.supports(weight) for weight in weights)
         and all(
-            isinstance(delta, LowRank) and delta.up.dtype == delta.down.dtype == dtype
+            isinstance(delta, LowRank) and delta.bias is None and delta.up.dtype == delta.down.dtype == dtype
             for _slot, _network, delta in bound.deltas
         )
     )

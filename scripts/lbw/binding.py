@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
 
-import torch
 from torch import Tensor, nn
 
-from lbw.base_weights import Layer, parameter_of
-from lbw.deltas import Delta, UnsupportedModuleError
+from lbw.base_weights import Layer, bias_of, parameter_of
+from lbw.deltas import Delta, InThird, UnsupportedModuleError
 
 Value = tuple[tuple[float, ...], ...]
 """For each of a layer's keys, one coefficient for each network."""
@@ -39,11 +38,30 @@ _ATTENTION_PROJECTIONS = (
     Slot("_v_proj", "in_proj_weight", 2),
     Slot("_out_proj", "out_proj.weight"),
 )
+_JOINT_PROJECTIONS = (
+    *_WHOLE_WEIGHT,
+    Slot("_q_proj", "weight", 0),
+    Slot("_k_proj", "weight", 1),
+    Slot("_v_proj", "weight", 2),
+)
 
 
 def slots_of(layer: Layer) -> tuple[Slot, ...]:
-    """The slots of a layer: MultiheadAttention holds q, k and v in the rows of one weight."""
-    return _ATTENTION_PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else _WHOLE_WEIGHT
+    """The slots of a layer: MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight.
+
+    For the latter the host takes a network's part for the whole weight too.
+    """
+    if isinstance(layer, nn.MultiheadAttention):
+        return _ATTENTION_PROJECTIONS
+    return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
+
+
+def targets_of(layer: Layer) -> tuple[tuple[Slot, tuple[int, ...]], ...]:
+    """(what is written at once, the slots whose deltas go into it): slots that overlap are written together."""
+    slots = slots_of(layer)
+    if slots is _JOINT_PROJECTIONS:
+        return ((slots[0], tuple(range(len(slots)))),)
+    return tuple((slot, (index,)) for index, slot in enumerate(slots))
 
 
 Deltas = tuple[tuple[int, int, Delta], ...]
@@ -123,7 +141,7 @@ def bind(
     model: Any,
     layers: Mapping[str, Layer],
     networks: Sequence[Any],
-    delta_of: Callable[[Any, Any, torch.Size], Delta],
+    delta_of: Callable[[Any, Any, Tensor], Delta],
     records: MutableMapping[Layer, Record],
 ) -> Binding:
     """Find the deltas for every layer.
@@ -131,16 +149,12 @@ def bind(
     Args:
         layers: {the host's layer name: layer}.
         networks: the host's ``Network`` objects, each one once.
-        delta_of: (network, module, shape of the slot) -> delta; raises UnsupportedModuleError.
+        delta_of: (network, module, the slot's weight) -> delta; raises UnsupportedModuleError.
         records: what is known of layers; new layers get a record.
     """
     bound: list[BoundLayer] = []
-    left_to_host: list[str] = []
     misfits: dict[str, list[str]] = {}
     for name, layer in layers.items():
-        if _is_for_host(name, layer, networks):
-            left_to_host.append(name)
-            continue
         slots = slots_of(layer)
         keys = tuple(name + slot.suffix for slot in slots)
         deltas = _deltas(layer, slots, keys, networks, delta_of, misfits)
@@ -152,11 +166,6 @@ def bind(
         f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
         for network, reasons in misfits.items()
     ]
-    if left_to_host:
-        messages.append(
-            f"{len(left_to_host)} layers are left to the host, which knows no block weights and schedules, "
-            f"first {left_to_host[0]}"
-        )
     return Binding(model, networks, bound, messages)
 
 
@@ -165,29 +174,39 @@ def _deltas(
     slots: Sequence[Slot],
     keys: Sequence[str],
     networks: Sequence[Any],
-    delta_of: Callable[[Any, Any, torch.Size], Delta],
+    delta_of: Callable[[Any, Any, Tensor], Delta],
     misfits: dict[str, list[str]],
 ) -> Deltas:
     """The deltas for one layer; what does not fit goes to ``misfits``, {network: reasons}."""
     found: list[tuple[int, int, Delta]] = []
     for network, net in enumerate(networks):
-        modules = [net.modules.get(key) for key in keys]
-        if any(module is None for module in modules):
+        wanted = [index for index, key in enumerate(keys) if key in net.modules]
+        if slots is _JOINT_PROJECTIONS and 0 in wanted:  # the host asks for it before it asks for the projections
+            wanted = [0]
+        elif len(wanted) < len(slots) - (slots is _JOINT_PROJECTIONS):
             continue
         try:
-            deltas = [
-                delta_of(net, module, slot.of(parameter_of(layer, slot.parameter)).shape)
-                for slot, module in zip(slots, modules, strict=True)
-            ]
+            deltas = [_delta(layer, slots[index], net, net.modules[keys[index]], delta_of) for index in wanted]
         except UnsupportedModuleError as error:
             misfits.setdefault(net.name, []).append(f"{keys[0]}: {error}")
             continue
-        found += [(slot, network, delta) for slot, delta in enumerate(deltas)]
+        found += [(slot, network, delta) for slot, delta in zip(wanted, deltas, strict=True)]
+        if any(not bias_fits(layer, delta.bias) for delta in deltas):
+            misfits.setdefault(net.name, []).append(f"{keys[0]}: its bias does not fit the layer's")
     return tuple(found)
 
 
-def _is_for_host(name: str, layer: Layer, networks: Sequence[Any]) -> bool:
-    """Whether only the host can apply the networks' parts: to 8-bit weights, or to q, k and v in one linear layer."""
-    if getattr(layer, "fp16_weight", None) is not None:
-        return any(name in net.modules for net in networks)
-    return not isinstance(layer, nn.MultiheadAttention) and any(name + "_q_proj" in net.modules for net in networks)
+def _delta(
+    layer: Layer, slot: Slot, net: Any, module: Any, delta_of: Callable[[Any, Any, Tensor], Delta]
+) -> Delta:
+    delta = delta_of(net, module, slot.of(parameter_of(layer, slot.parameter)))
+    return InThird(delta, slot.third) if slot.parameter == "weight" and slot.third is not None else delta
+
+
+def bias_fits(layer: Layer, bias: Tensor | None) -> bool:
+    """Whether there is nothing to add to the layer's bias, or it can be added.
+
+    The host raises at the next forward where a network gives a bias to a layer that has none.
+    """
+    own = bias_of(layer)
+    return bias is None or (own is not None and own.numel() == bias.numel())

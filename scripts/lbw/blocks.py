@@ -54,22 +54,27 @@ def family_of_layers(layers: Iterable[str]) -> Family:
     return Family.FLUX if any("double_blocks" in layer or "single_blocks" in layer for layer in layers) else Family.UNET
 
 
-_SEPARATOR = r"[_.]"
-_NUMBERED_BLOCK = re.compile(
-    rf"diffusion_model{_SEPARATOR}(input_blocks|output_blocks|joint_blocks|double_blocks|single_blocks){_SEPARATOR}(\d+)"
-)
-_PREFIXES = {"input_blocks": "IN", "output_blocks": "OUT", "double_blocks": "D", "single_blocks": "S"}
-_NAMED_BLOCK = re.compile(
-    rf"diffusion_model{_SEPARATOR}(middle_block|img_in|txt_in|time_in|vector_in|guidance_in|final_layer)"
-)
-_NAMED_LABELS = {"middle_block": "M00", "final_layer": "OUT"}
+_BLOCKS: dict[str, tuple[str, ...]] = {
+    "input_blocks": _numbered("IN", range(12)),
+    "middle_block": ("M00",),
+    "output_blocks": _numbered("OUT", range(12)),
+    "joint_blocks": (*_numbered("IN", range(12)), *_numbered("OUT", range(12))),
+    "img_in": ("IN",),
+    "txt_in": ("IN",),
+    "time_in": ("IN",),
+    "vector_in": ("IN",),
+    "guidance_in": ("IN",),
+    "double_blocks": _numbered("D", range(19)),
+    "single_blocks": _numbered("S", range(38)),
+    "final_layer": ("OUT",),
+}
+"""What modules below ``diffusion_model`` are called -> the label of each by its number, or one label for all of them.
 
+The U-Nets of SD1, SD2, SDXL and SDXL's refiner, with inpainting and instruct-pix2pix, have the first three. SD3 has 24
+joint blocks and neither input nor output: the first half counts as IN, the second as OUT. The others are Flux's.
+"""
 
-def _joint_block_label(index: int) -> str | None:
-    """SD3 has 24 joint blocks and neither input nor output: the first half counts as IN, the second as OUT."""
-    if index < 12:
-        return f"IN{index:02d}"
-    return f"OUT{index - 12:02d}" if index < 24 else None
+_BLOCK = re.compile(rf"diffusion_model[_.]({'|'.join(_BLOCKS)})(?:[_.](\d+))?")
 
 
 def block_of(layer: str, family: Family = Family.UNET) -> str | None:
@@ -81,13 +86,13 @@ def block_of(layer: str, family: Family = Family.UNET) -> str | None:
         if family is Family.FLUX:
             return "T5" if "t5" in layer else "CLIP"
         return "BASE"
-    if match := _NUMBERED_BLOCK.search(layer):
-        kind, index = match[1], int(match[2])
-        label = _joint_block_label(index) if kind == "joint_blocks" else f"{_PREFIXES[kind]}{index:02d}"
-        return label if label in labels_of(family) else None
-    if match := _NAMED_BLOCK.search(layer):
-        return _NAMED_LABELS.get(match[1], "IN")
-    return None
+    match = _BLOCK.search(layer)
+    if match is None:
+        return None
+    labels = _BLOCKS[match[1]]
+    index = 0 if len(labels) == 1 else int(match[2] or -1)
+    label = labels[index] if 0 <= index < len(labels) else None
+    return label if label in labels_of(family) else None
 
 
 def is_text_encoder(layer: str) -> bool:

@@ -16,12 +16,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from lbw import base_weights, kernels
 from lbw.base_weights import Layer, Policy, parameter_of
 from lbw.batch import Batch, is_groupable
-from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bind, contents, slots_of
-from lbw.deltas import Delta, UnsupportedModuleError, WeightDependent, delta_of, is_low_rank_type
+from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
+from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
 from lbw.kernels import torch as kernel
 from lbw.plan import Coefficients
@@ -95,7 +96,7 @@ class LoraEngine:
         self.binding: Binding | None = None
         self._kernel = kernels.grouped if grouped else None
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
-        self._deltas: WeakKeyDictionary[Any, dict[torch.Size, Delta]] = WeakKeyDictionary()
+        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
         self._factors = FactorStore()
         self._token: Names = ()
         self._sample: list[dict[str, Any]] = []
@@ -128,12 +129,12 @@ class LoraEngine:
         self._cohorts, self._cohorts_of = [], None
         self._batches.clear()
 
-    def _delta(self, net: Any, module: Any, shape: torch.Size) -> Delta:
+    def _delta(self, net: Any, module: Any, weight: Tensor) -> Delta:
         known = self._deltas.setdefault(module, {})
-        key = torch.Size((*shape, net.dyn_dim or 0))
+        key = (weight.shape, weight.dtype, net.dyn_dim)
         if key not in known:
-            known[key] = delta_of(module, shape)
-            if isinstance(known[key], WeightDependent) and not is_low_rank_type(module):
+            known[key] = delta_of(module, weight.shape, weight.dtype)
+            if isinstance(known[key], HostFormula):
                 self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
         return known[key]
 
@@ -180,11 +181,21 @@ class LoraEngine:
         stale = []
         for bound, known in zip(cohort.layers, names, strict=True):
             if self._keep(bound.layer):
-                if self._contents(bound, known) == contents(bound.deltas, value):
+                held = self._contents(bound, known)
+                if held is None:
+                    self._forget_bias(bound)
+                if held == contents(bound.deltas, value):
                     self._mark(bound, value)
                 else:
                     stale.append(bound)
         return stale
+
+    @staticmethod
+    def _forget_bias(bound: BoundLayer) -> None:
+        """Somebody else patched the layer, and nobody knows whether its bias too."""
+        with torch.no_grad():
+            base_weights.restore_bias(bound.layer)
+        bound.record.bias_is_changed = False
 
     def _cohorts_for(self, groups: Mapping[str, int]) -> Sequence[Cohort]:
         assert self.binding is not None
@@ -386,17 +397,19 @@ class LoraEngine:
 def _write(bound: BoundLayer, wanted: Contents) -> None:
     """Write ``wanted`` into a layer: weights, and the bias where one was or is to be changed."""
     layer, added = bound.layer, None
-    bases = [base_weights.pristine(layer, slot.parameter) for slot in slots_of(layer)]
-    for index, (slot, base) in enumerate(zip(slots_of(layer), bases, strict=True)):
-        terms = [(delta, coefficient) for where, delta, coefficient in wanted if where == index]
-        weight = slot.of(parameter_of(layer, slot.parameter))
-        bias = kernel.update_weight(weight, slot.of(base), terms)
-        added = bias if added is None else added if bias is None else added + bias
+    targets = [
+        (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
+        for slot, members in targets_of(layer)
+    ]
+    origins = [base_weights.origin(layer, slot.parameter, is_changed=terms != []) for slot, terms in targets]
+    for (slot, terms), origin in zip(targets, origins, strict=True):
+        bias = kernel.update_weight(slot.of(parameter_of(layer, slot.parameter)), slot.of(origin), terms)
+        if slot.third is None and bias_fits(layer, bias):  # the host adds none for q, k and v
+            added = bias
     if added is None and not bound.record.bias_is_changed:
         return
-    owned, pristine_bias = base_weights.bias_of(layer), base_weights.pristine_bias(layer)
-    if owned is None or pristine_bias is None:
-        raise UnsupportedModuleError("the network changes a bias that the layer does not have")
+    owned, bias_origin = base_weights.bias_of(layer), base_weights.bias_origin(layer, is_changed=added is not None)
+    assert owned is not None and bias_origin is not None
     bound.record.bias_is_changed = True
-    owned.copy_(pristine_bias if added is None else pristine_bias.to(added) + added)
+    owned.copy_(bias_origin if added is None else bias_origin.to(added) + added)
     bound.record.bias_is_changed = added is not None

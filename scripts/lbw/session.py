@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lbw.blocks import block_of, family_of_layers
 from lbw.engine import LoraEngine, Update
 from lbw.hosts import Host
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
@@ -45,6 +46,7 @@ class Session:
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, Any] = ((), ())
         self._seed = 0
+        self._unclaimed = ""
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
@@ -139,7 +141,17 @@ class Session:
         )
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
+        self._list_unclaimed(layers, {layer for net in networks for layer in net.modules})
         return self.plan
+
+    def _list_unclaimed(self, model_layers: Iterable[str], patched: Iterable[str]) -> None:
+        """Block weights leave layers alone that are in no block: say which ones, once in a generation."""
+        family = family_of_layers(model_layers)
+        unclaimed = sorted(layer for layer in patched if block_of(layer, family) is None)
+        message = f"in no block, so that block weights leave them alone: {', '.join(unclaimed)}"
+        if unclaimed and message != self._unclaimed:
+            self._unclaimed = message
+            logger.debug("%d layers are %s", len(unclaimed), message)
 
     def _follow_multipliers(self) -> None:
         """A multiplier that somebody else wrote into a network since the pass began takes effect."""

@@ -25,6 +25,7 @@ class Bench:
 
     webui: WebUI
     base: dict[str, Tensor]
+    base_biases: dict[str, Tensor]
     deltas: dict[str, dict[str, Tensor]]
 
     def layers(self) -> dict[str, Any]:
@@ -37,8 +38,9 @@ class Bench:
         return result, record
 
     def differences_from_base(self) -> list[str]:
-        """The layers whose weight is not bit-equal to what it was at the start."""
-        return changed_layers(self.layers(), self.base)
+        """The layers whose weight or bias is not bit-equal to what it was at the start."""
+        layers = self.layers()
+        return changed_layers(layers, self.base) + changed_layers(layers, self.base_biases, "bias")
 
 
 def write_test_loras(folder: Path, layers: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -54,7 +56,7 @@ def write_test_loras(folder: Path, layers: dict[str, Any]) -> dict[str, dict[str
 @pytest.fixture(scope="session")
 def _bench(webui: WebUI) -> Bench:
     layers = webui.shared.sd_model.network_layer_mapping
-    return Bench(webui, copy_weights(layers), write_test_loras(webui.lora_folder, layers))
+    return Bench(webui, copy_weights(layers), copy_weights(layers, "bias"), write_test_loras(webui.lora_folder, layers))
 
 
 @pytest.fixture

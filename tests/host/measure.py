@@ -44,15 +44,15 @@ class Recording:
     host_layers_restored: list[int] = field(default_factory=list)
 
 
-def copy_weights(layers: Mapping[str, Any]) -> dict[str, Tensor]:
-    """{layer name: a copy of its weight on the CPU}, of every layer that has one."""
-    weights = {name: getattr(layer, "weight", None) for name, layer in layers.items()}
-    return {name: weight.detach().cpu().clone() for name, weight in weights.items() if weight is not None}
+def copy_weights(layers: Mapping[str, Any], parameter: str = "weight") -> dict[str, Tensor]:
+    """{layer name: a copy of its weight, or bias, on the CPU}, of every layer that has one."""
+    found = {name: getattr(layer, parameter, None) for name, layer in layers.items()}
+    return {name: value.detach().cpu().clone() for name, value in found.items() if isinstance(value, Tensor)}
 
 
-def changed_layers(layers: Mapping[str, Any], base: Mapping[str, Tensor]) -> list[str]:
-    """The layers whose weight is not bit-equal to ``base``."""
-    return [name for name, weight in base.items() if not layers[name].weight.detach().cpu().equal(weight)]
+def changed_layers(layers: Mapping[str, Any], base: Mapping[str, Tensor], parameter: str = "weight") -> list[str]:
+    """The layers whose weight, or bias, is not bit-equal to ``base``."""
+    return [name for name, value in base.items() if not getattr(layers[name], parameter).detach().cpu().equal(value)]
 
 
 class RestoreCounter:

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from lbw.blocks import block_of
 from tests.host import slow_path
 from tests.host.conftest import Bench
-from tests.host.lora_files import attention_layers, kohya_name
 from tests.host.test_isolation import difference
 
 INPUT_BLOCKS = ("BASE", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08")
@@ -53,17 +51,3 @@ def test_the_image_is_that_of_the_hosts_slow_path(bench: Bench, prompt: str):
     ours = bench.webui.generate(prompt=prompt)
     assert difference(ours, slow_path.generate(bench.webui, prompt)) <= 1
     assert difference(ours, bench.webui.generate(prompt="a red cat")) > 1
-
-
-def test_a_type_that_only_the_host_knows_follows_blocks_and_steps_too(bench: Bench):
-    layers = attention_layers(bench.layers())
-    random = torch.Generator().manual_seed(8)
-    tensors = {
-        f"{kohya_name(name)}.diff": torch.randn(layer.weight.shape, generator=random) * 0.2 * float(layer.weight.std())
-        for name, layer in layers.items()
-    }
-    save_file(tensors, bench.webui.lora_folder / "t_full.safetensors")
-    prompt = "a red cat <lora:t_full:0.5:lbw=OUTALL:stop=4> <lora:t_lora:1:start=2>"
-    ours = bench.webui.generate(prompt=prompt)
-    assert difference(ours, slow_path.generate(bench.webui, prompt)) <= 1
-    assert difference(ours, bench.webui.generate(prompt="a red cat <lora:t_lora:1:start=2>")) > 1

@@ -15,10 +15,10 @@ class Network:
     te_multiplier: float = 1.0
     unet_multiplier: float = 1.0
     dyn_dim: int | None = None
-    modules: dict[str, Module] = field(default_factory=dict)
+    modules: dict[str, NetworkModuleLora] = field(default_factory=dict)
 
 
-class Module:
+class NetworkModuleLora:
     """A LoRA module with the attributes of the host's; factors as convolutions or linear layers without bias."""
 
     bias = None
@@ -71,7 +71,7 @@ def random_network(
         down = torch.randn((rank, into, *([1, 1] if use_mid else kernel)), **options)
         up = torch.randn((out, rank, *([1] * len(kernel))), **options) * (size / rank**0.5)
         core = torch.randn((rank, rank, *kernel), **options) * 0.3 if use_mid else None
-        network.modules[key] = Module(
+        network.modules[key] = NetworkModuleLora(
             network, key, up.to(dtype), down.to(dtype), rank / 2, None if core is None else core.to(dtype)
         )
     return network

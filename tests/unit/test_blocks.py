@@ -20,7 +20,12 @@ from lbw.blocks import FLUX_LABELS, LAYOUTS, UNET_LABELS, Family, block_of, fami
         ("0_transformer_text_model_encoder_layers_0_mlp_fc1", "BASE"),
         ("1_model_transformer_resblocks_3_mlp_c_fc", "BASE"),
         ("diffusion_model_joint_blocks_0_x_block_attn_qkv", "IN00"),
+        ("diffusion_model_joint_blocks_12_context_block_attn_qkv_q_proj", "OUT00"),
         ("diffusion_model_joint_blocks_23_x_block_attn_qkv", "OUT11"),
+        ("diffusion_model_joint_blocks_24_x_block_attn_qkv", None),
+        ("diffusion_model_x_embedder_proj", None),
+        ("diffusion_model_final_layer_linear", None),
+        ("clip_l_transformer_text_model_encoder_layers_0_mlp_fc1", "BASE"),
         ("diffusion_model.input_blocks.4.1.proj_in", "IN04"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Distances between floating-point numbers, in units of the last place."""
+"""Distances between floating-point numbers in units in the last place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from torch import Tensor
 
 def ordered(tensor: Tensor) -> Tensor:
     """Floating-point numbers as integers that count the representable values: neighbours differ by 1."""
-    bits = 8 * tensor.element_size()
-    integers = tensor.contiguous().view(torch.int16 if bits == 16 else torch.int32).long()
-    return torch.where(integers < 0, -(2 ** (bits - 1)) - integers, integers)
+    size = tensor.dtype.itemsize
+    integers = tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[size]).long()
+    return torch.where(integers < 0, -(2 ** (8 * size - 1)) - integers, integers)
 
 
-def ulp_distance(a: Tensor, b: Tensor) -> int:
-    """The largest distance between two elements; a NaN is far from every number."""
-    return int((ordered(a.cpu()) - ordered(b.cpu())).abs().max())
+def ulp_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> int:
+    """The greatest distance between two tensors of one type, among the values that differ by more than ``floor``."""
+    distances = (ordered(a.cpu().contiguous()) - ordered(b.cpu().contiguous())).abs()
+    apart = (a.cpu().double() - b.cpu().double()).abs() > floor
+    return int(distances[apart].max()) if apart.any() else 0

@@ -1,6 +1,6 @@
 """Writes demo checkpoints and demo LoRA files into the data folder, the same bytes each time.
 
-Usage: python make_demo.py [--data-dir DIR] [--force]
+Usage: python make_demo.py [--data-dir DIR] [--force] [--rarer]
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from modules.diffusion.latent_diffusion import MODEL_CLASSES
 # How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
 RESIDUAL_GAIN = 0.5
 EPS_NOISE_GAIN = 0.05
-COARSE_GAIN = {"sd1": 0.16, "sdxl": 0.04}
+COARSE_GAIN = {"sd1": 0.16, "inpainting": 0.16, "sd2": 0.16, "sdxl": 0.04, "refiner": 0.04}
 FINE_SHARE = 0.15
 RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "attn.out_proj", "c_proj")
 
@@ -92,7 +92,7 @@ def pass_latents_through(unet: dict[str, torch.Tensor], coarse_gain: float, late
     pairs = 2 * latent_channels
     first = unet["input_blocks.0.0.weight"]
     first[:pairs] = 0
-    first[:pairs, :, 1, 1] = signs
+    first[:pairs, :latent_channels, 1, 1] = signs
     unet["input_blocks.0.0.bias"][:pairs] = 0
 
     last_block = f"output_blocks.{max(int(key.split('.')[1]) for key in unet if key.startswith('output_blocks.'))}"
@@ -258,6 +258,7 @@ def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, s
 
 
 CHECKPOINTS = {"demo-sd1": "sd1", "other-sd1": "sd1", "demo-sdxl": "sdxl"}
+RARER_CHECKPOINTS = {"demo-inpainting": "inpainting", "demo-sd2": "sd2", "demo-refiner": "refiner"}
 LORAS = {
     "demo": {"kind": "sd1"},
     "demo2": {"kind": "sd1"},
@@ -271,9 +272,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=paths.data_path, help="folder for models (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="write also files that exist")
+    parser.add_argument("--rarer", action="store_true", help="write also checkpoints of the rarer kinds of model")
     args = parser.parse_args(argv)
     models = os.path.join(args.data_dir, "models")
-    for name, kind in CHECKPOINTS.items():
+    for name, kind in (CHECKPOINTS | (RARER_CHECKPOINTS if args.rarer else {})).items():
         filename = os.path.join(models, "Stable-diffusion", f"{name}.safetensors")
         if args.force or not os.path.exists(filename):
             write(filename, make_checkpoint(kind, seed=name), {"modelspec.title": name})

@@ -35,6 +35,8 @@ _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Multihe
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
 _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
 
+_FUNCTIONAL = "lora_functional"
+
 WARNINGS = "LBW warnings"
 """The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
 
@@ -155,8 +157,9 @@ def _is_lora_tag(kind: str) -> bool:
 
 
 def _host_parses_tags() -> bool:
-    """Whether the built-in Lora network reads the tags; one that took its place may have a syntax of its own."""
-    return isinstance(extra_networks.extra_network_registry.get("lora"), type(host_networks.extra_network_lora))
+    """Whether the built-in Lora network reads the tags; one that took its place, derived from it or not, may have a
+    syntax of its own."""
+    return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
 
 
 def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -183,6 +186,20 @@ def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     dyn_dim = [] if request.dyn_dim is None else [str(request.dyn_dim)]
     params.positional = [request.name, repr(request.te_multiplier), repr(request.unet_multiplier), *dyn_dim]
     params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}
+
+
+def request_of(params: Any, warn: prompt.Warn) -> prompt.LoraRequest:
+    """The request of a tag whose network is loaded. A strength that another extension reads is in the network.
+
+    Such extensions have keyframes, ``strength@position``, where the host has a number.
+    """
+    if _host_parses_tags():
+        return prompt.parse(params.items, warn)
+    request = prompt.parse([item for item in params.items if "@" not in item], warn)
+    net = next((net for net in host.networks() if net.name == request.name), None)
+    if net is None:
+        return request
+    return replace(request, te_multiplier=net.te_multiplier, unet_multiplier=net.unet_multiplier)
 
 
 class TagReader:
@@ -283,20 +300,40 @@ def session_of(p: Any) -> Session | None:
     return vars(p).get(_SESSION)
 
 
+def _arguments(values: Sequence[Any], warn: prompt.Warn) -> api.Arguments:
+    try:
+        return api.parse(values, warn)
+    except api.ArgumentError as error:
+        warn(f"{error}; all arguments are left out")
+        return api.Arguments()
+
+
+def before_settings(p: Any, values: Sequence[Any]) -> None:
+    """A request's own settings are about to be put in force, by the host, which undoes that at its end.
+
+    With ``lora_functional`` the host restores every layer at each forward and adds the networks to its output instead,
+    with one multiplier for all blocks. The networks are put into the weights by us in any case, so the option is off
+    for this request.
+    """
+    overrides = p.override_settings or {}
+    wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
+    active = _arguments(values, lambda _message: None).active
+    if active and wanted and p.override_settings_restore_afterwards:
+        p.override_settings = {**overrides, _FUNCTIONAL: False}
+
+
 def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
     messages: list[str] = []
-    try:
-        arguments = api.parse(values, messages.append)
-    except api.ArgumentError as error:
-        messages.append(f"{error}; all arguments are left out")
-        arguments = api.Arguments()
+    arguments = _arguments(values, messages.append)
     if not arguments.active or shared.opts.lora_functional:
         engine.release()
         caches.drop_others(p, ())
         if arguments.active:
-            logger.warning("LoRA Block Weight: off, because the option lora_functional is on")
+            message = "off, because the option lora_functional is on and this request does not restore its settings"
+            logger.warning("LoRA Block Weight: %s", message)
+            p.comment(f"LoRA Block Weight: {message}")
         return
     if arguments.mode != 0:
         messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
@@ -315,7 +352,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session = session_of(p)
     if session is None:
         return
-    requests = [prompt.parse(params.items, session.warn) for params in lora_tags(extra_network_data)]
+    requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and not setting("lbw_plain_loras"):
         session.leave_to_host()
@@ -389,6 +426,8 @@ def end(p: Any) -> None:
     _remove_stand_ins(p)
     if session is not None:
         session.end()
+        if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
+            engine.release()
 
 
 def app_started(_demo: Any, app: Any) -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-from lbw.deltas import Delta, Dense, LowRank
+from lbw.deltas import Delta, LowRank, accumulation_dtype
 
 
 @contextmanager
@@ -22,11 +22,6 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = False
         stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)
         yield
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 carries a 16-bit weight to its correct rounding; a float32 weight needs float64."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else torch.float64
 
 
 def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, float]]) -> Tensor | None:
@@ -44,20 +39,17 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
         weight.copy_(base)
         return None
     dtype = accumulation_dtype(weight.dtype)
-    total = base.to(weight.device, dtype).flatten(1) if base.dim() > 1 else base.to(weight.device, dtype)
+    total = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format)
+    flat = total.flatten(1) if total.dim() > 1 else total
     bias: Tensor | None = None
     for delta, coefficient in terms:
         if isinstance(delta, LowRank):
             delta.to(weight.device)
-            total.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
-        elif isinstance(delta, Dense):
-            delta.to(weight.device)
-            total.add_(delta.value.to(dtype).reshape(total.shape), alpha=coefficient)
+            flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
         else:
-            added, added_bias = delta.compute(total.reshape(weight.shape).to(weight.dtype))
-            total.add_(added.to(weight.device, dtype).reshape(total.shape), alpha=coefficient)
-            if added_bias is not None:
-                scaled = added_bias.to(weight.device, dtype) * coefficient
-                bias = scaled if bias is None else bias + scaled
-    weight.copy_(total.reshape(weight.shape))
+            total.add_(delta.compute(total), alpha=coefficient)
+        if delta.bias is not None:
+            added = delta.bias.to(weight.device, dtype) * coefficient
+            bias = added if bias is None else bias + added
+    weight.copy_(total)
     return bias

@@ -187,12 +187,18 @@ class StableDiffusionProcessing:
         self.s_tmax = self.s_tmax or float("inf")
 
     def txt2img_image_conditioning(self, x, width=None, height=None) -> torch.Tensor:
-        return empty_image_conditioning(x)
+        """For an inpainting model: all is masked, and the image below the mask is grey."""
+        if self.sd_model.model.conditioning_key != "hybrid":
+            return empty_image_conditioning(x)
+        model = self.sd_model
+        grey = torch.full((len(x), 3, *(8 * side for side in x.shape[2:])), 0.5, device=x.device)
+        latent = model.get_first_stage_encoding(model.encode_first_stage(grey.to(devices.dtype_vae)))
+        return torch.cat([torch.ones_like(latent[:, :1]), latent], dim=1).to(x.dtype)
 
     def img2img_image_conditioning(
         self, source_image, latent_image, image_mask=None, round_image_mask=True
     ) -> torch.Tensor:
-        return empty_image_conditioning(latent_image)
+        return self.txt2img_image_conditioning(latent_image)
 
     def init(self, all_prompts, all_seeds, all_subseeds) -> None:
         """Get ready, once, before the first batch."""

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from modules import sd_hijack_clip
-from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2
+from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
 from modules.textual_inversion.textual_inversion import EmbeddingDatabase
 
 
@@ -33,6 +33,8 @@ class StableDiffusionModelHijack:
                 elif isinstance(embedder, FrozenOpenCLIPEmbedder2):
                     conditioner.embedders[i] = sd_hijack_clip.FrozenOpenCLIPEmbedder2WithCustomWords(embedder, self)
             m.cond_stage_model = conditioner
+        elif isinstance(m.cond_stage_model, FrozenOpenCLIPEmbedder):
+            m.cond_stage_model = sd_hijack_clip.FrozenOpenCLIPEmbedderWithCustomWords(m.cond_stage_model, self)
         else:
             m.cond_stage_model = sd_hijack_clip.FrozenCLIPEmbedderWithCustomWords(m.cond_stage_model, self)
         self.clip = m.cond_stage_model

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modules import devices, prompt_parser
-from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2
+from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
 from modules.shared import opts
 
 
@@ -129,6 +129,13 @@ class FrozenCLIPEmbedderForSDXLWithCustomWords(TextConditionalModel):
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
         index = -opts.CLIP_stop_at_last_layers if opts.sdxl_clip_l_skip else self.wrapped.layer_idx
         return self.wrapped.transformer(tokens).hidden_states[index], None
+
+
+class FrozenOpenCLIPEmbedderWithCustomWords(TextConditionalModel):
+    wrapped: FrozenOpenCLIPEmbedder
+
+    def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.wrapped.encode(tokens), None
 
 
 class FrozenOpenCLIPEmbedder2WithCustomWords(TextConditionalModel):

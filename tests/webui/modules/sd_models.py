@@ -29,6 +29,9 @@ from modules.sd_checkpoints import (  # noqa: F401  (part of this module's inter
 )
 
 SDXL_KEY = "conditioner.embedders.1.model.ln_final.weight"
+REFINER_KEY = "conditioner.embedders.0.model.ln_final.weight"
+SD2_KEY = "cond_stage_model.model.ln_final.weight"
+FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 class ModelType(enum.Enum):
@@ -89,7 +92,10 @@ model_data = SdModelData()
 
 def find_config(state_dict: dict[str, torch.Tensor]) -> str:
     """Which kind of model a checkpoint holds."""
-    return "sdxl" if SDXL_KEY in state_dict else "sd1"
+    for key, kind in ((SDXL_KEY, "sdxl"), (REFINER_KEY, "refiner"), (SD2_KEY, "sd2")):
+        if key in state_dict:
+            return kind
+    return "inpainting" if state_dict[FIRST_KEY].shape[1] == 9 else "sd1"
 
 
 def build_model(config: str) -> LatentDiffusionBase:
@@ -97,7 +103,7 @@ def build_model(config: str) -> LatentDiffusionBase:
     with torch.random.fork_rng(devices=[]):
         model = MODEL_CLASSES[config]()
     model.used_config = config
-    model.model_type = ModelType.SDXL if model.is_sdxl else ModelType.SD1
+    model.model_type = ModelType.SDXL if model.is_sdxl else ModelType.SD2 if model.is_sd2 else ModelType.SD1
     return model
 
 

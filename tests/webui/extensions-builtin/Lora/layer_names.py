@@ -95,6 +95,7 @@ def find_layer(name: str, layers: dict[str, nn.Module]) -> tuple[str, nn.Module 
         ("lora_unet", "diffusion_model"),
         ("lora_te1_text_model", "0_transformer_text_model"),
         ("lora_te1_text_model", "transformer_text_model"),
+        ("oft_unet", "diffusion_model"),
     ):
         if theirs in name and (layer := layers.get(name.replace(theirs, ours))) is not None:
             return name.replace(theirs, ours), layer

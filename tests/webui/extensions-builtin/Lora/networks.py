@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import network_full
+import network_glora
 import network_hada
 import network_ia3
+import network_lokr
 import network_lora
+import network_norm
+import network_oft
 import torch
 from layer_names import convert_diffusers_name_to_compvis, find_layer  # noqa: F401  (part of this module's interface)
 from torch import nn
@@ -33,7 +37,11 @@ module_types = [
     network_lora.ModuleTypeLora(),
     network_hada.ModuleTypeHada(),
     network_ia3.ModuleTypeIa3(),
+    network_lokr.ModuleTypeLokr(),
     network_full.ModuleTypeFull(),
+    network_norm.ModuleTypeNorm(),
+    network_glora.ModuleTypeGLora(),
+    network_oft.ModuleTypeOFT(),
 ]
 
 originals: lora_patches.LoraPatches | None = None

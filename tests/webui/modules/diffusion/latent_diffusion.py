@@ -8,8 +8,17 @@ import torch
 from torch import nn
 
 from modules import shared
-from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder2
-from modules.diffusion.unet import SD1_UNET, SDXL_UNET, UNetConfig, UNetModel, timestep_embedding
+from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
+from modules.diffusion.unet import (
+    INPAINTING_UNET,
+    REFINER_UNET,
+    SD1_UNET,
+    SD2_UNET,
+    SDXL_UNET,
+    UNetConfig,
+    UNetModel,
+    timestep_embedding,
+)
 from modules.diffusion.vae import AutoencoderKL, DiagonalGaussianDistribution
 
 TIMESTEPS = 1000
@@ -26,19 +35,20 @@ def make_alphas_cumprod() -> torch.Tensor:
 class DiffusionWrapper(nn.Module):
     """SD1's holder of the U-Net, so that layers are named `diffusion_model.*`."""
 
-    conditioning_key = "crossattn"
-
     def __init__(self, config: UNetConfig):
         super().__init__()
+        self.conditioning_key = "hybrid" if config.image_channels else "crossattn"
         self.diffusion_model = UNetModel(config)
 
     def forward(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        c_concat: list[torch.Tensor] | None = None,  # dummy masks, which only inpainting models read
+        c_concat: list[torch.Tensor] | None = None,  # mask and masked image, which only inpainting models read
         c_crossattn: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
+        if self.conditioning_key == "hybrid":
+            x = torch.cat([x, *c_concat], dim=1)
         return self.diffusion_model(x, t, context=torch.cat(c_crossattn, dim=1))
 
 
@@ -68,19 +78,11 @@ class ConcatTimestepEmbedderND(nn.Module):
 
 
 class GeneralConditioner(nn.Module):
-    """SDXL's conditioning: both text encoders side by side, and a vector of pooled text and image sizes."""
+    """SDXL's conditioning: text encoders side by side, and a vector of pooled text and numbers such as image sizes."""
 
-    def __init__(self):
+    def __init__(self, *embedders: nn.Module):
         super().__init__()
-        self.embedders = nn.ModuleList(
-            [
-                FrozenCLIPEmbedder(dim=32, layer="hidden", layer_idx=11),
-                FrozenOpenCLIPEmbedder2(dim=48),
-                ConcatTimestepEmbedderND("original_size_as_tuple"),
-                ConcatTimestepEmbedderND("crop_coords_top_left"),
-                ConcatTimestepEmbedderND("target_size_as_tuple"),
-            ]
-        )
+        self.embedders = nn.ModuleList(embedders)
 
     def forward(self, batch: dict, force_zero_embeddings: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
         """Encode `batch["txt"]` and the sizes; inputs named in `force_zero_embeddings` count as zeros."""
@@ -139,11 +141,15 @@ class LatentDiffusion(LatentDiffusionBase):
 
     is_sd1 = True
     scale_factor = 0.18215
+    unet = SD1_UNET
 
     def __init__(self):
         super().__init__()
-        self.model = DiffusionWrapper(SD1_UNET)
-        self.cond_stage_model = FrozenCLIPEmbedder(dim=SD1_UNET.context_dim)
+        self.model = DiffusionWrapper(self.unet)
+        self.cond_stage_model = self.make_text_encoder()
+
+    def make_text_encoder(self) -> nn.Module:
+        return FrozenCLIPEmbedder(dim=self.unet.context_dim)
 
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
         return self.cond_stage_model(prompts)
@@ -162,16 +168,42 @@ class LatentDiffusion(LatentDiffusionBase):
         return self.scale_factor * z
 
 
+class LatentInpaintDiffusion(LatentDiffusion):
+    """SD1 that is given a mask and the image around it."""
+
+    unet = INPAINTING_UNET
+
+
+class LatentDiffusion2(LatentDiffusion):
+    """SD2."""
+
+    is_sd1, is_sd2 = False, True
+    unet = SD2_UNET
+
+    def make_text_encoder(self) -> nn.Module:
+        return FrozenOpenCLIPEmbedder(dim=self.unet.context_dim)
+
+
 class DiffusionEngine(LatentDiffusionBase):
     """SDXL."""
 
     is_sdxl = True
     scale_factor = 0.13025
+    unet = SDXL_UNET
 
     def __init__(self):
         super().__init__()
-        self.model = OpenAIWrapper(SDXL_UNET)
-        self.conditioner = GeneralConditioner()
+        self.model = OpenAIWrapper(self.unet)
+        self.conditioner = GeneralConditioner(*self.make_embedders())
+
+    def make_embedders(self) -> list[nn.Module]:
+        return [
+            FrozenCLIPEmbedder(dim=32, layer="hidden", layer_idx=11),
+            FrozenOpenCLIPEmbedder2(dim=48),
+            ConcatTimestepEmbedderND("original_size_as_tuple"),
+            ConcatTimestepEmbedderND("crop_coords_top_left"),
+            ConcatTimestepEmbedderND("target_size_as_tuple"),
+        ]
 
     def get_learned_conditioning(self, batch: list[str]) -> dict[str, torch.Tensor]:
         """Encode prompts; the host's list type carries the image size and whether these are negative prompts."""
@@ -186,6 +218,7 @@ class DiffusionEngine(LatentDiffusionBase):
             "original_size_as_tuple": rows(height, width),
             "crop_coords_top_left": rows(shared.opts.sdxl_crop_top, shared.opts.sdxl_crop_left),
             "target_size_as_tuple": rows(height, width),
+            "aesthetic_score": rows(6.0),
         }
         no_negative = getattr(batch, "is_negative_prompt", False) and all(text == "" for text in batch)
         return self.conditioner(conds, force_zero_embeddings=("txt",) if no_negative else ())
@@ -202,4 +235,24 @@ class DiffusionEngine(LatentDiffusionBase):
         return x
 
 
-MODEL_CLASSES = {"sd1": LatentDiffusion, "sdxl": DiffusionEngine}
+class RefinerEngine(DiffusionEngine):
+    """SDXL's refiner: one text encoder, and instead of the size that is aimed at a score for beauty."""
+
+    unet = REFINER_UNET
+
+    def make_embedders(self) -> list[nn.Module]:
+        return [
+            FrozenOpenCLIPEmbedder2(dim=48),
+            ConcatTimestepEmbedderND("original_size_as_tuple"),
+            ConcatTimestepEmbedderND("crop_coords_top_left"),
+            ConcatTimestepEmbedderND("aesthetic_score"),
+        ]
+
+
+MODEL_CLASSES = {
+    "sd1": LatentDiffusion,
+    "inpainting": LatentInpaintDiffusion,
+    "sd2": LatentDiffusion2,
+    "sdxl": DiffusionEngine,
+    "refiner": RefinerEngine,
+}

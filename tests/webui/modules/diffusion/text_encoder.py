@@ -1,4 +1,4 @@
-"""Text encoders with the module names of CLIP (SD1, SDXL's first) and of OpenCLIP (SDXL's second), and a tokenizer."""
+"""Text encoders with the module names of CLIP (SD1, SDXL) and of OpenCLIP (SD2, SDXL, its refiner), and a tokenizer."""
 from __future__ import annotations
 
 import re
@@ -158,17 +158,15 @@ class OpenCLIPTextModel(nn.Module):
         self.text_projection = nn.Parameter(torch.zeros(dim, dim))
 
 
-class FrozenOpenCLIPEmbedder2(nn.Module):
-    """SDXL's second text encoder: gives the last but one layer's output, and a pooled vector for the whole text."""
+class OpenCLIPEmbedder(nn.Module):
+    """What the text encoders of SD2 and SDXL have in common."""
 
-    def __init__(self, dim: int, heads: int = 4, layers: int = 32):
+    def __init__(self, dim: int, heads: int, layers: int):
         super().__init__()
         self.tokenizer = Tokenizer()
         self.model = OpenCLIPTextModel(dim, heads, layers)
-        self.return_pooled = True
 
-    def encode(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The state before the last layer, and the normed and projected state at the first end token after it."""
+    def _last_two_states(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         length = tokens.shape[1]
         weight = self.model.positional_embedding
         mask = torch.full((length, length), float("-inf"), dtype=weight.dtype, device=weight.device).triu(1)
@@ -176,6 +174,29 @@ class FrozenOpenCLIPEmbedder2(nn.Module):
         for block in self.model.transformer.resblocks:
             penultimate = x
             x = block(x, mask)
+        return penultimate, x
+
+
+class FrozenOpenCLIPEmbedder(OpenCLIPEmbedder):
+    """SD2's text encoder: gives the last but one layer's output, normed."""
+
+    def __init__(self, dim: int, heads: int = 4, layers: int = 24):
+        super().__init__(dim, heads, layers)
+
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.ln_final(self._last_two_states(tokens)[0])
+
+
+class FrozenOpenCLIPEmbedder2(OpenCLIPEmbedder):
+    """SDXL's second text encoder: gives the last but one layer's output, and a pooled vector for the whole text."""
+
+    def __init__(self, dim: int, heads: int = 4, layers: int = 32):
+        super().__init__(dim, heads, layers)
+        self.return_pooled = True
+
+    def encode(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state before the last layer, and the normed and projected state at the first end token after it."""
+        penultimate, x = self._last_two_states(tokens)
         end = (tokens == Tokenizer.eos_token_id).int().argmax(dim=1)
         last = self.model.ln_final(x)[torch.arange(len(tokens), device=tokens.device), end]
         return penultimate, last @ self.model.text_projection.to(last.dtype)

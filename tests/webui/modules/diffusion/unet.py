@@ -1,9 +1,9 @@
-"""The noise predictor: a U-Net with the topology and module names of SD1 or SDXL, only much narrower."""
+"""The noise predictor: a U-Net with the topology and module names of SD1, SD2 or SDXL, only much narrower."""
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,20 @@ class UNetConfig:
     linear_projection: bool = False
     vector_dim: int | None = None
     latent_channels: int = 4
+    image_channels: int = 0
+    """Channels beside the latents that tell of an image to start from, and of a mask."""
 
 
 SD1_UNET = UNetConfig(model_channels=32, channel_mult=(1, 2, 4, 4), depths=(1, 1, 1, 0), middle_depth=1, context_dim=64)
 SDXL_UNET = UNetConfig(
     model_channels=16, channel_mult=(1, 2, 4), depths=(0, 2, 10), middle_depth=10, context_dim=80,
     linear_projection=True, vector_dim=48 + 6 * 16,
+)
+INPAINTING_UNET = replace(SD1_UNET, image_channels=5)
+SD2_UNET = replace(SD1_UNET, context_dim=48, linear_projection=True)
+REFINER_UNET = UNetConfig(
+    model_channels=16, channel_mult=(1, 2, 4, 4), depths=(0, 4, 4, 0), middle_depth=4, context_dim=48,
+    linear_projection=True, vector_dim=48 + 5 * 16,
 )
 
 
@@ -192,7 +200,8 @@ class UNetModel(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
-        self.in_channels = self.out_channels = config.latent_channels
+        self.in_channels = config.latent_channels + config.image_channels
+        self.out_channels = config.latent_channels
         self.model_channels = config.model_channels
         emb_dim = config.model_channels * 4
         self.time_embed = nn.Sequential(
@@ -202,7 +211,7 @@ class UNetModel(nn.Module):
             embed = nn.Sequential(nn.Linear(config.vector_dim, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim))
             self.label_emb = nn.Sequential(embed)
 
-        first = TimestepEmbedSequential(nn.Conv2d(config.latent_channels, config.model_channels, 3, padding=1))
+        first = TimestepEmbedSequential(nn.Conv2d(self.in_channels, config.model_channels, 3, padding=1))
         self.input_blocks = nn.ModuleList([first])
         widths = [config.model_channels]
         for block, width in self._going_down(emb_dim):

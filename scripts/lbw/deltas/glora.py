@@ -1,0 +1,45 @@
+"""GLoRA: ``W A + B`` with low-rank A and B (Chavan et al. 2023), in the names of LyCORIS 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw.deltas.kinds import UnsupportedModuleError, WeightDependent
+from lbw.deltas.shapes import misfit
+
+
+@dataclass(eq=False)
+class GeneralLowRank(WeightDependent):
+    """``scale * (W @ a_up @ a_down + b_up @ b_down)``: a is [in, rank] and [rank, in], b [out, rank] and [rank, in]."""
+
+    a_up: Tensor
+    a_down: Tensor
+    b_up: Tensor
+    b_down: Tensor
+    scale: float
+
+    def compute(self, weight: Tensor) -> Tensor:
+        self.to(weight.device)
+        a_up, a_down, b_up, b_down = (
+            factor.to(weight.dtype) for factor in (self.a_up, self.a_down, self.b_up, self.b_down)
+        )
+        return ((weight @ a_up) @ a_down).addmm_(b_up, b_down).mul_(self.scale)
+
+
+def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> GeneralLowRank:
+    """As in the host, for linear layers, and without ``alpha``: the host does not divide it by the rank but ignores it.
+    LyCORIS 3 swapped the names of the factors, and its files fit no layer here, nor in the host.
+    """
+    if len(shape) != 2:
+        raise UnsupportedModuleError("GLoRA fits linear layers only")
+    a_up, a_down, b_up, b_down = (
+        factor.detach() for factor in (module.w2a, module.w1a, module.w2b, module.w1b)
+    )
+    out, into = shape
+    if (len(a_up), a_down.shape[1], len(b_up), b_down.shape[1]) != (into, into, out, into):
+        raise misfit((len(b_up), b_down.shape[1]), shape)
+    return GeneralLowRank(a_up, a_down, b_up, b_down, float(module.calc_scale()))

@@ -1,0 +1,109 @@
+"""The kinds of delta: what the engine has to know of a network type, and no more.
+
+A delta is what a network module adds at strength 1, with alpha and rank already in it. A coefficient multiplies all of
+it, the bias's part included.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+
+class UnsupportedModuleError(Exception):
+    """A network module that cannot be applied to its layer; the message says why."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 carries a weight of up to 16 bits to its correct rounding; a float32 weight needs float64."""
+    return torch.float32 if dtype.itemsize <= 2 else torch.float64
+
+
+@dataclass(eq=False)
+class Delta(ABC):
+    """What a network module adds to one weight."""
+
+    bias: Tensor | None = field(default=None, kw_only=True, compare=False)
+    """What it adds to the layer's bias."""
+
+    @abstractmethod
+    def compute(self, weight: Tensor) -> Tensor:
+        """The delta on ``weight``, which has the layer's shape, is of the type to accumulate in, and is not changed."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the tensors, once for each device that the layer is found on."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Delta):
+                value.to(device)
+            elif isinstance(value, Tensor) and value.device != device:
+                setattr(self, item.name, value.to(device))
+
+
+@dataclass(eq=False)
+class StandAlone(Delta):
+    """A delta that is the same for every weight."""
+
+    def compute(self, weight: Tensor) -> Tensor:
+        return self.materialize(weight.device, weight.dtype).reshape(weight.shape)
+
+    @abstractmethod
+    def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The delta on ``device``, with as many elements as the weight, in the weight's order.
+
+        ``dtype`` is the type to accumulate in, see :func:`accumulation_dtype`.
+        """
+
+
+@dataclass(eq=False)
+class LowRank(StandAlone):
+    """``scale * up @ down`` (Hu et al. 2021, LoRA).
+
+    ``up`` is [out, rank]; ``down`` is [rank, in], for a convolution [rank, in * height * width].
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float
+
+    def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        self.to(device)
+        return (self.up.to(dtype) @ self.down.to(dtype)).mul_(self.scale)
+
+
+@dataclass(eq=False)
+class Dense(StandAlone):
+    """A delta that is stored as it is."""
+
+    value: Tensor
+
+    def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        self.to(device)
+        return self.value.to(dtype)
+
+
+@dataclass(eq=False)
+class WeightDependent(Delta):
+    """A delta that is computed from the weight it is applied to.
+
+    The host's order and meaning hold: with several networks on a layer, each one sees the weight as the networks before
+    it in the prompt left it, and the first one sees the pristine weight. So with coefficients c and formulas F
+    ``W1 = W0 + c1 * F1(W0)``, ``W2 = W1 + c2 * F2(W1)``. The host rounds each of these to the weight's type, we round
+    the last one only.
+    """
+
+
+@dataclass
+class InThird(WeightDependent):
+    """A delta for q, k or v, which are the thirds of the rows of one weight."""
+
+    inner: Delta
+    third: int
+
+    def compute(self, weight: Tensor) -> Tensor:
+        delta = torch.zeros_like(weight)
+        delta.chunk(3)[self.third].copy_(self.inner.compute(weight.chunk(3)[self.third]))
+        return delta

@@ -1,0 +1,58 @@
+"""LoHa: the elementwise product of two low-rank matrices (Hyeon-Woo et al. 2021, FedPara)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw.deltas.derived import MAX_RANK, low_rank
+from lbw.deltas.kinds import StandAlone, accumulation_dtype
+from lbw.deltas.lora import contract
+from lbw.deltas.shapes import misfit, pad_channels, trained_shape
+
+
+@dataclass(eq=False)
+class Hadamard(StandAlone):
+    """``scale * (up1 @ down1) * (up2 @ down2)``; shapes as with LowRank."""
+
+    up1: Tensor
+    down1: Tensor
+    up2: Tensor
+    down2: Tensor
+    scale: float
+
+    def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        self.to(device)
+        delta = self.up1.to(dtype) @ self.down1.to(dtype)
+        return delta.mul_(self.up2.to(dtype) @ self.down2.to(dtype)).mul_(self.scale)
+
+
+def _pair(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(up, down) of one of the two matrices; with ``core``, ``a`` is [rank, out]."""
+    if core is None:
+        return a.detach().flatten(1), b.detach().flatten(1)
+    return a.detach().T, contract(core.detach(), b.detach())
+
+
+def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
+    """LowRank where it pays: ``(A B) * (C D)`` is ``up @ down`` with ``up[o, pq] = A[o,p] C[o,q]`` and
+    ``down[pq, i] = B[p,i] D[q,i]`` (the Khatri-Rao products).
+    """
+    up1, down1 = _pair(module.w1a, module.w1b, module.t1)
+    up2, down2 = _pair(module.w2a, module.w2b, module.t2)
+    trained = trained_shape(shape) if module.t1 is not None else shape  # the host pads tensors of four dimensions only
+    for up, down in ((up1, down1), (up2, down2)):
+        if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
+            raise misfit((len(up), down.shape[1]), trained)
+    scale = float(module.calc_scale())
+    down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)
+    if up1.shape[1] * up2.shape[1] > MAX_RANK:
+        wide = accumulation_dtype(dtype)
+        down1, down2 = (down.to(wide) if down.dtype == torch.float64 else down for down in (down1, down2))
+        return Hadamard(up1, down1, up2, down2, scale)
+    up = torch.einsum("op,oq->opq", up1.double(), up2.double()).flatten(1)
+    down = torch.einsum("pi,qi->pqi", down1.double(), down2.double()).flatten(0, 1)
+    return low_rank(up, down, scale, dtype)

@@ -1,0 +1,214 @@
+"""Modes of the host, and what other extensions do in the middle of ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.host.conftest import Bench
+from tests.host.lora_files import attention_layers, write_lora
+from tests.host.measure import restore_counter
+from tests.host.test_isolation import difference, without_scripts
+
+SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=2>"
+STEPS = 4
+
+
+@pytest.fixture
+def option(bench: Bench) -> Iterator[Callable[..., None]]:
+    """Change settings for the length of a test."""
+    options = bench.webui.shared.opts
+    before: dict[str, Any] = {}
+
+    def set_options(**values: Any) -> None:
+        for name, value in values.items():
+            before.setdefault(name, getattr(options, name))
+            options.data[name] = value
+
+    yield set_options
+    for name, value in before.items():
+        options.data[name] = value
+
+
+def output_block(record: Any, network: str = "t_lora", block: str = "OUT05") -> list[float]:
+    return [round(found[network][block][0], 2) for found in record.strengths]
+
+
+class TestFunctional:
+    """The option lora_functional, with which the host leaves the weights alone and adds to each layer's output."""
+
+    def test_blocks_and_steps_count(self, bench: Bench, option: Callable[..., None]):
+        usual = bench.webui.generate(prompt=SCHEDULED, steps=STEPS)
+        option(lora_functional=True)
+        with restore_counter(bench.webui.networks) as counter:
+            result, record = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
+            assert counter.take() == 0
+        assert output_block(record) == [1, 1, 0, 0]
+        assert output_block(record, block="IN04") == [0, 0, 0, 0]
+        assert difference(result, usual) == 0
+
+    def test_the_option_and_the_weights_are_as_before_afterwards(self, bench: Bench, option: Callable[..., None]):
+        option(lora_functional=True)
+        wanted = bench.webui.generate(args=["", False], prompt="a red cat <lora:t_lora:1>", steps=STEPS)
+        bench.webui.generate(prompt=SCHEDULED.replace(":stop=2", ""), steps=STEPS)
+        assert bench.webui.shared.opts.lora_functional is True
+        assert bench.differences_from_base() == []
+        found = bench.webui.generate(args=["", False], prompt="a red cat <lora:t_lora:1>", steps=STEPS)
+        assert difference(wanted, found) == 0
+
+    def test_a_script_without_our_hooks_finds_the_host_as_it_is(self, bench: Bench, option: Callable[..., None]):
+        option(lora_functional=True)
+        wanted = without_scripts(bench, "a red cat")
+        bench.webui.generate(prompt=SCHEDULED.replace(":stop=2", ""), steps=STEPS)
+        assert difference(wanted, without_scripts(bench, "a red cat")) == 0
+
+    def test_a_request_that_keeps_its_settings_is_left_alone_and_told(self, bench: Bench, option: Callable[..., None]):
+        option(lora_functional=True)
+        result = bench.webui.generate(
+            prompt=SCHEDULED, steps=STEPS, override_settings_restore_afterwards=False
+        )
+        assert "lora_functional" in result.comments
+        assert bench.webui.shared.opts.lora_functional is True
+        assert bench.differences_from_base() == []
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_networks_kept_in_memory_and_not(bench: Bench, option: Callable[..., None], limit: int):
+    """The host gives the same network objects again, or new ones; each image is the same."""
+    option(lora_in_memory_limit=limit)
+    first, _ = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
+    bench.webui.generate(prompt="a red cat <lora:t_lora2:1:lbw=INALL>", steps=STEPS)
+    again, record = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
+    assert output_block(record) == [1, 1, 0, 0]
+    assert difference(first, again) == 0
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+@pytest.mark.parametrize("seed", [31, 32])
+def test_a_file_replaced_on_disk_counts_from_the_next_generation_on(
+    bench: Bench, option: Callable[..., None], limit: int, seed: int
+):
+    option(lora_in_memory_limit=limit)
+    path = bench.webui.lora_folder / "t_replaced.safetensors"
+    layers = attention_layers(bench.layers())
+    prompt = "a red cat <lora:t_replaced:1:lbw=OUTALL:stop=3>"
+    for version in (seed, seed + 10):
+        new = path.with_suffix(".new")
+        deltas = write_lora(new, layers, seed=version)
+        os.replace(new, path)  # as people do it; the host may still have the old file mapped
+        os.utime(path, (2e9 + version, 2e9 + version))
+        bench.deltas["t_replaced"] = deltas
+        _, record = bench.record("t_replaced", prompt=prompt, steps=STEPS)
+        assert output_block(record, "t_replaced") == [1, 1, 1, 0]
+
+
+def test_a_network_named_twice_with_other_blocks_and_steps(bench: Bench):
+    prompt = "a red cat <lora:t_lora:0.5:lbw=INALL:stop=3> <lora:t_lora:1:lbw=OUTALL:start=1>"
+    with restore_counter(bench.webui.networks) as counter:
+        _, record = bench.record("t_lora", prompt=prompt, steps=STEPS)
+        assert counter.take() == 0
+    assert output_block(record, block="IN04") == [0.5, 0.5, 0.5, 0]
+    assert output_block(record) == [0, 1, 1, 1]
+    assert output_block(record, block="M00") == [0, 0, 0, 0]
+
+
+def test_another_script_generates_in_the_middle_of_sampling(bench: Bench):
+    """Its networks take the place of ours in the host, and in the weights; ours come back with the next step."""
+    prompt = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=4>"
+    alone = bench.webui.generate(prompt=prompt, steps=5)
+    networks, state = bench.webui.networks, bench.webui.shared.state
+    strengths_inside: list[float] = []
+
+    def generate(params: Any) -> None:
+        if strengths_inside or params.sampling_step != 1:
+            return
+        counters = (state.sampling_step, state.sampling_steps)
+        strengths_inside.append(0.0)
+
+        def note(_params: Any) -> None:
+            strengths_inside.append(networks.loaded_networks[0].unet_multiplier)
+
+        with bench.webui.observing(note):
+            bench.webui.processing.process_images(
+                bench.webui.request(prompt="a face <lora:t_lora2:0.6:lbw=INALL:start=1>", steps=3)
+            )
+        networks.load_networks(["t_lora"], [1.0], [1.0], [None])
+        state.sampling_step, state.sampling_steps = counters
+
+    with bench.webui.observing(generate):
+        nested, record = bench.record("t_lora", "t_lora2", prompt=prompt, steps=5)
+    assert strengths_inside[1:] == [0.6] * 3, "the inner generation ran"
+    last = record.strengths[-2:]
+    assert [round(found["t_lora"]["OUT05"][0], 2) for found in last] == [1, 0]
+    assert all(round(found["t_lora2"]["IN04"][0], 2) == 0 for found in last)
+    assert difference(alone, nested) == 0
+
+
+def test_a_multiplier_written_before_each_evaluation_takes_effect(bench: Bench):
+    """As regional prompters do, which give each region's evaluation a strength of its own."""
+    strengths = iter([0.2, 0.8, 0.4, 0.6])
+
+    def write(_params: Any) -> None:
+        bench.webui.networks.loaded_networks[0].unet_multiplier = next(strengths)
+
+    with bench.webui.observing(write):
+        _, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:lbw=OUTALL:stop=3>", steps=STEPS)
+    assert output_block(record) == [1, 0.2, 0.8, 0]
+    assert output_block(record, block="IN04") == [0, 0, 0, 0]
+
+
+@pytest.fixture
+def weight_scheduler(bench: Bench) -> Iterator[None]:
+    """As loractl: a Lora network of its own, derived from the host's, with keyframes where that has a number."""
+    import extra_networks_lora
+    from modules import extra_networks
+
+    class WeightScheduler(extra_networks_lora.ExtraNetworkLora):
+        def activate(self, p: Any, params_list: list[Any]) -> None:
+            strengths = {}
+            for params in params_list:
+                strengths[params.positional[0]] = float(params.positional[1].partition("@")[0])
+                params.positional, params.named = [params.positional[0], "1"], {}
+            super().activate(p, params_list)
+            for net in bench.webui.networks.loaded_networks:
+                net.te_multiplier = net.unet_multiplier = strengths[net.name]
+
+    registry = extra_networks.extra_network_registry
+    host, registry["lora"] = registry["lora"], WeightScheduler()
+    yield
+    registry["lora"] = host
+
+
+@pytest.mark.parametrize(
+    ("tag", "wanted"),
+    [
+        ("<lora:t_lora:0.5@0,1@1>", [0.5] * 4),
+        ("<lora:t_lora:0.5@0,1@1:lbw=OUTALL>", [0.5] * 4),
+        ("<lora:t_lora:0.5:lbw=OUTALL:stop=2>", [0.5, 0.5, 0, 0]),
+    ],
+)
+def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(
+    bench: Bench, weight_scheduler: None, tag: str, wanted: list[float]
+):
+    result, record = bench.record("t_lora", prompt=f"a red cat {tag}", steps=STEPS)
+    assert len(result.images) == 1 and "<lora:t_lora>" not in (result.comments or "")
+    assert output_block(record) == wanted
+    assert output_block(record, block="IN04") == ([0] * 4 if "lbw" in tag else wanted)
+
+
+def test_a_bundled_embedding_stays_the_hosts_business(bench: Bench):
+    """A network may carry textual inversions; they are neither read nor changed."""
+    bench.webui.generate(prompt="a red cat <lora:t_lora:1>", steps=1)
+    net = bench.webui.networks.loaded_networks[0]
+    embedding = SimpleNamespace(loaded=True, vec=torch.ones(2))
+    net.bundle_embeddings["bundled"] = embedding
+    try:
+        bench.webui.generate(prompt=SCHEDULED, steps=1)
+        assert net.bundle_embeddings == {"bundled": embedding} and embedding.vec.equal(torch.ones(2))
+    finally:
+        net.bundle_embeddings.clear()

@@ -1,0 +1,44 @@
+"""Every network type through the engine, on the CPU and on a CUDA GPU: within one unit in the last place of float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lbw.engine import LoraEngine
+from tests.host.network_files import MAKERS, Random
+from tests.unit.host_modules import layer_for, make_module
+from tests.unit.networks import Network
+from tests.unit.ulp import ulp_distance
+
+CASES = [(kind, layer) for kind, (_maker, layers) in MAKERS.items() for layer in layers]
+KEY = "diffusion_model_input_blocks_4_1_proj_in"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    torch.manual_seed(1)
+    layer = layer_for(case[1]).to(device, dtype)
+    base, bias_base = layer.weight.detach().clone(), layer.bias.detach().clone()
+    network = Network(case[0])
+    tensors, formula, bias = MAKERS[case[0]][0](base.cpu().float(), Random(3))
+    if dtype == torch.float16:
+        tensors = {key: value.half() if value.half().float().equal(value) else value for key, value in tensors.items()}
+    network.modules[KEY] = make_module(network, tensors)
+    engine = LoraEngine()
+    assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
+    # What is left of a sum that nearly cancels out has more digits in bfloat16 than float32 can sum up.
+    floor = 1e-7 if dtype == torch.bfloat16 else 0.0
+    for coefficient in (1.0, 0.5, -0.7):
+        engine.manual_lora_update({KEY: (coefficient,)}, ((case[0], 1.0, 1.0, None),))
+        wanted = base.cpu().double() + coefficient * formula(base.cpu().double())
+        assert ulp_distance(layer.weight, wanted.to(dtype), floor) <= 1
+        if bias is not None:
+            wanted_bias = (bias_base.cpu().double() + coefficient * bias).to(dtype)
+            assert ulp_distance(layer.bias, wanted_bias, floor) <= 1
+    engine.manual_lora_update({KEY: (0.0,)}, ((case[0], 1.0, 1.0, None),))
+    assert layer.weight.equal(base) and layer.bias.equal(bias_base)
