@@ -32,8 +32,8 @@ class Server:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if requests.get(f"{self.url}/sdapi/v1/cmd-flags", timeout=5).status_code in (200, 401):
-                    return
+                if requests.get(f"{self.url}/lbw/v1/blocks", timeout=5).status_code in (200, 401):
+                    return  # a page is served before its API has all routes, and ours are the last
             except (requests.ConnectionError, requests.Timeout):
                 pass
             time.sleep(0.2)

@@ -6,6 +6,7 @@ values as the numbers they came out as. Every text has a colon or a comma in it,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,11 +96,12 @@ def _escaped(name: str) -> str:
 
 def _split_line(line: str) -> tuple[str, str]:
     """The name and the text of a line ``name:text``."""
-    if not line.startswith('"'):
-        name, _, text = line.partition(":")
-        return name, text
-    name, end = json.JSONDecoder().raw_decode(line)
-    return str(name), line[end:].removeprefix(":")
+    if line.startswith('"'):
+        with contextlib.suppress(ValueError):
+            name, end = json.JSONDecoder().raw_decode(line)
+            return name, line[end:].removeprefix(":")
+    name, _, text = line.partition(":")
+    return name, text
 
 
 def pasted_default_preset(parameters: Mapping[str, Any]) -> str:

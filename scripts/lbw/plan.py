@@ -216,12 +216,18 @@ def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request:
 
 
 def _ratio_function(
-    weights: BlockWeights | None, rules: Sequence[ElementRule], family: Family
+    weights: BlockWeights | None, rules: Sequence[ElementRule], family: Family, known: dict[tuple[str, float], float]
 ) -> Callable[[str], float]:
+    """The ratio of a layer; ``known`` holds what has been computed with the same rules, {(layer, block's ratio)}."""
+
     def ratio(layer: str) -> float:
         label = block_of(layer, family)
         block_ratio = 1.0 if weights is None or label is None else weights.ratios.get(label, 1.0)
-        return ratio_of(rules, label, layer, block_ratio)
+        if not rules:
+            return block_ratio
+        if (layer, block_ratio) not in known:
+            known[layer, block_ratio] = ratio_of(rules, label, layer, block_ratio)
+        return known[layer, block_ratio]
 
     return ratio
 
@@ -252,6 +258,7 @@ def build(
     terms: dict[str, list[Term]] = {}
     schedules = tuple(dict.fromkeys(request.schedule for request in requests))
     resolved = []
+    known: dict[str | None, dict[tuple[str, float], float]] = {}
     if library.default_preset is not None:
         requests = [
             replace(request, weights=library.default_preset) if request.weights is None else request
@@ -262,7 +269,9 @@ def build(
         if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
             weights = None
         resolved.append(weights)
-        ratio = _ratio_function(weights, _rules(request, library, warn), family)
+        ratio = _ratio_function(
+            weights, _rules(request, library, warn), family, known.setdefault(request.elements, {})
+        )
         schedule = schedules.index(request.schedule)
         for layer in layers.get(request.name, ()):
             term = Term(index, ratio(layer), None if is_text_encoder(layer) else schedule)

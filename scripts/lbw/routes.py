@@ -17,10 +17,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from lbw import api, prompt
-from lbw.blocks import FLUX_LABELS, LAYOUTS, SDXL_LABELS, UNET_LABELS, Family, block_of, family_of_layers, labels_of
+from lbw.blocks import FLUX_LABELS, LAYOUTS, SDXL_LABELS, UNET_LABELS, Family, block_of, family_of_layers
 from lbw.limits import LONGEST_TEXT, MOST_TAGS
 from lbw.plan import Library, Plan, build
 from lbw.presets import Problem, parse_presets, parse_rule_sets
+from lbw.weights import BlockWeights
 
 TITLE = "LoRA Block Weight"
 MOST_COEFFICIENTS = 1_000_000
@@ -136,37 +137,41 @@ def _layouts(model: Model) -> dict[str, list[str]]:
     return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
 
 
-def _groups(plan: Plan, index: int, family: Family, strengths: list[float]) -> list[Group]:
-    """The layers of one request, put together where block and coefficients are the same."""
-    request = plan.requests[index]
-    counts = Counter(
-        (block_of(layer, family), term.ratio, term.schedule is None)
-        for layer, terms in plan.terms.items() for term in terms if term.request == index
-    )
-    order: dict[str | None, int] = {label: position for position, label in enumerate(labels_of(family))}
-    groups = []
-    for label, ratio, is_text_encoder in sorted(counts, key=lambda key: (order.get(key[0], len(order)), key[1])):
-        multiplier = request.te_multiplier if is_text_encoder else request.unet_multiplier
-        factors = [1.0] * len(strengths) if is_text_encoder else strengths
-        groups.append(Group(
-            block=label,
-            ratio=ratio,
-            layers=counts[label, ratio, is_text_encoder],
-            coefficients=[multiplier * ratio * factor for factor in factors],
-        ))
-    return groups
+_Key = tuple[str | None, float, bool]
+"""What the layers of a group have in common: block, ratio, and whether they are the text encoder's."""
 
 
-def _tag(plan: Plan, index: int, family: Family, steps: int) -> Tag:
-    request, weights = plan.requests[index], plan.weights[index]
+def _counts(plan: Plan, family: Family) -> list[Counter[_Key]]:
+    """For each request, how many layers there are of each key."""
+    counts: list[Counter[_Key]] = [Counter() for _ in plan.requests]
+    for layer, terms in plan.terms.items():
+        label = block_of(layer, family)
+        for term in terms:
+            counts[term.request][label, term.ratio, term.schedule is None] += 1
+    return counts
+
+
+def _tag(request: prompt.LoraRequest, weights: BlockWeights | None, groups: Mapping[_Key, int], steps: int) -> Tag:
     strengths = [request.schedule.strength(step, steps) for step in range(steps)]
+    always = [1.0] * steps
     return Tag(
         name=request.name,
         te_multiplier=request.te_multiplier,
         unet_multiplier=request.unet_multiplier,
         values=None if weights is None else list(weights.values),
         strengths=strengths,
-        groups=_groups(plan, index, family, strengths),
+        groups=[
+            Group(
+                block=label,
+                ratio=ratio,
+                layers=count,
+                coefficients=[
+                    (request.te_multiplier if is_te else request.unet_multiplier) * ratio * strength
+                    for strength in (always if is_te else strengths)
+                ],
+            )
+            for (label, ratio, is_te), count in groups.items()
+        ],
     )
 
 
@@ -202,14 +207,11 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
         is_sdxl=backend.is_sdxl(),
         seed=asked.seed,
     )
-    family = family_of_layers(layers)
-    groups = {
-        (term.request, block_of(layer, family), term.ratio) for layer, terms in plan.terms.items() for term in terms
-    }
-    if len(groups) * asked.steps > MOST_COEFFICIENTS:
+    counts = _counts(plan, family_of_layers(layers))
+    if sum(map(len, counts)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    tags = [_tag(plan, index, family, asked.steps) for index in range(len(plan.requests))]
-    return ParseAnswer(tags=tags, warnings=list(warnings))
+    parts = zip(plan.requests, plan.weights, counts, strict=True)
+    return ParseAnswer(tags=[_tag(*part, asked.steps) for part in parts], warnings=list(warnings))
 
 
 def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPException:

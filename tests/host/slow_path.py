@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from lbw import prompt as tags
+from lbw.api import Arguments
 from lbw.plan import Plan, build
 from tests.host.webui import WebUI
 
@@ -43,7 +44,7 @@ class SlowPath:
         names = {net.name for net in loaded}
         layers = {net.name: tuple(net.modules) for net in loaded}
         requests = [request for request in self.requests if request.name in names]
-        self.plan = build(requests, layers, library(None), lambda _message: None)
+        self.plan = build(requests, layers, library(Arguments()), lambda _message: None)
         self.set_step(0, steps)
 
     def set_step(self, step: int, steps: int) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lbw
@@ -125,6 +125,7 @@ def test_any_name_survives(network: str, preset: str):
     assert build([parse([network], print)], {network: LAYERS}, again, print, seed=3).weights == plan.weights
 
 
+@example({infotext.VALUES: '"'})
 @given(st.dictionaries(st.sampled_from(
     [infotext.PRESETS, infotext.RULE_SETS, infotext.VALUES, infotext.DEFAULT_PRESET, "Seed", "Prompt"]
 ), st.text(max_size=30)))
