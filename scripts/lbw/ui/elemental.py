@@ -1,0 +1,67 @@
+"""Elemental: the rule sets, and what they hit in the model that is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lbw.elements import parse_rules
+from lbw.hits import summaries
+from lbw.presets import DEFAULT_RULE_SETS, parse_rule_sets
+from lbw.ui.tab import Tab
+from lbw.ui.text_file import TextFile
+from modules.ui_components import FormRow
+
+
+def build(tab: Tab, path: Path, rule_set: Any, layers: Callable[[], Iterable[str]]) -> dict[str, Any]:
+    """Make the section; returns its components by argument."""
+
+    def area(value: Callable[[], str]) -> Any:
+        return gr.TextArea(
+            value=value,
+            label="Element rules",
+            info="NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>",
+            lines=8,
+            max_lines=20,
+            interactive=True,
+            elem_id=tab.id("element"),
+            elem_classes=["lbw-text"],
+        )
+
+    file = TextFile(
+        tab, "lbwe", "lbw_element", path, DEFAULT_RULE_SETS, parse_rule_sets,
+        lambda rules: ", ".join(rules.splitlines()), described=[rule_set],
+    )
+    with gr.Accordion("Elemental", open=False, elem_id=tab.id("lbw_elemental")):
+        elements = file.build(area, "lbw_element_names")
+        with FormRow(variant="compact"):
+            print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
+            show = gr.Button("Show what the rules hit", size="sm", elem_id=tab.id("lbw_element_hits_button"))
+        hits = gr.HTML(elem_id=tab.id("lbw_element_hits"), value="")
+    show.click(
+        lambda text: hits_html(text, list(layers())), [elements], [hits], queue=False, show_progress=False
+    )
+    return {"elements": elements, "print_changes": print_changes}
+
+
+def hits_html(text: str, layers: list[str]) -> str:
+    """What each rule of a text hits in a model with ``layers``, as nested lists that open."""
+    if not layers:
+        return "<p>No model is loaded yet.</p>"
+    return f'<div class="lbw-hits">{"".join(_set_html(*item, layers) for item in parse_rule_sets(text)[0].items())}</div>'
+
+
+def _set_html(name: str, rules: str, layers: list[str]) -> str:
+    try:
+        found = summaries(parse_rules(rules), layers)
+    except ValueError as error:
+        return f"<p><b>{escape(name)}</b> {escape(str(error))}</p>"
+    lists = "".join(
+        f"<details><summary>{escape(words)}</summary><ul>{''.join(f'<li>{escape(layer)}</li>' for layer in hit)}</ul></details>"
+        for words, hit in found
+    )
+    return f"<div><b>{escape(name)}</b>{lists}</div>"
