@@ -16,40 +16,33 @@ const lbwMakeWeights = (() => {
 
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
-    // Blue below 0, grey at 0, orange above; a value that is not known yet (R, U, X) is hatched by the style sheet.
+    // Blue below 0, grey at 0, orange above; a value that is not known yet (R, U, X) has a colour of its own.
     function colourOf(value) {
         if (!isNumber(value)) return "var(--lbw-unknown)";
         const share = Math.min(Math.abs(Number(value)), 1) * 100;
         return `color-mix(in srgb, ${Number(value) < 0 ? "var(--lbw-negative)" : "var(--lbw-positive)"} ${share}%, var(--lbw-zero))`;
     }
 
-    // Where a block stands: the U of the U-Net, or rows of twelve for Flux.
+    // Where a block stands: the U of the U-Net, two blocks a level, or rows of twelve for Flux.
     function positions(labels) {
         if (!labels.includes("M00")) return labels.map((label, index) => ({label, column: index % 12, row: Math.floor(index / 12)}));
-        const side = prefix => labels.filter(label => label.startsWith(prefix) && /\d/.test(label));
-        const down = side("IN");
-        const up = side("OUT");
-        const depth = Math.max(down.length, up.length);
-        const columns = Math.ceil(depth / 2);
-        // Two blocks share a level, so that the U stays low.
-        const place = (label, index, isUp) => {
-            const step = Math.floor(index / 2);
-            return {label, column: isUp ? columns * 2 + 2 - step * 1 : step, row: step * 2 + (index % 2)};
-        };
-        return [
-            {label: "BASE", column: 0, row: -1.5},
-            ...down.map((label, index) => place(label, index, false)),
-            {label: "M00", column: columns + 1, row: Math.floor((depth - 1) / 2) * 2 + 1},
-            ...up.map((label, index) => place(label, up.length - 1 - index, true)),
-        ];
+        const depth = labels.filter(label => label.startsWith("IN")).length;
+        const levels = Math.ceil(depth / 2);
+        return labels.map(label => {
+            const number = Number(label.slice(-2));
+            if (label === "BASE") return {label, column: levels, row: 0};
+            if (label === "M00") return {label, column: levels, row: depth - 1};
+            if (label.startsWith("IN")) return {label, column: Math.floor(number / 2), row: number};
+            return {label, column: levels * 2 - Math.floor((depth - 1 - number) / 2), row: depth - 1 - number};
+        });
     }
 
-    function picture(labels, onPick) {
-        const places = positions(labels);
+    // `all` are the model's blocks; those that the vector has no value for are drawn as outlines.
+    function picture(all, labels, onPick) {
+        const places = positions(all);
         const [width, height] = [34, 15];
         const columns = Math.max(...places.map(place => place.column)) + 1;
-        const top = Math.min(...places.map(place => place.row));
-        const rows = Math.max(...places.map(place => place.row)) + 1 - top;
+        const rows = Math.max(...places.map(place => place.row)) + 1;
         const svg = document.createElementNS(SVG, "svg");
         svg.setAttribute("viewBox", `0 0 ${columns * width} ${rows * height}`);
         svg.setAttribute("class", "lbw-picture");
@@ -57,7 +50,7 @@ const lbwMakeWeights = (() => {
         const shapes = {};
         for (const {label, column, row} of places) {
             const group = document.createElementNS(SVG, "g");
-            group.setAttribute("transform", `translate(${column * width} ${(row - top) * height})`);
+            group.setAttribute("transform", `translate(${column * width} ${row * height})`);
             const box = document.createElementNS(SVG, "rect");
             for (const [key, value] of Object.entries({x: 1, y: 1, width: width - 2, height: height - 2, rx: 2})) box.setAttribute(key, value);
             const text = document.createElementNS(SVG, "text");
@@ -65,14 +58,17 @@ const lbwMakeWeights = (() => {
             text.setAttribute("y", height / 2 + 0.5);
             text.textContent = label;
             const title = document.createElementNS(SVG, "title");
+            title.textContent = `${label} 0`;
             group.append(box, text, title);
-            group.addEventListener("click", () => onPick(label));
+            if (labels.includes(label)) group.addEventListener("click", () => onPick(label));
+            else group.setAttribute("class", "lbw-missing");
             svg.append(group);
-            shapes[label] = {box, title};
+            shapes[label] = {box, title, text};
         }
         return {svg, paint(values) {
             for (const [label, value] of Object.entries(values)) {
                 shapes[label].box.style.fill = colourOf(value);
+                shapes[label].text.classList.toggle("lbw-strong", Math.abs(Number(value)) > 0.5);
                 shapes[label].title.textContent = `${label} ${value}`;
             }
             const on = Object.entries(values).filter(([, value]) => Number(value) !== 0).map(([label, value]) => `${label} ${value}`);
@@ -115,8 +111,10 @@ const lbwMakeWeights = (() => {
 
     function build({frame, vector, presets}) {
         const layouts = JSON.parse(frame.dataset.layouts);
-        // Ranges count through the blocks that a short layout leaves out.
-        const orderOf = labels => (labels.includes("M00") ? layouts.find(layout => layout.labels.length === 26).labels : labels);
+        // Ranges count through the blocks that a short layout leaves out; 12 and 20 values are for SDXL.
+        const MODEL = {12: 20, 17: 26};
+        const labelsOf = length => layouts.find(item => item.labels.length === length).labels;
+        const modelOf = labels => labelsOf(MODEL[labels.length] ?? labels.length);
         let layout;
         let blocks = {};
         let shown;
@@ -147,7 +145,7 @@ const lbwMakeWeights = (() => {
             select.value = String(length);
             blocks = Object.fromEntries(layout.labels.map(label => [label, blockRow(label, publish)]));
             rows.replaceChildren(...layout.labels.map(label => blocks[label].row));
-            shown = picture(layout.labels, label => blocks[label].slider.focus());
+            shown = picture(modelOf(layout.labels), layout.labels, label => blocks[label].slider.focus());
             drawing.replaceChildren(shown.svg);
             fill(Object.fromEntries(layout.labels.map(label => [label, before[label] ?? "0"])));
         };
@@ -186,7 +184,7 @@ const lbwMakeWeights = (() => {
             publish();
         });
         const setRange = () => {
-            const labels = labelsIn(range.value, layout.labels, orderOf(layout.labels));
+            const labels = labelsIn(range.value, layout.labels, modelOf(layout.labels));
             said.textContent = labels ? "" : `${range.value}: expected blocks of this layout, such as ${layout.labels[1]}-${layout.labels.at(-1)}`;
             if (labels) setAll(labels, amount.value || "0");
         };

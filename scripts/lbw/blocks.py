@@ -45,7 +45,7 @@ def labels_of(family: Family) -> tuple[str, ...]:
 
 
 def label_ranges(labels: Iterable[str], order: Sequence[str]) -> list[str]:
-    """Labels in the order of ``order``, neighbours of one kind joined: IN04 IN05 OUT03 -> ``["IN04-IN05", "OUT03"]``."""
+    """Labels in the order of ``order``, neighbours joined: IN04 IN05 OUT03 -> ``["IN04-IN05", "OUT03"]``."""
     wanted = set(labels)
     runs: list[list[str]] = []
     for previous, label in zip(("", *order), order, strict=False):

@@ -20,6 +20,7 @@ from lbw.limits import MOST_TAGS, shortened
 from lbw.plan import Library
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
 from lbw.session import Session
+from lbw.summary import changes, summarise
 from modules import extra_networks, sd_models, shared
 
 logger = logging.getLogger("lbw")
@@ -32,6 +33,9 @@ _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Multihe
 
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
 _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+NAME = "LoRA Block Weight"
+"""What begins each line that is shown with a result: the panel finds its own by it."""
 
 WARNINGS = "LBW warnings"
 """The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
@@ -260,10 +264,16 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         return
     if arguments.mode != 0:
         messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
-    session = Session(host, engine, _recalled(library(arguments), arguments, messages.append), p.comment)
+    session = Session(
+        host,
+        engine,
+        _recalled(library(arguments), arguments, messages.append),
+        lambda message: p.comment(f"{NAME}: {message}"),
+    )
     for message in messages:
         session.warn(message)
     session.tells_more = arguments.debug
+    session.prints_changes = arguments.print_changes
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.close = Closer(p)
@@ -281,6 +291,8 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         session.passes.clear()
     plan = session.begin_pass(requests, int(p.seeds[0]), steps)
     caches.drop_others(p, plan.text_encoder_ratios())
+    if session.prints_changes:
+        print(*changes(plan, session.library, host.layers()), sep="\n")
     take_notes(p)
 
 
@@ -329,12 +341,29 @@ def before_evaluation(params: Any) -> None:
 def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
+    if session is not None:
+        _tell_summary(session, processed)
     if session is not None and session.tells_more:
         session.log_details()
     if session is not None and session.warnings:
         told = {WARNINGS: list(session.warnings)}
         processed.extra_generation_params = {**processed.extra_generation_params, **told}
     end(p)
+
+
+def _tell_summary(session: Session, processed: Any) -> None:
+    """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
+    line = summarise(session.passes, session.updates, _memory_mode())
+    if line:
+        processed.comments += f"{NAME}: {line}\n"
+
+
+def _memory_mode() -> str:
+    """Where the host's backups of the layers that LoRAs touch are."""
+    backups = [item.layer.network_weights_backup for item in engine.binding.touched] if engine.binding else []
+    tensors = [part for backup in backups for part in (backup if isinstance(backup, tuple) else (backup,))]
+    devices = sorted({"GPU" if tensor.device.type == "cuda" else "CPU" for tensor in tensors if tensor is not None})
+    return f"in {' and '.join(devices)} memory" if devices else "not kept"
 
 
 def end(p: Any) -> None:

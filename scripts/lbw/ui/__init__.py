@@ -11,7 +11,7 @@ import gradio as gr
 from lbw.api import ARGUMENTS
 from lbw.ui import elemental, insert, make_weights, plots, presets_text, status
 from lbw.ui.tab import Tab
-from modules.ui_components import FormRow, InputAccordion
+from modules.ui_components import InputAccordion
 
 TITLE = "LoRA Block Weight"
 
@@ -45,21 +45,13 @@ def build(
             gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
         )
         row = insert.build(tab)
-        with FormRow(variant="compact"):
-            components["default_preset"] = gr.Dropdown(
-                label="Default preset",
-                choices=[""],
-                value="",
-                allow_custom_value=True,
-                info="for every LoRA tag without lbw=; empty: none",
-                elem_id=tab.id("lbw_default_preset"),
-            )
-            components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"), min_width=80)
+        components["default_preset"] = row.default_preset
         status.build(tab)
         components["presets"] = presets_text.build(
-            tab, presets_file, row.preset, components["default_preset"], make_weights.build
+            tab, presets_file, row.preset, row.default_preset, make_weights.build
         )
         components |= elemental.build(tab, rule_sets_file, row.rule_set, layers)
         components |= plots.build(tab)
+        components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
     components["pasted"] = gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))
     return {argument.name: components[argument.name] for argument in ARGUMENTS}

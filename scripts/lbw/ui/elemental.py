@@ -52,7 +52,8 @@ def hits_html(text: str, layers: list[str]) -> str:
     """What each rule of a text hits in a model with ``layers``, as nested lists that open."""
     if not layers:
         return "<p>No model is loaded yet.</p>"
-    return f'<div class="lbw-hits">{"".join(_set_html(*item, layers) for item in parse_rule_sets(text)[0].items())}</div>'
+    sets = "".join(_set_html(name, rules, layers) for name, rules in parse_rule_sets(text)[0].items())
+    return f'<div class="lbw-hits">{sets}</div>'
 
 
 def _set_html(name: str, rules: str, layers: list[str]) -> str:
@@ -60,8 +61,10 @@ def _set_html(name: str, rules: str, layers: list[str]) -> str:
         found = summaries(parse_rules(rules), layers)
     except ValueError as error:
         return f"<p><b>{escape(name)}</b> {escape(str(error))}</p>"
-    lists = "".join(
-        f"<details><summary>{escape(words)}</summary><ul>{''.join(f'<li>{escape(layer)}</li>' for layer in hit)}</ul></details>"
-        for words, hit in found
-    )
+    lists = "".join(_rule_html(words, hit) for words, hit in found)
     return f"<div><b>{escape(name)}</b>{lists}</div>"
+
+
+def _rule_html(words: str, layers: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(layer)}</li>" for layer in layers)
+    return f"<details><summary>{escape(words)}</summary><ul>{items}</ul></details>"

@@ -16,10 +16,11 @@ _WHERE = "into the LoRA tag at the cursor, or into all LoRA tags if the cursor i
 
 @dataclass(frozen=True)
 class InsertRow:
-    """The two dropdowns, whose choices other sections renew."""
+    """The dropdowns, whose choices other sections renew."""
 
     preset: Any
     rule_set: Any
+    default_preset: Any
 
 
 def build(tab: Tab) -> InsertRow:
@@ -28,11 +29,22 @@ def build(tab: Tab) -> InsertRow:
         _button(tab, "lbw", f"Put :lbw=PRESET {_WHERE}", [preset])
         rule_set = _dropdown(tab, "Element rules", "lbw_insert_rules")
         _button(tab, "lbwe", f"Put :lbwe=RULES {_WHERE}", [rule_set])
+    with FormRow(variant="compact", elem_id=tab.id("lbw_defaults"), elem_classes=["lbw-insert"]):
         start = _step(tab, "Start", "lbw_insert_start")
         stop = _step(tab, "Stop", "lbw_insert_stop")
         _button(tab, "steps", f"Put :start= and :stop= {_WHERE}", [start, stop])
+        default_preset = gr.Dropdown(
+            label="Default preset",
+            choices=[""],
+            value="",
+            allow_custom_value=True,
+            elem_id=tab.id("lbw_default_preset"),
+            tooltip="For every LoRA tag of this tab that has no lbw= of its own; empty: none",
+            scale=4,
+            min_width=140,
+        )
     gr.HTML(elem_id=tab.id("lbw_inserted"), value='<div class="lbw-said" role="status"></div>')
-    return InsertRow(preset, rule_set)
+    return InsertRow(preset, rule_set, default_preset)
 
 
 def _dropdown(tab: Tab, label: str, elem_id: str) -> Any:
@@ -43,7 +55,7 @@ def _dropdown(tab: Tab, label: str, elem_id: str) -> Any:
 
 def _step(tab: Tab, label: str, elem_id: str) -> Any:
     step = gr.Textbox(
-        label=label, value="", placeholder="step", lines=1, max_lines=1, elem_id=tab.id(elem_id), scale=1, min_width=70
+        label=label, value="", placeholder="step", lines=1, max_lines=1, elem_id=tab.id(elem_id), scale=1, min_width=90
     )
     step.do_not_save_to_config = True
     return step

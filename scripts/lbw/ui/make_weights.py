@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -24,7 +25,7 @@ def build(tab: Tab, file: TextFile) -> None:
             label="Weights", value="", lines=1, max_lines=4, elem_id=tab.id("lbw_made"),
             placeholder="the sliders' values; a vector typed or pasted here moves the sliders",
         )
-        with FormRow(variant="compact"):
+        with FormRow(variant="compact", elem_classes=["lbw-add"]):
             name = gr.Textbox(label="Identifier", value="", max_lines=1, elem_id=tab.id("lbw_made_name"), scale=2)
             add = gr.Button("Add to presets", size="sm", elem_id=tab.id("lbw_add"))
             add_and_save = gr.Button(
@@ -38,7 +39,7 @@ def build(tab: Tab, file: TextFile) -> None:
     for component in (weights, name):
         component.do_not_save_to_config = True
 
-    def on_add(text: str, vector: str, identifier: str, loaded: str | None, and_save: bool) -> list[Any]:
+    def on_add(and_save: bool, text: str, vector: str, identifier: str, loaded: str | None) -> list[Any]:
         try:
             text = with_preset(text, identifier, vector)
         except ValueError as error:
@@ -52,8 +53,8 @@ def build(tab: Tab, file: TextFile) -> None:
     inputs = [file.area, weights, name, file.loaded]
     outputs = [file.area, file.loaded, file.overwrite, *file.shown, said]
     options = {"queue": False, "show_progress": False}
-    add.click(lambda *values: on_add(*values, and_save=False), inputs, outputs, **options)
-    add_and_save.click(lambda *values: on_add(*values, and_save=True), inputs, outputs, **options)
+    add.click(partial(on_add, False), inputs, outputs, **options)
+    add_and_save.click(partial(on_add, True), inputs, outputs, **options)
 
 
 def _said(message: str) -> str:

@@ -108,7 +108,7 @@ class TextFile:
             version = save(self.path, self.default, text, loaded, self.parse)
         except ChangedOnDiskError as error:
             names = ", ".join(error.names) or "comments only"
-            message = f"Not saved: the file was changed on disk since it was loaded ({names}). Reload it, or save over it."
+            message = f"Not saved: the file changed on disk since it was loaded ({names}). Reload it, or save over it."
             return [gr.update(), loaded, gr.update(visible=True), *self.updates(text, message)]
         except (OSError, ValueError) as error:
             return [gr.update(), loaded, gr.update(), *self.updates(text, f"Not saved: {error}.")]
@@ -118,7 +118,8 @@ class TextFile:
 def notes_html(message: str, problems: list[Problem]) -> str:
     """A message, and the lines that cannot be used; a line's number leads to it."""
     items = "".join(
-        f'<li><button type="button" data-line="{problem.line}">Line {problem.line}</button> {escape(problem.reason)}</li>'
+        f'<li><button type="button" data-line="{problem.line}">Line {problem.line}</button> '
+        f"{escape(problem.reason)}</li>"
         for problem in problems
     )
     return f'<div class="lbw-notes" role="status"><p>{escape(message)}</p><ul>{items}</ul></div>'
@@ -127,7 +128,7 @@ def notes_html(message: str, problems: list[Problem]) -> str:
 def names_html(key: str, entries: dict[str, tuple[str, str]]) -> str:
     """The usable names as buttons that put them into the prompt."""
     return "".join(
-        f'<button type="button" class="lbw-name" data-key="{key}" data-name="{escape(name)}" data-entry="{escape(entry)}" '
-        f'title="{escape(beside)}">{escape(name)}</button>'
+        f'<button type="button" class="lbw-name" data-key="{key}" data-name="{escape(name)}" '
+        f'data-entry="{escape(entry)}" title="{escape(beside)}">{escape(name)}</button>'
         for name, (entry, beside) in entries.items()
     )
