@@ -113,7 +113,8 @@ const loraBlockWeight = (() => {
         box.click();
         box.setAttribute("aria-label", "LoRA Block Weight: active");
         const title = accordion.querySelector(".label-wrap");
-        if (title.classList.contains("open")) title.click();
+        // Not before gradio 4 has finished making the accordion: it would open it again.
+        requestAnimationFrame(() => title.classList.contains("open") && title.click());
     }
 
     // The host shows what the generation said below the images of the tab that it was started in.

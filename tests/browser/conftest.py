@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
-from tests.server import Server
+from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
 # Kept from looking for updates and accounts, Chromium opens no connection but to the page.
 CHROMIUM_FLAGS = [
@@ -26,6 +26,15 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The panel on a page of gradio 4."""
+    if not GRADIO4_PYTHON.exists():
+        pytest.skip("no .venv-gradio4; tests/setup.sh makes it")
+    with running_gradio4_page(tmp_path_factory.mktemp("gradio4")) as server:
+        yield server
 
 
 @pytest.fixture

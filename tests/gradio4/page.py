@@ -6,6 +6,7 @@ Usage: python page.py --port PORT
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import threading
 from pathlib import Path
@@ -37,11 +38,26 @@ def head() -> str:
         onUiLoaded(() => {
             opts.page = "gradio 4";
             for (const {props} of window.gradio_config.components) {
-                if (props.webui_tooltip) document.getElementById(props.elem_id).title = props.webui_tooltip;
+                const element = props.webui_tooltip && document.getElementById(props.elem_id);
+                if (element) element.title = props.webui_tooltip;
             }
         });
     </script>"""
     return "\n".join([*tags, tooltips, f'<link rel="stylesheet" href="/file={PROJECT / "style.css"}">'])
+
+
+def serve_with_head() -> None:
+    """Put the scripts into the page that gradio serves, as hosts do, and take out what asks public servers."""
+    original = gr.routes.templates.TemplateResponse
+
+    def response(*args, **kwargs):
+        answer = original(*args, **kwargs)
+        page = re.sub(rb'<link rel="preconnect"[^>]*>|<script[^>]*src="https://[^>]*></script>', b"", answer.body)
+        answer.body = page.replace(b"</head>", f"{head()}</head>".encode())
+        answer.init_headers()
+        return answer
+
+    gr.routes.templates.TemplateResponse = response
 
 
 def tab(name: str) -> None:
@@ -60,7 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
-    with gr.Blocks(head=head(), analytics_enabled=False, title="gradio 4") as demo, gr.Tabs(elem_id="tabs"):
+    serve_with_head()
+    theme = gr.themes.Default(font=["sans-serif"], font_mono=["monospace"])
+    with gr.Blocks(theme=theme, analytics_enabled=False, title="gradio 4") as demo, gr.Tabs(elem_id="tabs"):
         tab("txt2img")
         tab("img2img")
     demo.launch(

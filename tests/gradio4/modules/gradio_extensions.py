@@ -9,6 +9,10 @@ import inspect
 from functools import wraps
 
 import gradio as gr
+from gradio import component_meta
+
+# It would write a .pyi file beside each file with a component in it.
+component_meta.create_or_modify_pyi = lambda *_: None
 
 
 class Event:

@@ -1,6 +1,11 @@
-"""The components that the panel takes from a host."""
+"""The components that the panel takes from a host.
+
+Gradio 4 sends to the page what the signature of a constructor names, so these have the signature of gradio's own.
+"""
 
 from __future__ import annotations
+
+from functools import wraps
 
 import gradio as gr
 
@@ -16,6 +21,7 @@ gr.Dropdown.get_expected_parent = FormComponent.get_expected_parent
 
 
 class ToolButton(gr.Button, FormComponent):
+    @wraps(gr.Button.__init__)
     def __init__(self, value="", *, elem_classes=None, **kwargs):
         super().__init__(value=value, elem_classes=["tool", *(elem_classes or [])], **kwargs)
 
@@ -31,6 +37,7 @@ class FormRow(gr.Row, FormComponent):
 class InputAccordionImpl(gr.Checkbox):
     """A hidden checkbox with the value, and an accordion that is open while it is checked."""
 
+    @wraps(gr.Checkbox.__init__)
     def __init__(self, value=None, setup=False, **kwargs):
         if not setup:  # gradio 4 makes a copy of each component, with the arguments of the first
             super().__init__(value=value, **kwargs)
@@ -51,5 +58,5 @@ class InputAccordionImpl(gr.Checkbox):
         return "checkbox"
 
 
-def InputAccordion(value=None, **kwargs):  # noqa: N802  (a function here, a class on gradio 3)
+def InputAccordion(value=None, **kwargs):
     return InputAccordionImpl(value=value, setup=True, **kwargs)
