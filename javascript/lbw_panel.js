@@ -95,6 +95,26 @@ const loraBlockWeight = (() => {
         });
     }
 
+    // A file that was saved in one tab is loaded in the other, unless there are edits there that are not saved.
+    function followOtherTab(tabname, prefix, areaId) {
+        const other = tabname === "txt2img" ? "img2img" : "txt2img";
+        const area = find(tabname, `${areaId} textarea`);
+        const notes = find(tabname, `${prefix}_notes`);
+        const remember = () => { area.inFile = area.value; };
+        onFirstSight(find(tabname, "lbw_panel"), remember);
+        new MutationObserver(() => {
+            const state = notes.querySelector(".lbw-notes")?.dataset.state;
+            if (!state) return;
+            // Gradio sets the text box's value in the same turn, before or after the notes.
+            setTimeout(() => {
+                remember();
+                const otherArea = find(other, `${areaId} textarea`);
+                const isClean = otherArea && (otherArea.inFile ?? otherArea.value) === otherArea.value;
+                if (state === "saved" && isClean && otherArea.value !== area.value) find(other, `${prefix}_reload`).click();
+            });
+        }).observe(notes, {childList: true, subtree: true});
+    }
+
     function setUpNames(tabname, id) {
         find(tabname, id).addEventListener("click", event => {
             const {key, name} = event.target.dataset ?? {};
@@ -150,6 +170,8 @@ const loraBlockWeight = (() => {
             watchPrompts(tabname);
             setUpTextFile(tabname, "lbw", "lbw_ratiospreset");
             setUpTextFile(tabname, "lbw_element", "element");
+            followOtherTab(tabname, "lbw", "lbw_ratiospreset");
+            followOtherTab(tabname, "lbw_element", "element");
             setUpNames(tabname, "lbw_ratios");
             setUpNames(tabname, "lbw_element_names");
             setUpStatus(tabname);

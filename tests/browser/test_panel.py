@@ -25,9 +25,14 @@ def files() -> Iterator[None]:
 
 
 @pytest.fixture(params=["gradio 3.41", "gradio 4.40"])
-def server(request: pytest.FixtureRequest, server: Server) -> Server:
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
     """The stand-in, and a page of the gradio that Forge has: the panel does the same on both."""
-    return server if request.param == "gradio 3.41" else request.getfixturevalue("gradio4")
+    return server if version == "gradio 3.41" else request.getfixturevalue("gradio4")
 
 
 @pytest.fixture
@@ -343,6 +348,22 @@ def test_the_two_tabs_have_panels_of_their_own(panel: Panel):
     open_tab(panel.page, "txt2img")
     expect(panel.prompt).to_have_value("<lora:a:1>")
     expect(panel.made).to_have_value("")
+
+
+def test_what_is_saved_in_one_tab_is_loaded_in_the_other_unless_it_has_edits(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_elemental").presets.fill(f"SAVED:{ONES}\n")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Saved.")
+    other = Panel(panel.page, "img2img")
+    expect(other.presets).to_have_value(f"SAVED:{ONES}\n")
+    open_tab(panel.page, "img2img")
+    other.open("lbw_elemental").rules.fill("MINE:::1\n")
+    open_tab(panel.page, "txt2img")
+    panel.rules.fill("THEIRS:::1\n")
+    panel.find("lbw_element_savetext").click()
+    expect(panel.find("lbw_element_notes")).to_contain_text("Saved.")
+    panel.page.wait_for_timeout(500)
+    expect(other.rules).to_have_value("MINE:::1\n")
 
 
 def test_another_session_does_not_see_edits_that_are_not_saved(panel: Panel, browser: Browser, server: Server):

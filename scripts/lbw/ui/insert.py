@@ -38,6 +38,7 @@ def build(tab: Tab) -> InsertRow:
             choices=[""],
             value="",
             allow_custom_value=True,
+            interactive=True,
             elem_id=tab.id("lbw_default_preset"),
             tooltip="For every LoRA tag of this tab that has no lbw= of its own; empty: none",
             scale=4,

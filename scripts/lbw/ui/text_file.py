@@ -76,14 +76,14 @@ class TextFile:
         """The components that follow the text."""
         return [self.notes, self.names, *self.by_name, *self.described]
 
-    def updates(self, text: str, message: str = "") -> list[Any]:
-        """The values of :attr:`shown` for a text."""
+    def updates(self, text: str, message: str = "", state: str = "") -> list[Any]:
+        """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
         entries, problems = self.parse(text)
         usable = {name: entry for name, entry in entries.items() if not unusable_in_tag(name)}
         plain = gr.update(choices=["", *usable])
         described = gr.update(choices=["", *(f"{name}: {self.describe(entry)}" for name, entry in usable.items())])
         return [
-            notes_html(message, problems),
+            notes_html(message, problems, state),
             names_html(self.key, {name: (entry, self.describe(entry)) for name, entry in usable.items()}),
             *[plain] * len(self.by_name),
             *[described] * len(self.described),
@@ -91,7 +91,7 @@ class TextFile:
 
     def on_reload(self) -> list[Any]:
         text = self.read()
-        return [text, version_of(text), gr.update(visible=False), *self.updates(text, "Loaded.")]
+        return [text, version_of(text), gr.update(visible=False), *self.updates(text, "Loaded.", "loaded")]
 
     def on_check(self, text: str, loaded: str | None) -> list[Any]:
         # The first check comes before the first edit: what the page was loaded with is what stands in the box.
@@ -112,17 +112,17 @@ class TextFile:
             return [gr.update(), loaded, gr.update(visible=True), *self.updates(text, message)]
         except (OSError, ValueError) as error:
             return [gr.update(), loaded, gr.update(), *self.updates(text, f"Not saved: {error}.")]
-        return [gr.update(), version, gr.update(visible=False), *self.updates(text, "Saved.")]
+        return [gr.update(), version, gr.update(visible=False), *self.updates(text, "Saved.", "saved")]
 
 
-def notes_html(message: str, problems: list[Problem]) -> str:
+def notes_html(message: str, problems: list[Problem], state: str = "") -> str:
     """A message, and the lines that cannot be used; a line's number leads to it."""
     items = "".join(
         f'<li><button type="button" data-line="{problem.line}">Line {problem.line}</button> '
         f"{escape(problem.reason)}</li>"
         for problem in problems
     )
-    return f'<div class="lbw-notes" role="status"><p>{escape(message)}</p><ul>{items}</ul></div>'
+    return f'<div class="lbw-notes" role="status" data-state="{state}"><p>{escape(message)}</p><ul>{items}</ul></div>'
 
 
 def names_html(key: str, entries: dict[str, tuple[str, str]]) -> str:
