@@ -3,6 +3,8 @@
 const loraBlockWeight = (() => {
     const PREFIX = "LoRA Block Weight: ";
     const CHECK_AFTER_MS = 400;
+    // What the ids of a preset file's buttons begin with, its text box, and what is said of its content.
+    const TEXT_FILES = [["lbw", "lbw_ratiospreset", "lbw_ratios"], ["lbw_element", "element", "lbw_element_names"]];
     const HIRES_PROMPT = "#hires_prompt textarea";
 
     const find = (tabname, id) => gradioApp().querySelector(`#${tabname === "txt2img" ? "" : `${tabname}_`}${id}`);
@@ -41,7 +43,7 @@ const loraBlockWeight = (() => {
     }
 
     function say(tabname, message) {
-        find(tabname, "lbw_inserted .lbw-said").textContent = message;
+        find(tabname, "lbw_status .lbw-said").textContent = message;
     }
 
     const ARGUMENTS = {
@@ -84,26 +86,27 @@ const loraBlockWeight = (() => {
         area.scrollTop = (line - 2) * parseFloat(getComputedStyle(area).lineHeight);
     }
 
-    function setUpTextFile(tabname, prefix, areaId) {
+    function setUpTextFile(tabname, prefix, areaId, contentId) {
         const area = find(tabname, `${areaId} textarea`);
         const check = find(tabname, `${prefix}_check`);
         pressOnPause(area, check);
         onFirstSight(find(tabname, "lbw_panel"), () => check.click());
-        find(tabname, `${prefix}_notes`).addEventListener("click", event => {
-            const line = event.target.dataset?.line;
+        find(tabname, contentId).addEventListener("click", event => {
+            const {line, key, name} = event.target.dataset ?? {};
             if (line) goToLine(area, Number(line));
+            if (name) putArguments(tabname, {[key]: name});
         });
     }
 
     // A file that was saved in one tab is loaded in the other, unless there are edits there that are not saved.
-    function followOtherTab(tabname, prefix, areaId) {
+    function followOtherTab(tabname, prefix, areaId, contentId) {
         const other = tabname === "txt2img" ? "img2img" : "txt2img";
         const area = find(tabname, `${areaId} textarea`);
-        const notes = find(tabname, `${prefix}_notes`);
+        const content = find(tabname, contentId);
         const remember = () => { area.inFile = area.value; };
         onFirstSight(find(tabname, "lbw_panel"), remember);
         new MutationObserver(() => {
-            const state = notes.querySelector(".lbw-notes")?.dataset.state;
+            const state = content.querySelector(".lbw-notes")?.dataset.state;
             if (!state) return;
             // Gradio sets the text box's value in the same turn, before or after the notes.
             setTimeout(() => {
@@ -112,14 +115,7 @@ const loraBlockWeight = (() => {
                 const isClean = otherArea && (otherArea.inFile ?? otherArea.value) === otherArea.value;
                 if (state === "saved" && isClean && otherArea.value !== area.value) find(other, `${prefix}_reload`).click();
             });
-        }).observe(notes, {childList: true, subtree: true});
-    }
-
-    function setUpNames(tabname, id) {
-        find(tabname, id).addEventListener("click", event => {
-            const {key, name} = event.target.dataset ?? {};
-            if (name) putArguments(tabname, {[key]: name});
-        });
+        }).observe(content, {childList: true, subtree: true});
     }
 
     // The title's checkbox switches the extension on and off, and the accordion only opens and closes: with the two
@@ -168,12 +164,10 @@ const loraBlockWeight = (() => {
         for (const tabname of ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"))) {
             unlinkTitle(tabname);
             watchPrompts(tabname);
-            setUpTextFile(tabname, "lbw", "lbw_ratiospreset");
-            setUpTextFile(tabname, "lbw_element", "element");
-            followOtherTab(tabname, "lbw", "lbw_ratiospreset");
-            followOtherTab(tabname, "lbw_element", "element");
-            setUpNames(tabname, "lbw_ratios");
-            setUpNames(tabname, "lbw_element_names");
+            for (const file of TEXT_FILES) {
+                setUpTextFile(tabname, ...file);
+                followOtherTab(tabname, ...file);
+            }
             setUpStatus(tabname);
             onFirstSight(find(tabname, "lbw_panel"), () => labelSymbols(tabname));
             onFirstSight(find(tabname, "lbw_sliders"), () => lbwMakeWeights.build({

@@ -62,7 +62,7 @@ class Panel:
 
     @property
     def notes(self) -> Locator:
-        return self.find("lbw_notes")
+        return self.find("lbw_ratios", ".lbw-notes")
 
     def open(self, *sections: str) -> Panel:
         """Open the panel and some of its sections, and wait until it knows what is in the files."""

@@ -98,7 +98,7 @@ def test_a_preset_goes_into_all_tags_if_the_cursor_is_in_none(panel: Panel):
     panel.choose("lbw_insert_preset", "OUTD")
     panel.find("lbw_put_lbw").click()
     expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=OUTD> and <lora:b:0.5:lbw=OUTD>")
-    expect(panel.find("lbw_inserted")).to_contain_text("a, b: lbw=OUTD")
+    expect(panel.find("lbw_status")).to_contain_text("a, b: lbw=OUTD")
 
 
 def test_the_browsers_undo_takes_an_insertion_back(panel: Panel):
@@ -133,7 +133,7 @@ def test_what_would_break_a_tag_is_refused(panel: Panel):
     panel.write("<lora:a:1>", caret=3)
     panel.find("lbw_insert_start", ":is(textarea, input)").fill("2>3")
     panel.find("lbw_put_steps").click()
-    expect(panel.find("lbw_inserted")).to_contain_text("start=2>3")
+    expect(panel.find("lbw_status")).to_contain_text("start=2>3")
     expect(panel.prompt).to_have_value("<lora:a:1>")
 
 
@@ -141,7 +141,7 @@ def test_without_a_lora_tag_the_panel_says_so(panel: Panel):
     panel.write("a cat")
     panel.choose("lbw_insert_preset", "OUTD")
     panel.find("lbw_put_lbw").click()
-    expect(panel.find("lbw_inserted")).to_contain_text("no LoRA tag")
+    expect(panel.find("lbw_status")).to_contain_text("no LoRA tag")
     expect(panel.prompt).to_have_value("a cat")
 
 
@@ -190,19 +190,21 @@ def test_what_is_typed_becomes_a_choice_at_once(panel: Panel):
 
 
 @pytest.mark.parametrize(
-    ("path", "section", "area", "prefix"),
+    ("path", "section", "area", "prefix", "content"),
     [
-        (PRESETS_FILE, "lbw_weights_setting", "lbw_ratiospreset", "lbw"),
-        (RULE_SETS_FILE, "lbw_elemental", "element", "lbw_element"),
+        (PRESETS_FILE, "lbw_weights_setting", "lbw_ratiospreset", "lbw", "lbw_ratios"),
+        (RULE_SETS_FILE, "lbw_elemental", "element", "lbw_element", "lbw_element_names"),
     ],
 )
-def test_saving_keeps_comments_and_reload_forgets_edits(panel: Panel, path: Path, section: str, area: str, prefix: str):
+def test_saving_keeps_comments_and_reload_forgets_edits(
+    panel: Panel, path: Path, section: str, area: str, prefix: str, content: str
+):
     panel.open(section)
     box = panel.find(area, "textarea")
     text = f"# mine, \u732b\n\n{box.input_value()}\nnot an entry\n"
     box.fill(text)
     panel.find(f"{prefix}_savetext").click()
-    expect(panel.find(f"{prefix}_notes")).to_contain_text("Saved.")
+    expect(panel.find(content)).to_contain_text("Saved.")
     assert path.read_text(encoding="utf-8") == text
     box.fill("lost")
     panel.find(f"{prefix}_reload").click()
@@ -218,10 +220,11 @@ def test_a_file_that_changed_on_disk_is_not_written_over_unasked(panel: Panel):
     expect(panel.notes).to_contain_text("Not saved")
     expect(panel.notes).to_contain_text("THEIRS, MINE")
     assert PRESETS_FILE.read_text() == f"THEIRS:{ONES}\n"
-    panel.find("lbw_overwrite").click()
+    expect(panel.find("lbw_savetext")).to_have_text("Save over the changed file")
+    panel.find("lbw_savetext").click()
     expect(panel.notes).to_contain_text("Saved.")
     assert PRESETS_FILE.read_text() == f"MINE:{ONES}\n"
-    expect(panel.find("lbw_overwrite")).to_be_hidden()
+    expect(panel.find("lbw_savetext")).to_have_text("Save Presets")
 
 
 def test_a_page_is_loaded_with_what_is_in_the_file_now(page: Page, server: Server):
@@ -361,7 +364,7 @@ def test_what_is_saved_in_one_tab_is_loaded_in_the_other_unless_it_has_edits(pan
     open_tab(panel.page, "txt2img")
     panel.rules.fill("THEIRS:::1\n")
     panel.find("lbw_element_savetext").click()
-    expect(panel.find("lbw_element_notes")).to_contain_text("Saved.")
+    expect(panel.find("lbw_element_names")).to_contain_text("Saved.")
     panel.page.wait_for_timeout(500)
     expect(other.rules).to_have_value("MINE:::1\n")
 

@@ -54,7 +54,7 @@ def test_an_inserted_preset_shapes_the_next_image(panel: Panel):
 def test_the_status_tells_what_the_last_image_had(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:1:lbw=OUTD:stop=2>")
     generate(panel.page)
-    status = panel.find("lbw_status")
+    status = panel.find("lbw_status", ".lbw-status")
     expect(status).to_contain_text("demo: OUTD (BASE OUT03-OUT06), steps 0-1 of 4")
     expect(status).to_contain_text("ms")
     expect(status).to_contain_text("base weights in CPU memory")

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lbw.api import ARGUMENTS
-from lbw.ui import elemental, insert, make_weights, plots, presets_text, status
+from lbw.ui import elemental, insert, make_weights, plots, presets_text
 from lbw.ui.tab import Tab
 from modules.ui_components import InputAccordion
 
@@ -46,7 +46,6 @@ def build(
         )
         row = insert.build(tab)
         components["default_preset"] = row.default_preset
-        status.build(tab)
         components["presets"] = presets_text.build(
             tab, presets_file, row.preset, row.default_preset, make_weights.build
         )

@@ -1,4 +1,5 @@
-"""The row that writes into the prompt's LoRA tags. The writing itself is done in the browser, by lbw_prompt.js."""
+"""The rows that write into the prompt's LoRA tags, and the status. Both are done in the browser, by lbw_prompt.js and
+lbw_panel.js."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def build(tab: Tab) -> InsertRow:
             scale=4,
             min_width=140,
         )
-    gr.HTML(elem_id=tab.id("lbw_inserted"), value='<div class="lbw-said" role="status"></div>')
+    # The browser fills both lines: what was put into the prompt, and what the last generation of this tab did.
+    gr.HTML(
+        elem_id=tab.id("lbw_status"),
+        value='<div class="lbw-said" role="status"></div><div class="lbw-status" role="status"></div>',
+    )
     return InsertRow(preset, rule_set, default_preset)
 
 

@@ -43,15 +43,13 @@ def build(tab: Tab, file: TextFile) -> None:
         try:
             text = with_preset(text, identifier, vector)
         except ValueError as error:
-            return [gr.update(), loaded, gr.update(), *[gr.update()] * len(file.shown), _said(f"Not added: {error}.")]
-        added = _said(f"{identifier.strip()} added to the presets.")
-        if not and_save:
-            return [text, *file.on_check(text, loaded)[:1], gr.update(), *file.updates(text), added]
-        _, *rest = file.on_save(text, loaded)
-        return [text, *rest, added]
+            return [gr.update(), loaded, *[gr.update()] * (len(file.saved) - 1), _said(f"Not added: {error}.")]
+        version, *content = file.on_check(text, loaded)
+        saved = file.on_save(text, loaded) if and_save else [version, gr.update(), *content]
+        return [text, *saved, _said(f"{identifier.strip()} added to the presets.")]
 
     inputs = [file.area, weights, name, file.loaded]
-    outputs = [file.area, file.loaded, file.overwrite, *file.shown, said]
+    outputs = [file.area, *file.saved, said]
     options = {"queue": False, "show_progress": False}
     add.click(partial(on_add, False), inputs, outputs, **options)
     add_and_save.click(partial(on_add, True), inputs, outputs, **options)

@@ -15,6 +15,11 @@ from lbw.saving import ChangedOnDiskError, save, version_of
 from lbw.ui.tab import Tab
 from modules.ui_components import FormRow
 
+_SAVE = "Save Presets"
+_SAVE_OVER = "Save over the changed file"
+_ANY = ""
+"""Stands for the version of the file where the user has been told that it changed."""
+
 
 @dataclass
 class TextFile:
@@ -43,7 +48,7 @@ class TextFile:
     def read(self) -> str:
         return read_or_create(self.path, self.default)
 
-    def build(self, area: Callable[..., Any], names_id: str) -> Any:
+    def build(self, area: Callable[..., Any], content_id: str) -> Any:
         """Make the section.
 
         Args:
@@ -51,21 +56,16 @@ class TextFile:
         """
         with FormRow(variant="compact"):
             reload = gr.Button("Reload Presets", size="sm", elem_id=self._id("reload"))
-            write = gr.Button("Save Presets", size="sm", variant="primary", elem_id=self._id("savetext"))
-            self.overwrite = gr.Button(
-                "Save over the changed file", size="sm", variant="stop", elem_id=self._id("overwrite"), visible=False
-            )
+            self.write = gr.Button(_SAVE, size="sm", variant="primary", elem_id=self._id("savetext"))
         self.area = area(value=self.read)
-        self.notes = gr.HTML(elem_id=self._id("notes"), value=notes_html("", []))
-        self.names = gr.HTML(elem_id=self.tab.id(names_id), value="")
+        self.content = gr.HTML(elem_id=self.tab.id(content_id))
         self.loaded = gr.State(None)
         check = gr.Button("Check", elem_id=self._id("check"), visible=False)
-        everything = [self.area, self.loaded, self.overwrite, *self.shown]
+        everything = [self.area, *self.saved]
         reload.click(self.on_reload, [], everything, queue=False, show_progress=False)
         check.click(self.on_check, [self.area, self.loaded], [self.loaded, *self.shown], queue=False,
                     show_progress=False)
-        write.click(self.on_save, [self.area, self.loaded], everything, queue=False, show_progress=False)
-        self.overwrite.click(self.on_overwrite, [self.area], everything, queue=False, show_progress=False)
+        self.write.click(self.on_save, [self.area, self.loaded], self.saved, queue=False, show_progress=False)
         return self.area
 
     def _id(self, name: str) -> str:
@@ -74,7 +74,12 @@ class TextFile:
     @property
     def shown(self) -> list[Any]:
         """The components that follow the text."""
-        return [self.notes, self.names, *self.by_name, *self.described]
+        return [self.content, *self.by_name, *self.described]
+
+    @property
+    def saved(self) -> list[Any]:
+        """The components that saving changes."""
+        return [self.loaded, self.write, *self.shown]
 
     def updates(self, text: str, message: str = "", state: str = "") -> list[Any]:
         """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
@@ -83,36 +88,31 @@ class TextFile:
         plain = gr.update(choices=["", *usable])
         described = gr.update(choices=["", *(f"{name}: {self.describe(entry)}" for name, entry in usable.items())])
         return [
-            notes_html(message, problems, state),
-            names_html(self.key, {name: (entry, self.describe(entry)) for name, entry in usable.items()}),
+            notes_html(message, problems, state)
+            + names_html(self.key, {name: (entry, self.describe(entry)) for name, entry in usable.items()}),
             *[plain] * len(self.by_name),
             *[described] * len(self.described),
         ]
 
     def on_reload(self) -> list[Any]:
         text = self.read()
-        return [text, version_of(text), gr.update(visible=False), *self.updates(text, "Loaded.", "loaded")]
+        return [text, version_of(text), gr.update(value=_SAVE), *self.updates(text, "Loaded.", "loaded")]
 
     def on_check(self, text: str, loaded: str | None) -> list[Any]:
         # The first check comes before the first edit: what the page was loaded with is what stands in the box.
-        return [loaded or version_of(text), *self.updates(text)]
+        return [version_of(text) if loaded is None else loaded, *self.updates(text)]
 
     def on_save(self, text: str, loaded: str | None) -> list[Any]:
-        return self._save(text, loaded or version_of(text))
-
-    def on_overwrite(self, text: str) -> list[Any]:
-        return self._save(text, None)
-
-    def _save(self, text: str, loaded: str | None) -> list[Any]:
+        """Save, or refuse to write over what somebody else wrote; saving once more does it all the same."""
         try:
-            version = save(self.path, self.default, text, loaded, self.parse)
+            version = save(self.path, self.default, text, None if loaded == _ANY else loaded, self.parse)
         except ChangedOnDiskError as error:
             names = ", ".join(error.names) or "comments only"
             message = f"Not saved: the file changed on disk since it was loaded ({names}). Reload it, or save over it."
-            return [gr.update(), loaded, gr.update(visible=True), *self.updates(text, message)]
+            return [_ANY, gr.update(value=_SAVE_OVER), *self.updates(text, message)]
         except (OSError, ValueError) as error:
-            return [gr.update(), loaded, gr.update(), *self.updates(text, f"Not saved: {error}.")]
-        return [gr.update(), version, gr.update(visible=False), *self.updates(text, "Saved.", "saved")]
+            return [loaded, gr.update(), *self.updates(text, f"Not saved: {error}.")]
+        return [version, gr.update(value=_SAVE), *self.updates(text, "Saved.", "saved")]
 
 
 def notes_html(message: str, problems: list[Problem], state: str = "") -> str:
