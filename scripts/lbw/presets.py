@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lbw.blocks import LAYOUTS
 from lbw.elements import parse_rules
+from lbw.limits import LONGEST_TEXT
 from lbw.weights import parse_weights
 
 DEFAULT_PRESETS = """\
@@ -118,8 +119,10 @@ def with_preset(text: str, name: str, vector: str) -> str:
     """A preset text in which ``name`` has ``vector``: in its old place if there was one, else in a new last line.
 
     Raises:
-        ValueError: the name cannot be used in a tag, or the vector has a wrong count or value.
+        ValueError: the name cannot be used in a tag, the vector has a wrong count or value, or the text is too long.
     """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"the presets have {len(text)} characters; expected {LONGEST_TEXT} at most")
     name, vector = name.strip(), vector.strip()
     if not name:
         raise ValueError("the preset has no name; expected an identifier")

@@ -67,7 +67,7 @@ def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
             data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             disabled = [PROJECT.name] if name == "without" else []
             (data / "config.json").write_text(json.dumps({"disabled_extensions": disabled}))
-            servers[name] = stack.enter_context(running_server(data))
+            servers[name] = stack.enter_context(running_server(data, ready_path="/sdapi/v1/cmd-flags"))
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"), args=CHROMIUM_FLAGS)
         for number in range(rounds + 1):

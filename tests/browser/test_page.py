@@ -83,7 +83,7 @@ def test_an_extension_is_switched_off_and_on(page: Page, server: Server):
         page.locator("#extensions input:not([name=enable_Lora])").set_checked(is_on)
         with page.expect_navigation(timeout=60_000):
             page.locator("#extensions_apply").click()
-        server.wait_until_ready()
+        server.wait_until_ready(None if is_on else "/sdapi/v1/scripts")
         expect(page.locator("#txt2img_prompt textarea")).to_be_visible()
         scripts = requests.get(f"{server.url}/sdapi/v1/scripts", timeout=10).json()
         assert ("lora block weight" in scripts["txt2img"]) == is_on

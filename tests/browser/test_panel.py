@@ -171,6 +171,7 @@ def test_bad_lines_are_marked_while_typing(panel: Panel):
     expect(panel.notes).to_contain_text("Line 2 BAD: 3 values; expected 12, 17, 20, 26, 61")
     expect(panel.notes).to_contain_text("Line 4 WORSE: value 17 of 17")
     expect(panel.notes).to_contain_text("Line 5 A=B: '=' cannot stand in a tag")
+    expect(panel.notes).to_contain_text("Line 6 <b>X</b>: '>' cannot stand in a tag")
     assert panel.find("lbw_ratios").locator(".lbw-name").all_inner_texts() == ["GOOD", "WORSE"]
     panel.notes.get_by_role("button", name="Line 4").click()
     selected = panel.presets.evaluate("area => area.value.slice(area.selectionStart, area.selectionEnd)")
@@ -331,7 +332,7 @@ def test_the_panel_shows_what_rules_hit(panel: Panel):
     expect(hits.locator("summary").nth(0)).to_contain_text("ratio 0:")
     expect(hits.locator("summary").nth(1)).to_contain_text("in M00")
     expect(hits.locator("summary").nth(2)).to_contain_text("ratio 1: no layer")
-    expect(hits).to_contain_text("'IN99' is not a block")
+    expect(hits).to_contain_text("<i>BAD</i> rule 'IN99::1': 'IN99' is not a block")
     hits.locator("summary").nth(1).click()
     expect(hits.locator("li:visible").first).to_contain_text("middle_block")
 

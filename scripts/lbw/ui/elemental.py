@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import gradio as gr
 
 from lbw.elements import parse_rules
 from lbw.hits import summaries
+from lbw.limits import LONGEST_TEXT
 from lbw.presets import DEFAULT_RULE_SETS, parse_rule_sets
 from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
 from modules.ui_components import FormRow
+
+_MOST_SETS = 50
 
 
 def build(tab: Tab, path: Path, rule_set: Any, layers: Callable[[], Iterable[str]]) -> dict[str, Any]:
@@ -52,8 +56,10 @@ def hits_html(text: str, layers: list[str]) -> str:
     """What each rule of a text hits in a model with ``layers``, as nested lists that open."""
     if not layers:
         return "<p>No model is loaded yet.</p>"
-    sets = "".join(_set_html(name, rules, layers) for name, rules in parse_rule_sets(text)[0].items())
-    return f'<div class="lbw-hits">{sets}</div>'
+    rule_sets = parse_rule_sets(text[:LONGEST_TEXT])[0]
+    sets = "".join(_set_html(name, rules, layers) for name, rules in islice(rule_sets.items(), _MOST_SETS))
+    more = f"<p>{len(rule_sets) - _MOST_SETS} more rule sets are not shown.</p>" if len(rule_sets) > _MOST_SETS else ""
+    return f'<div class="lbw-hits">{sets}{more}</div>'
 
 
 def _set_html(name: str, rules: str, layers: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from lbw.limits import LONGEST_TEXT
 from lbw.presets import Parse, Problem, read_or_create, unusable_in_tag
 from lbw.saving import ChangedOnDiskError, save, version_of
 from lbw.ui.tab import Tab
@@ -83,7 +84,7 @@ class TextFile:
 
     def updates(self, text: str, message: str = "", state: str = "") -> list[Any]:
         """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
-        entries, problems = self.parse(text)
+        entries, problems = self.parse(text[:LONGEST_TEXT])
         usable = {name: entry for name, entry in entries.items() if not unusable_in_tag(name)}
         plain = gr.update(choices=["", *usable])
         described = gr.update(choices=["", *(f"{name}: {self.describe(entry)}" for name, entry in usable.items())])
