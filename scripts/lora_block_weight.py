@@ -4,18 +4,14 @@ import logging
 import os
 import sys
 
-import gradio as gr
-
 from modules import extensions, script_callbacks, scripts
 
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
 if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
-from lbw import infotext  # noqa: E402  the folder has to be on sys.path first
-from lbw.api import ARGUMENTS  # noqa: E402
+from lbw import infotext, ui  # noqa: E402  the folder has to be on sys.path first
 from lbw.hosts import a1111  # noqa: E402
-from lbw.presets import DEFAULT_PRESETS, read_or_create  # noqa: E402
 
 logger = logging.getLogger("lbw")
 
@@ -34,12 +30,6 @@ if _original is not None:
     logger.warning("LoRA Block Weight: off, because %s does the same; disable one of the two", _original)
 
 
-def _hidden(argument):
-    """A component for an argument that the panel does not show."""
-    kind = {bool: gr.Checkbox, str: gr.Textbox}.get(argument.kind, gr.Number)
-    return kind(value=argument.default, label=argument.name, visible=False)
-
-
 class LoraBlockWeight(scripts.Script):
     """Block weights and step schedules for LoRA tags."""
 
@@ -50,23 +40,19 @@ class LoraBlockWeight(scripts.Script):
         return scripts.AlwaysVisible if _original is None else False
 
     def ui(self, is_img2img):
-        with gr.Accordion("LoRA Block Weight", open=False):
-            active = gr.Checkbox(value=True, label="Active", interactive=True, elem_id="lbw_active")
-            presets = gr.TextArea(
-                value=read_or_create(a1111.PRESETS_FILE, DEFAULT_PRESETS),
-                label="Weights setting",
-                info="One preset a line: NAME: 12, 17, 20, 26 or 61 values. In a prompt: <lora:name:1:lbw=NAME>",
-                interactive=True,
-                elem_id="lbw_ratiospreset",
-            )
-        shown = {"presets": presets, "active": active}
-        hidden = {item.name: _hidden(item) for item in ARGUMENTS if item.name not in shown}
+        components = ui.build(
+            is_img2img,
+            presets_file=a1111.PRESETS_FILE,
+            rule_sets_file=a1111.RULE_SETS_FILE,
+            layers=a1111.Backend().layer_names,
+            separate_checkbox=a1111.setting("old_active_check_lbw"),
+        )
         self.infotext_fields = [
-            (active, infotext.pasted_active),
-            (hidden["default_preset"], infotext.pasted_default_preset),
-            (hidden["pasted"], infotext.pasted),
+            (components["active"], infotext.pasted_active),
+            (components["default_preset"], infotext.pasted_default_preset),
+            (components["pasted"], infotext.pasted),
         ]
-        return [(shown | hidden)[item.name] for item in ARGUMENTS]
+        return list(components.values())
 
     def before_process(self, p, *values):
         a1111.before_settings(p, values)
@@ -87,6 +73,7 @@ class LoraBlockWeight(scripts.Script):
         a1111.finish(p, processed)
 
 
+a1111.add_translations()
 script_callbacks.on_ui_settings(a1111.add_settings)
 script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
 script_callbacks.on_model_loaded(a1111.model_loaded)

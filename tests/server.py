@@ -15,6 +15,8 @@ from pathlib import Path
 import requests
 
 STAND_IN = Path(__file__).resolve().parent / "webui"
+GRADIO4_PAGE = STAND_IN.parent / "gradio4" / "page.py"
+GRADIO4_PYTHON = STAND_IN.parents[1] / ".venv-gradio4" / "bin" / "python"
 START_LIMIT_S = 120
 
 
@@ -27,13 +29,16 @@ class Server:
     data: Path
     log: Path
     process: subprocess.Popen
+    ready_path: str = "/lbw/v1/blocks"
+    """A page is served before its API has all routes, and ours are the last."""
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, path: str | None = None) -> None:
+        """Wait until a path answers; of a WebUI without the extension, it has to be another one."""
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if requests.get(f"{self.url}/lbw/v1/blocks", timeout=5).status_code in (200, 401):
-                    return  # a page is served before its API has all routes, and ours are the last
+                if requests.get(f"{self.url}{path or self.ready_path}", timeout=5).status_code in (200, 401):
+                    return
             except (requests.ConnectionError, requests.Timeout):
                 pass
             time.sleep(0.2)
@@ -47,16 +52,33 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(data: Path, *arguments: str) -> Iterator[Server]:
+def running_server(data: Path, *arguments: str, ready_path: str = Server.ready_path) -> Iterator[Server]:
     """A WebUI with demo models, whose data folder is `data`; with page and API, unless the arguments say otherwise."""
-    log = data / "server.log"
-    port = free_port()
-    env = {**os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(data / "gradio")}
     subprocess.run([sys.executable, STAND_IN / "make_demo.py", "--data-dir", data], check=True, capture_output=True)
+    port = free_port()
     command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data, *arguments]
+    with _running(command, port, data, ready_path) as server:
+        yield server
+
+
+@contextmanager
+def running_gradio4_page(data: Path) -> Iterator[Server]:
+    """A page of gradio 4 with nothing but the panel, by the Python that has this gradio."""
+    port = free_port()
+    with _running([GRADIO4_PYTHON, GRADIO4_PAGE, "--port", str(port)], port, data, "/") as server:
+        yield server
+
+
+@contextmanager
+def _running(command: list, port: int, data: Path, ready_path: str) -> Iterator[Server]:
+    log = data / "server.log"
+    env = {
+        **os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(data / "gradio"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=data)
-    server = Server(f"http://127.0.0.1:{port}", port, data, log, process)
+    server = Server(f"http://127.0.0.1:{port}", port, data, log, process, ready_path)
     try:
         server.wait_until_ready()
         yield server

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv beside tests/ with all that the tests and the demo need. Does nothing when nothing changed.
+# Makes .venv beside tests/ with all that the tests and the demo need, and .venv-gradio4 with another gradio for the
+# panel. Does nothing when nothing changed.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -7,20 +8,26 @@ venv="$root/.venv"
 stamp="$venv/.setup-stamp"
 wanted="$(cat "$root/pyproject.toml" "$root/tests/setup.sh" | sha256sum | cut -d' ' -f1)"
 
-install_packages() {
-    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-    local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq --no-input)
-    # torch first and pinned: left to a dependency, pip would choose a build with gigabytes of CUDA libraries.
-    "${pip[@]}" install torch==2.13.0
-    "$venv/bin/python" - "$root/pyproject.toml" >"$venv/test-requirements.txt" <<'PY'
+# One of the lists in pyproject.toml.
+requirements() {
+    "$venv/bin/python" - "$root/pyproject.toml" "$1" <<'PY'
 import sys
 
 from pip._vendor import tomli
 
 with open(sys.argv[1], "rb") as file:
-    print("\n".join(tomli.load(file)["project"]["optional-dependencies"]["test"]))
+    print("\n".join(tomli.load(file)["project"]["optional-dependencies"][sys.argv[2]]))
 PY
-    "${pip[@]}" install -r "$venv/test-requirements.txt"
+}
+
+install_packages() {
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+    local pip=("$venv/bin/python" -m pip --disable-pip-version-check -qq --no-input)
+    # torch first and pinned: left to a dependency, pip would choose a build with gigabytes of CUDA libraries.
+    "${pip[@]}" install torch==2.13.0
+    "${pip[@]}" install -r <(requirements test)
+    [ -x "$venv-gradio4/bin/python" ] || python3 -m venv "$venv-gradio4"
+    "$venv-gradio4/bin/python" -m pip --disable-pip-version-check -qq --no-input install -r <(requirements gradio4)
     echo "$wanted" >"$stamp"
 }
 

@@ -8,7 +8,7 @@ are the U-Net's input, middle and output blocks; Flux has ``CLIP``, ``T5``, ``IN
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
 
@@ -42,6 +42,24 @@ SDXL_LABELS = LAYOUTS[20]
 def labels_of(family: Family) -> tuple[str, ...]:
     """All labels of a family, in the order in which ranges such as ``IN05-OUT05`` count."""
     return FLUX_LABELS if family is Family.FLUX else UNET_LABELS
+
+
+def label_ranges(labels: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Labels in the order of ``order``, neighbours joined: IN04 IN05 OUT03 -> ``["IN04-IN05", "OUT03"]``."""
+    wanted = set(labels)
+    runs: list[list[str]] = []
+    for previous, label in zip(("", *order), order, strict=False):
+        if label not in wanted:
+            continue
+        if previous in wanted and _kind(previous) == _kind(label):
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+
+
+def _kind(label: str) -> str:
+    return label.rstrip("0123456789")
 
 
 def family_of_layout(length: int) -> Family:

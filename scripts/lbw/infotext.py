@@ -44,7 +44,7 @@ def describe(passes: Sequence[tuple[Plan, int]], library: Library) -> dict[str, 
         RULE_SETS: _rule_sets({r.elements.strip() for r in requests if r.elements}, library),
         VALUES: "\n".join(dict.fromkeys(line for plan, _ in passes for line in _drawn(plan, library))),
         STEPS: "; ".join(dict.fromkeys(
-            f"{_escaped(request.name)}: {_steps(request.schedule, steps)} of {steps}"
+            f"{_escaped(request.name)}: {steps_on(request.schedule, steps)} of {steps}"
             for plan, steps in passes for request in plan.requests if request.schedule.depends_on_steps
         )),
     }
@@ -81,7 +81,7 @@ def _is_readable(parse: Any, text: str) -> bool:
     return True
 
 
-def _steps(schedule: Schedule, steps: int) -> str:
+def steps_on(schedule: Schedule, steps: int) -> str:
     """The steps in which a schedule is on, as ``2-5``."""
     on = [step for step in range(steps) if schedule.strength(step, steps) != 0]
     starts = [step for step in on if step - 1 not in on]

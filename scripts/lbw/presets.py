@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from lbw.blocks import LAYOUTS
 from lbw.elements import parse_rules
+from lbw.limits import LONGEST_TEXT
 from lbw.weights import parse_weights
 
 DEFAULT_PRESETS = """\
@@ -43,12 +44,18 @@ XYZ:::1
 """
 
 
+_LENGTHS = ", ".join(str(length) for length in LAYOUTS)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A line of a preset text that looks like an entry but is none. ``line`` counts from 1."""
 
     line: int
     reason: str
+
+
+Parse = Callable[[str], tuple[dict[str, str], list[Problem]]]
 
 
 def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
@@ -61,12 +68,14 @@ def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
             continue
         if len(vector.split(",")) not in LAYOUTS:
             if "," in vector:
-                problems.append(Problem(number, f"{name}: {len(vector.split(','))} values"))
+                problems.append(Problem(number, f"{name}: {len(vector.split(','))} values; expected {_LENGTHS}"))
             continue
         try:
             parse_weights(vector)
         except ValueError as error:
             problems.append(Problem(number, f"{name}: {error}"))
+        if character := unusable_in_tag(name):
+            problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
         presets[name] = vector
     return presets, problems
 
@@ -96,6 +105,37 @@ def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
             problems.append(Problem(line, f"{name.strip()}: {error}"))
         rule_sets[name.strip()] = rules.strip()
     return rule_sets, problems
+
+
+_NOT_IN_A_TAG = ":=>#\n\r"
+
+
+def unusable_in_tag(name: str) -> str | None:
+    """The first character of a name that cannot stand in a tag; None if the name can be used."""
+    return next((character for character in name if character in _NOT_IN_A_TAG), None)
+
+
+def with_preset(text: str, name: str, vector: str) -> str:
+    """A preset text in which ``name`` has ``vector``: in its old place if there was one, else in a new last line.
+
+    Raises:
+        ValueError: the name cannot be used in a tag, the vector has a wrong count or value, or the text is too long.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"the presets have {len(text)} characters; expected {LONGEST_TEXT} at most")
+    name, vector = name.strip(), vector.strip()
+    if not name:
+        raise ValueError("the preset has no name; expected an identifier")
+    if character := unusable_in_tag(name):
+        raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
+    parse_weights(vector)
+    lines = text.splitlines()
+    places = [i for i, line in enumerate(lines) if name in parse_presets(line)[0]]
+    if places:
+        lines[places[-1]] = f"{name}:{vector}"
+    else:
+        lines.append(f"{name}:{vector}")
+    return "\n".join(lines) + "\n"
 
 
 def read(path: Path, default: str) -> str:

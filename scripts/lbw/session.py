@@ -40,6 +40,7 @@ class Session:
         self.notes: dict[str, dict[int, str]] = {}
         self.tells_more = False
         self.updates: list[Update] = []
+        self.prints_changes = False
         self._comment = comment
         self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, family_of_layout, labels_of
+from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, family_of_layout, label_ranges, labels_of
 from lbw.limits import LARGEST_NUMBER, number, shortened
 
 RANDOM = ("R", "U")
@@ -110,6 +110,27 @@ def with_drawn(text: str, x: float, drawn: str) -> str | None:
 def shown(value: float) -> str:
     """A value as an infotext has it."""
     return f"{value:.6g}"
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0.0
+    except ValueError:
+        return False
+
+
+def blocks_on(vector: str) -> str:
+    """The blocks that a vector turns on, in words: ``BASE OUT03-OUT06``, ``all 17 blocks``, ``no block``.
+
+    A value that is not known before the image is made (``R``, ``U``, ``X``) counts as on.
+    """
+    items = vector.split(",")
+    if len(items) not in LAYOUTS:
+        return f"{len(items)} values"
+    on = [label for label, item in zip(LAYOUTS[len(items)], items, strict=True) if not _is_zero(item)]
+    if len(on) == len(items):
+        return f"all {len(items)} blocks"
+    return " ".join(label_ranges(on, labels_of(family_of_layout(len(items))))) or "no block"
 
 
 def zeroed_sdxl_blocks(weights: BlockWeights) -> tuple[str, ...]:

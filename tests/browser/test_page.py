@@ -2,87 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 
 import pytest
 import requests
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, html, open_page, open_tab
 from tests.server import Server
-
-# Kept from looking for updates and accounts, Chromium opens no connection but to the page.
-CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]
-PAGE_LIMIT_MS = 30_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The page, ready to use. It must not have complained when the test is over."""
-    context = browser.new_context(viewport={"width": 1500, "height": 1300})
-    page = context.new_page()
-    page.set_default_timeout(PAGE_LIMIT_MS)
-    complaints: list[str] = []
-
-    def note(message: ConsoleMessage) -> None:
-        url = message.location.get("url", "")
-        # While the server restarts, the page keeps asking whether it is back, and the browser notes each refusal.
-        if message.type == "error" and not url.endswith("/internal/ping"):
-            complaints.append(f"{message.text} ({url})")
-
-    page.on("console", note)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    open_page(page, server)
-    yield page
-    context.close()
-    assert complaints == []
-
-
-def open_page(page: Page, server: Server, query: str = "") -> None:
-    page.goto(f"{server.url}/{query}")
-    expect(page.locator("#txt2img_prompt textarea")).to_be_visible(timeout=PAGE_LIMIT_MS)
-    page.wait_for_function("Object.keys(opts).length > 0")
-
-
-def open_tab(page: Page, title: str, within: str = "tabs") -> None:
-    page.locator(f"#{within} > .tab-nav > button").get_by_text(title, exact=True).click()
-
-
-def html(page: Page, elem_id: str) -> Locator:
-    """An HTML component: gradio gives its id to the frame and to what is in it."""
-    return page.locator(f"#{elem_id}.block")
-
-
-def fill_small(page: Page, prompt: str) -> None:
-    """Ask for an image that takes no time."""
-    page.locator("#txt2img_prompt textarea").fill(prompt)
-    for name, value in (("width", "64"), ("height", "64"), ("steps", "4")):
-        number = page.locator(f"#txt2img_{name} input[type=number]")
-        number.fill(value)
-        number.blur()
-    page.locator("#txt2img_seed input").fill("1")
-    page.locator("#txt2img_seed input").blur()
-
-
-def generate(page: Page) -> None:
-    page.locator("#txt2img_generate").click()
-    expect(html(page, "html_info_txt2img")).to_contain_text("Steps: 4", timeout=PAGE_LIMIT_MS)
 
 
 def test_a_prompt_makes_an_image(page: Page):
@@ -156,7 +83,7 @@ def test_an_extension_is_switched_off_and_on(page: Page, server: Server):
         page.locator("#extensions input:not([name=enable_Lora])").set_checked(is_on)
         with page.expect_navigation(timeout=60_000):
             page.locator("#extensions_apply").click()
-        server.wait_until_ready()
+        server.wait_until_ready(None if is_on else "/sdapi/v1/scripts")
         expect(page.locator("#txt2img_prompt textarea")).to_be_visible()
         scripts = requests.get(f"{server.url}/sdapi/v1/scripts", timeout=10).json()
         assert ("lora block weight" in scripts["txt2img"]) == is_on

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODULES = ["api", "blocks", "elements", "infotext", "limits", "plan", "presets", "prompt", "schedule", "weights"]
+MODULES = [
+    "api", "blocks", "elements", "hits", "infotext", "limits", "plan", "presets", "prompt", "saving", "schedule",
+    "weights",
+]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 

@@ -22,13 +22,15 @@ from lbw.limits import MOST_TAGS, shortened
 from lbw.plan import Library
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
 from lbw.session import Session
-from modules import extra_networks, sd_models, shared
+from lbw.summary import changes, summarise
+from modules import extra_networks, localization, sd_models, shared
 
 logger = logging.getLogger("lbw")
 
 SCRIPTS_FOLDER = Path(__file__).resolve().parents[2]
 PRESETS_FILE = SCRIPTS_FOLDER / "lbwpresets.txt"
 RULE_SETS_FILE = SCRIPTS_FOLDER / "elempresets.txt"
+TRANSLATIONS = SCRIPTS_FOLDER / "lbw" / "ui"
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
 
@@ -36,6 +38,9 @@ _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
 _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
 
 _FUNCTIONAL = "lora_functional"
+
+NAME = "LoRA Block Weight"
+"""What begins each line that is shown with a result: the panel finds its own by it."""
 
 WARNINGS = "LBW warnings"
 """The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
@@ -231,7 +236,7 @@ class Closer:
         self._close()
 
 
-_SECTION = ("lbw", "LoRA Block Weight")
+_SECTION = ("lbw", NAME)
 
 SETTINGS: dict[str, shared.OptionInfo] = {
     "lbw_plain_loras": shared.OptionInfo(
@@ -244,6 +249,9 @@ SETTINGS: dict[str, shared.OptionInfo] = {
         {"choices": [policy.value for policy in Policy]},
         section=_SECTION,
     ).info("auto: what fits; gpu: fastest; lean: an eighth to a quarter of that memory; ram: no GPU memory, slower"),
+    "old_active_check_lbw": shared.OptionInfo(
+        False, 'Show "Active" as a checkbox inside the panel, not in its title', section=_SECTION
+    ).needs_reload_ui(),
 }
 """The extension's section on the host's settings page."""
 
@@ -252,6 +260,14 @@ def add_settings() -> None:
     """The host builds its settings page, which it does not do where it serves the API alone."""
     for key, option in SETTINGS.items():
         shared.opts.add_option(key, option)
+
+
+def add_translations() -> None:
+    """Tell the host of the panel's labels in other languages: it looks for such files in a folder of their own only."""
+    for path in TRANSLATIONS.glob("*.json"):
+        known = localization.localizations.setdefault(path.stem, [])
+        if str(path) not in known:
+            known.append(str(path))
 
 
 def setting(key: str) -> Any:
@@ -337,10 +353,16 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         return
     if arguments.mode != 0:
         messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
-    session = Session(host, engine, _recalled(library(arguments), arguments, messages.append), p.comment)
+    session = Session(
+        host,
+        engine,
+        _recalled(library(arguments), arguments, messages.append),
+        lambda message: p.comment(f"{NAME}: {message}"),
+    )
     for message in messages:
         session.warn(message)
     session.tells_more = arguments.debug
+    session.prints_changes = arguments.print_changes
     engine.policy = _memory_policy()
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
@@ -364,6 +386,8 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         session.passes.clear()
     plan = session.begin_pass(requests, int(p.seeds[0]), steps)
     caches.drop_others(p, plan.text_encoder_ratios())
+    if session.prints_changes:
+        print(*changes(plan, session.library, host.layers()), sep="\n")
     take_notes(p)
 
 
@@ -412,12 +436,27 @@ def before_evaluation(params: Any) -> None:
 def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
+    if session is not None:
+        _tell_summary(session, processed)
     if session is not None and session.tells_more:
         session.log_details()
     if session is not None and session.warnings:
         told = {WARNINGS: list(session.warnings)}
         processed.extra_generation_params = {**processed.extra_generation_params, **told}
     end(p)
+
+
+def _tell_summary(session: Session, processed: Any) -> None:
+    """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
+    line = summarise(session.passes, session.updates, _memory_mode())
+    if line:
+        processed.comments += f"{NAME}: {line}\n"
+
+
+def _memory_mode() -> str:
+    """Where the pristine weights are of the layers that LoRAs change."""
+    places = {None: "not kept", Policy.GPU: "beside the layers", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
+    return places[engine.placement]
 
 
 def end(p: Any) -> None:

@@ -68,10 +68,11 @@ def initialize_rest(*, reload_script_modules: bool = False) -> None:
     `reload_script_modules` is of the host's interface: the page's own modules never change here. A model that is
     loaded stays, and the hooks for a loaded model are not called for it again, as on the real host.
     """
-    from modules import extensions, extra_networks, scripts, sd_models, sd_samplers, shared
+    from modules import extensions, extra_networks, localization, scripts, sd_models, sd_samplers, shared
 
     sd_samplers.set_samplers()
     extensions.list_extensions()
+    localization.list_localizations()
     sd_models.list_models()
     scripts.load_scripts()
     if not cmd_opts.skip_load_model_at_start and not cmd_opts.ui_debug_mode:

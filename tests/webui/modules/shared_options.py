@@ -26,6 +26,12 @@ def _radio(default, label, choices, **kwargs) -> OptionInfo:
     return OptionInfo(default, label, gr.Radio, {"choices": choices}, **kwargs)
 
 
+def _languages() -> dict:
+    from modules import localization
+
+    return {"choices": ["None", *localization.localizations]}
+
+
 def _checkpoint_choices() -> dict:
     from modules import sd_models
 
@@ -197,7 +203,7 @@ options_templates.update(options_section(("ui_gallery", "Gallery", "ui"), {
 }))
 
 options_templates.update(options_section(("ui", "User interface", "ui"), {
-    "localization": OptionInfo("None", "Language"),
+    "localization": OptionInfo("None", "Language", gr.Dropdown, _languages),
     "quicksettings_list": OptionInfo(["sd_model_checkpoint"], "Settings at the top", gr.Dropdown, _all_setting_names),
     "hidden_tabs": OptionInfo([], "Hidden tabs"),
     "ui_tab_order": OptionInfo([], "Order of tabs"),

@@ -7,7 +7,7 @@ import re
 
 import gradio as gr
 
-from modules import scripts, shared
+from modules import localization, scripts, shared
 from modules.paths import data_path, script_path
 
 _original_template_response = gr.routes.templates.TemplateResponse
@@ -23,7 +23,11 @@ def webpath(filename: str) -> str:
 
 
 def javascript_html() -> str:
-    tags = [f'<script type="text/javascript" src="{webpath(os.path.join(script_path, "script.js"))}"></script>']
+    # The translations have to be there before any script.
+    tags = [
+        f'<script type="text/javascript">{localization.localization_js(shared.opts.localization)}</script>',
+        f'<script type="text/javascript" src="{webpath(os.path.join(script_path, "script.js"))}"></script>',
+    ]
     for extension, kind in ((".js", "text/javascript"), (".mjs", "module")):
         tags += [
             f'<script type="{kind}" src="{webpath(script.path)}"></script>'

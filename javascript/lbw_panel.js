@@ -1,0 +1,182 @@
+// The panel's part in the browser: writing into the prompt, the check while typing, and the status line.
+
+const loraBlockWeight = (() => {
+    const PREFIX = "LoRA Block Weight: ";
+    const CHECK_AFTER_MS = 400;
+    // What the ids of a preset file's buttons begin with, its text box, and what is said of its content.
+    const TEXT_FILES = [["lbw", "lbw_ratiospreset", "lbw_ratios"], ["lbw_element", "element", "lbw_element_names"]];
+    const HIRES_PROMPT = "#hires_prompt textarea";
+
+    const find = (tabname, id) => gradioApp().querySelector(`#${tabname === "txt2img" ? "" : `${tabname}_`}${id}`);
+
+    // The prompt in which the cursor was last; the hires pass has one of its own.
+    const lastPrompt = {};
+
+    function promptOf(tabname) {
+        return lastPrompt[tabname] ?? gradioApp().querySelector(`#${tabname}_prompt textarea`);
+    }
+
+    function watchPrompts(tabname) {
+        const selectors = [`#${tabname}_prompt textarea`, ...(tabname === "txt2img" ? [HIRES_PROMPT] : [])];
+        for (const prompt of selectors.map(selector => gradioApp().querySelector(selector)).filter(found => found)) {
+            prompt.addEventListener("focus", () => { lastPrompt[tabname] = prompt; });
+        }
+    }
+
+    // Types the part that differs, so that the browser's undo takes it back.
+    function retype(area, text, caret) {
+        const old = area.value;
+        let head = 0;
+        while (head < Math.min(old.length, text.length) && old[head] === text[head]) head++;
+        let tail = 0;
+        while (tail < Math.min(old.length, text.length) - head && old.at(-1 - tail) === text.at(-1 - tail)) tail++;
+        const focused = document.activeElement;
+        area.focus({preventScroll: true});
+        area.setSelectionRange(head, old.length - tail);
+        const part = text.slice(head, text.length - tail);
+        if (!document.execCommand(part ? "insertText" : "delete", false, part) || area.value !== text) {
+            area.value = text;
+            updateInput(area);
+        }
+        area.setSelectionRange(caret, caret);
+        if (focused && focused !== document.body) focused.focus({preventScroll: true});
+    }
+
+    function say(tabname, message) {
+        find(tabname, "lbw_status .lbw-said").textContent = message;
+    }
+
+    const ARGUMENTS = {
+        lbw: ([chosen]) => ({lbw: nameOf(chosen)}),
+        lbwe: ([chosen]) => ({lbwe: nameOf(chosen)}),
+        steps: ([start, stop]) => ({start: (start ?? "").trim(), stop: (stop ?? "").trim()}),
+    };
+
+    // A choice is "NAME: what it does", and no name has a colon.
+    const nameOf = choice => (choice ?? "").split(":")[0];
+
+    function put(tabname, key, chosen) {
+        putArguments(tabname, ARGUMENTS[key](chosen));
+    }
+
+    function putArguments(tabname, values) {
+        const bad = Object.entries(values).find(([, value]) => /[:=<>]/.test(value));
+        if (bad) return say(tabname, `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`);
+        const area = promptOf(tabname);
+        const result = lbwPrompt.setArguments(area.value, area.selectionStart, values);
+        if (!result.names.length) return say(tabname, "There is no LoRA tag in the prompt.");
+        if (result.text !== area.value) retype(area, result.text, result.caret);
+        const what = Object.entries(values).map(([key, value]) => (value ? `${key}=${value}` : `no ${key}=`)).join(", ");
+        say(tabname, `${result.names.join(", ")}: ${what}`);
+    }
+
+    function pressOnPause(area, button) {
+        let timer;
+        area.addEventListener("input", () => {
+            clearTimeout(timer);
+            timer = setTimeout(() => button.click(), CHECK_AFTER_MS);
+        });
+    }
+
+    function goToLine(area, line) {
+        const starts = area.value.split("\n").slice(0, line);
+        const end = starts.join("\n").length;
+        area.focus();
+        area.setSelectionRange(end - starts.at(-1).length, end);
+        area.scrollTop = (line - 2) * parseFloat(getComputedStyle(area).lineHeight);
+    }
+
+    function setUpTextFile(tabname, prefix, areaId, contentId) {
+        const area = find(tabname, `${areaId} textarea`);
+        const check = find(tabname, `${prefix}_check`);
+        pressOnPause(area, check);
+        onFirstSight(find(tabname, "lbw_panel"), () => check.click());
+        find(tabname, contentId).addEventListener("click", event => {
+            const {line, key, name} = event.target.dataset ?? {};
+            if (line) goToLine(area, Number(line));
+            if (name) putArguments(tabname, {[key]: name});
+        });
+    }
+
+    // A file that was saved in one tab is loaded in the other, unless there are edits there that are not saved.
+    function followOtherTab(tabname, prefix, areaId, contentId) {
+        const other = tabname === "txt2img" ? "img2img" : "txt2img";
+        const area = find(tabname, `${areaId} textarea`);
+        const content = find(tabname, contentId);
+        const remember = () => { area.inFile = area.value; };
+        onFirstSight(find(tabname, "lbw_panel"), remember);
+        new MutationObserver(() => {
+            const state = content.querySelector(".lbw-notes")?.dataset.state;
+            if (!state) return;
+            // Gradio sets the text box's value in the same turn, before or after the notes.
+            setTimeout(() => {
+                remember();
+                const otherArea = find(other, `${areaId} textarea`);
+                const isClean = otherArea && (otherArea.inFile ?? otherArea.value) === otherArea.value;
+                if (state === "saved" && isClean && otherArea.value !== area.value) find(other, `${prefix}_reload`).click();
+            });
+        }).observe(content, {childList: true, subtree: true});
+    }
+
+    // The title's checkbox switches the extension on and off, and the accordion only opens and closes: with the two
+    // linked, making room on the page would switch off what the prompt's tags ask for. One click on the box unlinks
+    // them, as on the host's other accordions; this one is kept from changing anything else.
+    function unlinkTitle(tabname) {
+        const accordion = find(tabname, "lbw_active.input-accordion");
+        if (!accordion?.visibleCheckbox) return;
+        const box = accordion.visibleCheckbox;
+        box.addEventListener("click", event => event.preventDefault(), {once: true});
+        box.click();
+        box.setAttribute("aria-label", "LoRA Block Weight: active");
+        const title = accordion.querySelector(".label-wrap");
+        // Not before gradio 4 has finished making the accordion: it would open it again.
+        requestAnimationFrame(() => title.classList.contains("open") && title.click());
+    }
+
+    // The host shows what the generation said below the images of the tab that it was started in.
+    function setUpStatus(tabname) {
+        const source = gradioApp().querySelector(`#html_log_${tabname}`);
+        const target = find(tabname, "lbw_status .lbw-status");
+        const copy = () => {
+            const lines = [...source.querySelectorAll(".comments")].flatMap(part => part.innerText.split("\n"));
+            const ours = lines.filter(line => line.startsWith(PREFIX)).map(line => line.slice(PREFIX.length));
+            target.replaceChildren(...ours.map(line => Object.assign(document.createElement("p"), {textContent: line})));
+        };
+        new MutationObserver(copy).observe(source.closest(".block") ?? source, {childList: true, subtree: true, characterData: true});
+    }
+
+    function onFirstSight(element, callback) {
+        const observer = new IntersectionObserver(entries => {
+            if (!entries.some(entry => entry.isIntersecting)) return;
+            observer.disconnect();
+            callback();
+        });
+        observer.observe(element);
+    }
+
+    function labelSymbols(tabname) {
+        for (const button of find(tabname, "lbw_panel").querySelectorAll("button.tool")) {
+            if (button.title) button.setAttribute("aria-label", button.title);
+        }
+    }
+
+    onUiLoaded(() => {
+        for (const tabname of ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"))) {
+            unlinkTitle(tabname);
+            watchPrompts(tabname);
+            for (const file of TEXT_FILES) {
+                setUpTextFile(tabname, ...file);
+                followOtherTab(tabname, ...file);
+            }
+            setUpStatus(tabname);
+            onFirstSight(find(tabname, "lbw_panel"), () => labelSymbols(tabname));
+            onFirstSight(find(tabname, "lbw_sliders"), () => lbwMakeWeights.build({
+                frame: find(tabname, "lbw_sliders .lbw-make"),
+                vector: find(tabname, "lbw_made").querySelector("textarea, input"),
+                presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(button => button.dataset),
+            }));
+        }
+    });
+
+    return {put};
+})();

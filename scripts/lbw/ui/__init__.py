@@ -1,0 +1,56 @@
+"""The panel: one file a section. The order of what it returns is that of the table in :mod:`lbw.api`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lbw.api import ARGUMENTS
+from lbw.ui import elemental, insert, make_weights, plots, presets_text
+from lbw.ui.tab import Tab
+from modules.ui_components import InputAccordion
+
+TITLE = "LoRA Block Weight"
+
+
+def build(
+    is_img2img: bool,
+    *,
+    presets_file: Path,
+    rule_sets_file: Path,
+    layers: Callable[[], Iterable[str]],
+    separate_checkbox: bool = False,
+) -> dict[str, Any]:
+    """Make the panel of one tab.
+
+    Args:
+        layers: names the layers of the model that is in use.
+        separate_checkbox: whether "Active" is a checkbox inside a plain accordion, and not in the accordion's title.
+
+    Returns:
+        {name of an argument: its component}, in the order of the arguments.
+    """
+    tab = Tab("img2img" if is_img2img else "txt2img")
+    components: dict[str, Any] = {}
+    outer = (
+        gr.Accordion(TITLE, open=False, elem_classes=["lbw-accordion"])
+        if separate_checkbox
+        else InputAccordion(True, label=TITLE, elem_id=tab.id("lbw_active"))
+    )
+    with outer, gr.Column(elem_id=tab.id("lbw_panel"), elem_classes=["lbw-panel"], variant="compact"):
+        components["active"] = (
+            gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
+        )
+        row = insert.build(tab)
+        components["default_preset"] = row.default_preset
+        components["presets"] = presets_text.build(
+            tab, presets_file, row.preset, row.default_preset, make_weights.build
+        )
+        components |= elemental.build(tab, rule_sets_file, row.rule_set, layers)
+        components |= plots.build(tab)
+        components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
+    components["pasted"] = gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))
+    return {argument.name: components[argument.name] for argument in ARGUMENTS}

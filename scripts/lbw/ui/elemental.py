@@ -1,0 +1,76 @@
+"""Elemental: the rule sets, and what they hit in the model that is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from html import escape
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lbw.elements import parse_rules
+from lbw.hits import summaries
+from lbw.limits import LONGEST_TEXT
+from lbw.presets import DEFAULT_RULE_SETS, parse_rule_sets
+from lbw.ui.tab import Tab
+from lbw.ui.text_file import TextFile
+from modules.ui_components import FormRow
+
+_MOST_SETS = 50
+
+
+def build(tab: Tab, path: Path, rule_set: Any, layers: Callable[[], Iterable[str]]) -> dict[str, Any]:
+    """Make the section; returns its components by argument."""
+
+    def area(value: Callable[[], str]) -> Any:
+        return gr.TextArea(
+            value=value,
+            label="Element rules",
+            info="NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>",
+            lines=8,
+            max_lines=20,
+            interactive=True,
+            elem_id=tab.id("element"),
+            elem_classes=["lbw-text"],
+        )
+
+    file = TextFile(
+        tab, "lbwe", "lbw_element", path, DEFAULT_RULE_SETS, parse_rule_sets,
+        lambda rules: ", ".join(rules.splitlines()), described=[rule_set],
+    )
+    with gr.Accordion("Elemental", open=False, elem_id=tab.id("lbw_elemental")):
+        elements = file.build(area, "lbw_element_names")
+        with FormRow(variant="compact"):
+            print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
+            show = gr.Button("Show what the rules hit", size="sm", elem_id=tab.id("lbw_element_hits_button"))
+        hits = gr.HTML(elem_id=tab.id("lbw_element_hits"), value="")
+    show.click(
+        lambda text: hits_html(text, list(layers())), [elements], [hits], queue=False, show_progress=False
+    )
+    return {"elements": elements, "print_changes": print_changes}
+
+
+def hits_html(text: str, layers: list[str]) -> str:
+    """What each rule of a text hits in a model with ``layers``, as nested lists that open."""
+    if not layers:
+        return "<p>No model is loaded yet.</p>"
+    rule_sets = parse_rule_sets(text[:LONGEST_TEXT])[0]
+    sets = "".join(_set_html(name, rules, layers) for name, rules in islice(rule_sets.items(), _MOST_SETS))
+    more = f"<p>{len(rule_sets) - _MOST_SETS} more rule sets are not shown.</p>" if len(rule_sets) > _MOST_SETS else ""
+    return f'<div class="lbw-hits">{sets}{more}</div>'
+
+
+def _set_html(name: str, rules: str, layers: list[str]) -> str:
+    try:
+        found = summaries(parse_rules(rules), layers)
+    except ValueError as error:
+        return f"<p><b>{escape(name)}</b> {escape(str(error))}</p>"
+    lists = "".join(_rule_html(words, hit) for words, hit in found)
+    return f"<div><b>{escape(name)}</b>{lists}</div>"
+
+
+def _rule_html(words: str, layers: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(layer)}</li>" for layer in layers)
+    return f"<details><summary>{escape(words)}</summary><ul>{items}</ul></details>"

@@ -1,0 +1,135 @@
+"""A preset file in a text box: reload, save, a check while typing, and the list of what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lbw.limits import LONGEST_TEXT
+from lbw.presets import Parse, Problem, read_or_create, unusable_in_tag
+from lbw.saving import ChangedOnDiskError, save, version_of
+from lbw.ui.tab import Tab
+from modules.ui_components import FormRow
+
+_SAVE = "Save Presets"
+_SAVE_OVER = "Save over the changed file"
+_ANY = ""
+"""Stands for the version of the file where the user has been told that it changed."""
+
+
+@dataclass
+class TextFile:
+    """The section of one preset file.
+
+    Args:
+        key: the tag argument that names its entries.
+        prefix: what the ids of its buttons begin with.
+        parse: text -> entries and problems.
+        describe: an entry's text -> what stands beside its name.
+    """
+
+    tab: Tab
+    key: str
+    prefix: str
+    path: Path
+    default: str
+    parse: Parse
+    describe: Callable[[str], str]
+    area: Any = None
+    by_name: list[Any] = field(default_factory=list)
+    """Dropdowns whose choices are the names."""
+    described: list[Any] = field(default_factory=list)
+    """Dropdowns whose choices are the names with what stands beside them."""
+
+    def read(self) -> str:
+        return read_or_create(self.path, self.default)
+
+    def build(self, area: Callable[..., Any], content_id: str) -> Any:
+        """Make the section.
+
+        Args:
+            area: makes the text box; it is given the value as a function, which gradio calls for each page.
+        """
+        with FormRow(variant="compact"):
+            reload = gr.Button("Reload Presets", size="sm", elem_id=self._id("reload"))
+            self.write = gr.Button(_SAVE, size="sm", variant="primary", elem_id=self._id("savetext"))
+        self.area = area(value=self.read)
+        self.content = gr.HTML(elem_id=self.tab.id(content_id))
+        self.loaded = gr.State(None)
+        check = gr.Button("Check", elem_id=self._id("check"), visible=False)
+        everything = [self.area, *self.saved]
+        reload.click(self.on_reload, [], everything, queue=False, show_progress=False)
+        check.click(self.on_check, [self.area, self.loaded], [self.loaded, *self.shown], queue=False,
+                    show_progress=False)
+        self.write.click(self.on_save, [self.area, self.loaded], self.saved, queue=False, show_progress=False)
+        return self.area
+
+    def _id(self, name: str) -> str:
+        return self.tab.id(f"{self.prefix}_{name}")
+
+    @property
+    def shown(self) -> list[Any]:
+        """The components that follow the text."""
+        return [self.content, *self.by_name, *self.described]
+
+    @property
+    def saved(self) -> list[Any]:
+        """The components that saving changes."""
+        return [self.loaded, self.write, *self.shown]
+
+    def updates(self, text: str, message: str = "", state: str = "") -> list[Any]:
+        """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
+        entries, problems = self.parse(text[:LONGEST_TEXT])
+        usable = {name: entry for name, entry in entries.items() if not unusable_in_tag(name)}
+        plain = gr.update(choices=["", *usable])
+        described = gr.update(choices=["", *(f"{name}: {self.describe(entry)}" for name, entry in usable.items())])
+        return [
+            notes_html(message, problems, state)
+            + names_html(self.key, {name: (entry, self.describe(entry)) for name, entry in usable.items()}),
+            *[plain] * len(self.by_name),
+            *[described] * len(self.described),
+        ]
+
+    def on_reload(self) -> list[Any]:
+        text = self.read()
+        return [text, version_of(text), gr.update(value=_SAVE), *self.updates(text, "Loaded.", "loaded")]
+
+    def on_check(self, text: str, loaded: str | None) -> list[Any]:
+        # The first check comes before the first edit: what the page was loaded with is what stands in the box.
+        return [version_of(text) if loaded is None else loaded, *self.updates(text)]
+
+    def on_save(self, text: str, loaded: str | None) -> list[Any]:
+        """Save, or refuse to write over what somebody else wrote; saving once more does it all the same."""
+        try:
+            version = save(self.path, self.default, text, None if loaded == _ANY else loaded, self.parse)
+        except ChangedOnDiskError as error:
+            names = ", ".join(error.names) or "comments only"
+            message = f"Not saved: the file changed on disk since it was loaded ({names}). Reload it, or save over it."
+            return [_ANY, gr.update(value=_SAVE_OVER), *self.updates(text, message)]
+        except (OSError, ValueError) as error:
+            return [loaded, gr.update(), *self.updates(text, f"Not saved: {error}.")]
+        return [version, gr.update(value=_SAVE), *self.updates(text, "Saved.", "saved")]
+
+
+def notes_html(message: str, problems: list[Problem], state: str = "") -> str:
+    """A message, and the lines that cannot be used; a line's number leads to it."""
+    items = "".join(
+        f'<li><button type="button" data-line="{problem.line}">Line {problem.line}</button> '
+        f"{escape(problem.reason)}</li>"
+        for problem in problems
+    )
+    return f'<div class="lbw-notes" role="status" data-state="{state}"><p>{escape(message)}</p><ul>{items}</ul></div>'
+
+
+def names_html(key: str, entries: dict[str, tuple[str, str]]) -> str:
+    """The usable names as buttons that put them into the prompt."""
+    return "".join(
+        f'<button type="button" class="lbw-name" data-key="{key}" data-name="{escape(name)}" '
+        f'data-entry="{escape(entry)}" title="{escape(beside)}">{escape(name)}</button>'
+        for name, (entry, beside) in entries.items()
+    )

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.browser.actions import PAGE_LIMIT_MS, open_page
+from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
+
+# Kept from looking for updates and accounts, Chromium opens no connection but to the page.
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The panel on a page of gradio 4."""
+    if not GRADIO4_PYTHON.exists():
+        pytest.skip("no .venv-gradio4; tests/setup.sh makes it")
+    with running_gradio4_page(tmp_path_factory.mktemp("gradio4")) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, ready to use. It must not have complained when the test is over."""
+    context = browser.new_context(viewport={"width": 1500, "height": 1300})
+    page = context.new_page()
+    page.set_default_timeout(PAGE_LIMIT_MS)
+    complaints: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        url = message.location.get("url", "")
+        # While the server restarts, the page keeps asking whether it is back, and the browser notes each refusal.
+        if message.type == "error" and not url.endswith("/internal/ping"):
+            complaints.append(f"{message.text} ({url})")
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    open_page(page, server)
+    yield page
+    context.close()
+    assert complaints == []

@@ -1,0 +1,94 @@
+"""The panel as its user sees it: where things are, and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+PRESETS_FILE = SCRIPTS / "lbwpresets.txt"
+RULE_SETS_FILE = SCRIPTS / "elempresets.txt"
+
+
+@contextmanager
+def kept_files(contents: Mapping[Path, str]) -> Iterator[None]:
+    """Files with given contents, which get their old ones back, or go, at the end."""
+    before = {path: path.read_bytes() if path.exists() else None for path in contents}
+    for path, text in contents.items():
+        path.write_text(text, newline="")
+    try:
+        yield
+    finally:
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+
+
+@dataclass
+class Panel:
+    """The panel of one tab."""
+
+    page: Page
+    tab: str = "txt2img"
+
+    def id(self, name: str) -> str:
+        return f"#{name}" if self.tab == "txt2img" else f"#{self.tab}_{name}"
+
+    def find(self, name: str, inside: str = "") -> Locator:
+        """An element; gradio gives the id of an HTML component to two, of which the outer one is meant."""
+        return self.page.locator(f"{self.id(name)} {inside}".strip()).first
+
+    @property
+    def prompt(self) -> Locator:
+        return self.page.locator(f"#{self.tab}_prompt textarea")
+
+    @property
+    def presets(self) -> Locator:
+        return self.find("lbw_ratiospreset", "textarea")
+
+    @property
+    def rules(self) -> Locator:
+        return self.find("element", "textarea")
+
+    @property
+    def made(self) -> Locator:
+        return self.find("lbw_made", ":is(textarea, input)")
+
+    @property
+    def notes(self) -> Locator:
+        return self.find("lbw_ratios", ".lbw-notes")
+
+    def open(self, *sections: str) -> Panel:
+        """Open the panel and some of its sections, and wait until it knows what is in the files."""
+        for section in ("lbw_active", *sections):
+            title = self.find(section, "> .label-wrap")
+            if "open" not in (title.get_attribute("class") or ""):
+                title.click()
+        expect(self.find("lbw_ratios", ".lbw-name").first).to_be_attached()
+        return self
+
+    def write(self, text: str, caret: int | None = None) -> None:
+        """Write a prompt, and put the cursor somewhere; at its end if nowhere."""
+        self.prompt.fill(text)
+        self.prompt.focus()
+        position = len(text) if caret is None else caret
+        self.prompt.evaluate("(area, at) => area.setSelectionRange(at, at)", position)
+
+    def choose(self, dropdown: str, name: str) -> None:
+        """Look for a choice by its beginning, and take it."""
+        field = self.find(dropdown, "input")
+        field.click()
+        field.fill(name)
+        self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
+
+    def slider(self, label: str) -> Locator:
+        return self.find("lbw_sliders").get_by_label(label, exact=True)
+
+    def button(self, section: str, name: str) -> Locator:
+        return self.find(section).get_by_role("button", name=name, exact=True)

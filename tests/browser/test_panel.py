@@ -1,0 +1,415 @@
+"""The panel: what each control does to the prompt and to the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from tests.browser.actions import open_page, open_tab
+from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+from tests.server import Server
+
+ONES = ",".join(["1"] * 17)
+TWO_TAGS = "a cat <lora:a:1> and <lora:b:0.5:lbw=INS>"
+
+
+@pytest.fixture(autouse=True)
+def files() -> Iterator[None]:
+    with kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}):
+        yield
+
+
+@pytest.fixture(params=["gradio 3.41", "gradio 4.40"])
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
+    """The stand-in, and a page of the gradio that Forge has: the panel does the same on both."""
+    return server if version == "gradio 3.41" else request.getfixturevalue("gradio4")
+
+
+@pytest.fixture
+def panel(page: Page) -> Panel:
+    return Panel(page).open()
+
+
+# (text, caret, what is set, expected text)
+EDITS = [
+    ("<lora:a:1>", 3, {"lbw": "OUTD"}, "<lora:a:1:lbw=OUTD>"),
+    ("<lyco:a>", 3, {"lbw": "OUTD"}, "<lyco:a:lbw=OUTD>"),
+    ("<lora:a:1:lbw=INS:stop=5>", 3, {"lbw": "OUTD"}, "<lora:a:1:lbw=OUTD:stop=5>"),
+    ("<lora:a:1:w=INS>", 3, {"lbw": "OUTD"}, "<lora:a:1:lbw=OUTD>"),
+    ("<lora:a:1:INS>", 3, {"lbw": "OUTD"}, "<lora:a:1:lbw=OUTD>"),
+    ("<lora:a:0.5:0.8:1,0,0>", 3, {"lbw": "OUTD"}, "<lora:a:0.5:0.8:lbw=OUTD>"),
+    ("<lora:a:1:lbw=INS>", 3, {"lbw": ""}, "<lora:a:1>"),
+    ("<lora:a:1:lbw=INS>", 3, {"lbwe": "XYZ"}, "<lora:a:1:lbw=INS:lbwe=XYZ>"),
+    ("<lora:a:1>", 3, {"start": "2", "stop": "8"}, "<lora:a:1:start=2:stop=8>"),
+    ("<lora:a:1:step=2-8>", 3, {"stop": "6"}, "<lora:a:1:start=2:stop=6>"),
+    ("<lora:a:1:step=-8>", 3, {"start": "3"}, "<lora:a:1:stop=8:start=3>"),
+    ("<lora:a:1:step=5>", 3, {"stop": "9"}, "<lora:a:1:start=5:stop=9>"),
+    ("<lora:a:1:start=2:stop=8>", 3, {"start": "", "stop": ""}, "<lora:a:1>"),
+    ("<lora:a:1> <lora:b:1>", 10, {"lbw": "X"}, "<lora:a:1:lbw=X> <lora:b:1:lbw=X>"),
+    ("<lora:a:1> <lora:b:1>", 14, {"lbw": "X"}, "<lora:a:1> <lora:b:1:lbw=X>"),
+    ("<lora:a:1><lora:b:1>", 10, {"lbw": "X"}, "<lora:a:1:lbw=X><lora:b:1:lbw=X>"),
+    ("<hypernet:a:1> (b:1.2)", 3, {"lbw": "X"}, "<hypernet:a:1> (b:1.2)"),
+    ("", 0, {"lbw": "X"}, ""),
+    ("<lora:a", 3, {"lbw": "X"}, "<lora:a"),
+    ("\u732b <lora:\u732b:1>", 6, {"lbw": "\u7d75"}, "\u732b <lora:\u732b:1:lbw=\u7d75>"),
+    ("<lora:a:1:te=0:dyn=4>", 3, {"lbw": "X"}, "<lora:a:1:te=0:dyn=4:lbw=X>"),
+]
+
+
+def test_arguments_are_set_as_people_would_type_them(page: Page):
+    found = page.evaluate(
+        "edits => edits.map(([text, caret, values]) => lbwPrompt.setArguments(text, caret, values).text)",
+        [list(edit[:3]) for edit in EDITS],
+    )
+    assert found == [edit[3] for edit in EDITS]
+
+
+def test_the_cursor_stays_where_it_was(page: Page):
+    carets = page.evaluate("""() => [
+        lbwPrompt.setArguments('<lora:a:1> x', 3, {lbw: 'AB'}).caret,
+        lbwPrompt.setArguments('<lora:a:1> x', 12, {lbw: 'AB'}).caret,
+        lbwPrompt.setArguments('x <lora:a:1>', 1, {lbw: 'AB'}).caret,
+    ]""")
+    assert carets == [len("<lora:a:1:lbw=AB"), len("<lora:a:1:lbw=AB> x"), 1]
+
+
+def test_a_preset_goes_into_the_tag_at_the_cursor(panel: Panel):
+    panel.write(TWO_TAGS, caret=10)
+    panel.choose("lbw_insert_preset", "OUTD")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=OUTD> and <lora:b:0.5:lbw=INS>")
+    panel.choose("lbw_insert_preset", "MIDD")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=MIDD> and <lora:b:0.5:lbw=INS>")
+
+
+def test_a_preset_goes_into_all_tags_if_the_cursor_is_in_none(panel: Panel):
+    panel.write(TWO_TAGS)
+    panel.choose("lbw_insert_preset", "OUTD")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=OUTD> and <lora:b:0.5:lbw=OUTD>")
+    expect(panel.find("lbw_status")).to_contain_text("a, b: lbw=OUTD")
+
+
+def test_the_browsers_undo_takes_an_insertion_back(panel: Panel):
+    panel.write(TWO_TAGS)
+    panel.choose("lbw_insert_preset", "OUTD")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.prompt).not_to_have_value(TWO_TAGS)
+    panel.prompt.focus()
+    panel.page.keyboard.press("Control+z")
+    expect(panel.prompt).to_have_value(TWO_TAGS)
+
+
+def test_a_choice_shows_the_blocks_that_it_turns_on(panel: Panel):
+    panel.find("lbw_insert_preset", "input").click()
+    options = panel.page.locator("ul[role=listbox] li:visible, ul.options li:visible")
+    expect(options.filter(has_text="OUTD:")).to_contain_text("OUTD: BASE OUT03-OUT06")
+    expect(options.filter(has_text="INS:")).to_contain_text("BASE IN01-IN02 IN04")
+
+
+def test_rules_and_steps_go_into_the_tag(panel: Panel):
+    panel.write("<lora:a:1>", caret=3)
+    panel.choose("lbw_insert_rules", "XYZ")
+    panel.find("lbw_put_lbwe").click()
+    expect(panel.prompt).to_have_value("<lora:a:1:lbwe=XYZ>")
+    panel.find("lbw_insert_start", ":is(textarea, input)").fill("2")
+    panel.find("lbw_insert_stop", ":is(textarea, input)").fill("50%")
+    panel.find("lbw_put_steps").click()
+    expect(panel.prompt).to_have_value("<lora:a:1:lbwe=XYZ:start=2:stop=50%>")
+
+
+def test_what_would_break_a_tag_is_refused(panel: Panel):
+    panel.write("<lora:a:1>", caret=3)
+    panel.find("lbw_insert_start", ":is(textarea, input)").fill("2>3")
+    panel.find("lbw_put_steps").click()
+    expect(panel.find("lbw_status")).to_contain_text("start=2>3")
+    expect(panel.prompt).to_have_value("<lora:a:1>")
+
+
+def test_without_a_lora_tag_the_panel_says_so(panel: Panel):
+    panel.write("a cat")
+    panel.choose("lbw_insert_preset", "OUTD")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.find("lbw_status")).to_contain_text("no LoRA tag")
+    expect(panel.prompt).to_have_value("a cat")
+
+
+def test_the_keyboard_alone_puts_a_preset_into_a_tag(panel: Panel):
+    panel.write(TWO_TAGS, caret=10)
+    panel.find("lbw_insert_preset", "input").focus()
+    panel.page.keyboard.press("Control+a")
+    panel.page.keyboard.type("OUTALL")
+    panel.page.keyboard.press("ArrowDown")
+    panel.page.keyboard.press("Enter")
+    panel.page.keyboard.press("Tab")
+    expect(panel.find("lbw_put_lbw")).to_be_focused()
+    panel.page.keyboard.press("Enter")
+    expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=OUTALL> and <lora:b:0.5:lbw=INS>")
+    expect(panel.find("lbw_put_lbw")).to_be_focused()
+
+
+def test_a_name_in_the_list_goes_into_the_tag(panel: Panel):
+    panel.open("lbw_weights_setting").write("<lora:a:1>")
+    panel.button("lbw_ratios", "MIDD").click()
+    expect(panel.prompt).to_have_value("<lora:a:1:lbw=MIDD>")
+
+
+def test_bad_lines_are_marked_while_typing(panel: Panel):
+    panel.open("lbw_weights_setting")
+    panel.presets.fill(f"GOOD:{ONES}\nBAD:1,2,3\n# a comment\nWORSE:{ONES[:-1]}abc\nA=B:{ONES}\n<b>X</b>:{ONES}")
+    expect(panel.notes).to_contain_text("Line 2 BAD: 3 values; expected 12, 17, 20, 26, 61")
+    expect(panel.notes).to_contain_text("Line 4 WORSE: value 17 of 17")
+    expect(panel.notes).to_contain_text("Line 5 A=B: '=' cannot stand in a tag")
+    expect(panel.notes).to_contain_text("Line 6 <b>X</b>: '>' cannot stand in a tag")
+    assert panel.find("lbw_ratios").locator(".lbw-name").all_inner_texts() == ["GOOD", "WORSE"]
+    panel.notes.get_by_role("button", name="Line 4").click()
+    selected = panel.presets.evaluate("area => area.value.slice(area.selectionStart, area.selectionEnd)")
+    assert selected.startswith("WORSE:")
+
+
+def test_what_is_typed_becomes_a_choice_at_once(panel: Panel):
+    panel.open("lbw_weights_setting")
+    panel.presets.fill(f"MINE:{ONES}\n")
+    expect(panel.button("lbw_ratios", "MINE")).to_be_visible()
+    panel.write("<lora:a:1>")
+    panel.choose("lbw_insert_preset", "MINE")
+    panel.find("lbw_put_lbw").click()
+    expect(panel.prompt).to_have_value("<lora:a:1:lbw=MINE>")
+    panel.choose("lbw_default_preset", "MINE")
+    expect(panel.find("lbw_default_preset", "input")).to_have_value("MINE")
+
+
+@pytest.mark.parametrize(
+    ("path", "section", "area", "prefix", "content"),
+    [
+        (PRESETS_FILE, "lbw_weights_setting", "lbw_ratiospreset", "lbw", "lbw_ratios"),
+        (RULE_SETS_FILE, "lbw_elemental", "element", "lbw_element", "lbw_element_names"),
+    ],
+)
+def test_saving_keeps_comments_and_reload_forgets_edits(
+    panel: Panel, path: Path, section: str, area: str, prefix: str, content: str
+):
+    panel.open(section)
+    box = panel.find(area, "textarea")
+    text = f"# mine, \u732b\n\n{box.input_value()}\nnot an entry\n"
+    box.fill(text)
+    panel.find(f"{prefix}_savetext").click()
+    expect(panel.find(content)).to_contain_text("Saved.")
+    assert path.read_text(encoding="utf-8") == text
+    box.fill("lost")
+    panel.find(f"{prefix}_reload").click()
+    expect(box).to_have_value(text)
+    assert list(path.parent.glob(f".{path.name}*")) == []
+
+
+def test_a_file_that_changed_on_disk_is_not_written_over_unasked(panel: Panel):
+    panel.open("lbw_weights_setting")
+    panel.presets.fill(f"MINE:{ONES}\n")
+    PRESETS_FILE.write_text(f"THEIRS:{ONES}\n")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Not saved")
+    expect(panel.notes).to_contain_text("THEIRS, MINE")
+    assert PRESETS_FILE.read_text() == f"THEIRS:{ONES}\n"
+    expect(panel.find("lbw_savetext")).to_have_text("Save over the changed file")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Saved.")
+    assert PRESETS_FILE.read_text() == f"MINE:{ONES}\n"
+    expect(panel.find("lbw_savetext")).to_have_text("Save Presets")
+
+
+def test_a_page_is_loaded_with_what_is_in_the_file_now(page: Page, server: Server):
+    PRESETS_FILE.write_text(f"LATER:{ONES}\n")
+    open_page(page, server)
+    expect(Panel(page).presets).to_have_value(f"LATER:{ONES}\n")
+    expect(Panel(page, "img2img").presets).to_have_value(f"LATER:{ONES}\n")
+    page.reload()
+
+
+def test_sliders_make_a_vector(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.button("lbw_sliders", "Set all 1").click()
+    expect(panel.made).to_have_value(ONES)
+    panel.button("lbw_sliders", "Set all 0").click()
+    panel.slider("Range of blocks").fill("IN04-OUT05")
+    panel.slider("Value").fill("0.5")
+    panel.button("lbw_sliders", "Set range").click()
+    expect(panel.made).to_have_value("0,0,0,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0,0,0,0,0,0")
+    panel.slider("BASE").focus()
+    panel.page.keyboard.press("ArrowRight")
+    expect(panel.made).to_have_value("0.05,0,0,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0,0,0,0,0,0")
+    panel.slider("OUT11 value").fill("X+0.2")
+    panel.slider("OUT11 value").blur()
+    expect(panel.made).to_have_value("0.05,0,0,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0,0,0,0,0,X+0.2")
+    expect(panel.slider("OUT11")).to_be_disabled()
+
+
+@pytest.mark.parametrize("length", [12, 17, 20, 26, 61])
+def test_each_layout_has_a_slider_for_each_value(panel: Panel, length: int):
+    panel.open("lbw_make_weights")
+    panel.slider("Weights type").select_option(str(length))
+    panel.button("lbw_sliders", "Set all 1").click()
+    expect(panel.made).to_have_value(",".join(["1"] * length))
+    assert panel.find("lbw_sliders").locator("input[type=range]").count() == length
+
+
+def test_a_range_outside_of_the_layout_is_refused(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.slider("Weights type").select_option("61")
+    panel.slider("Range of blocks").fill("IN04-OUT05")
+    panel.button("lbw_sliders", "Set range").click()
+    expect(panel.find("lbw_sliders")).to_contain_text("IN04-OUT05: expected blocks of this layout")
+
+
+def test_a_pasted_vector_moves_the_sliders(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.made.fill(",".join(["0.25"] * 26))
+    expect(panel.slider("IN03")).to_have_value("0.25")
+    panel.made.fill("1,2,3")
+    expect(panel.find("lbw_sliders")).to_contain_text("3 values; expected 17, 26, 12, 20, 61")
+    expect(panel.slider("IN03")).to_have_value("0.25")
+
+
+def test_a_preset_is_copied_and_drawn(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.slider("Copy from preset").focus()
+    panel.slider("Copy from preset").select_option(label="OUTD")
+    expect(panel.made).to_have_value("1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0")
+    picture = panel.find("lbw_sliders", "svg")
+    expect(picture).to_have_attribute(
+        "aria-label", "Blocks by weight: BASE 1, OUT03 1, OUT04 1, OUT05 1, OUT06 1"
+    )
+    colours = {}
+    for label in ("OUT03", "OUT04", "OUT07", "OUT11"):
+        rectangle = picture.locator("g").filter(has_text=label).first.locator("rect")
+        colours[label] = rectangle.evaluate("element => getComputedStyle(element).fill")
+    assert colours["OUT03"] == colours["OUT04"] != colours["OUT07"] == colours["OUT11"]
+
+
+def test_a_made_vector_is_added_and_saved(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_make_weights")
+    panel.made.fill(ONES)
+    panel.find("lbw_made_name", ":is(textarea, input)").fill("MADE")
+    panel.find("lbw_add").click()
+    expect(panel.presets).to_have_value(f"{DEFAULT_PRESETS}MADE:{ONES}\n")
+    assert PRESETS_FILE.read_text() == DEFAULT_PRESETS
+    panel.made.fill(ONES.replace("1", "0"))
+    panel.find("lbw_add_save").click()
+    expect(panel.presets).to_have_value(f"{DEFAULT_PRESETS}MADE:{ONES.replace('1', '0')}\n")
+    expect(panel.notes).to_contain_text("Saved.")
+    assert PRESETS_FILE.read_text() == f"{DEFAULT_PRESETS}MADE:{ONES.replace('1', '0')}\n"
+    expect(panel.button("lbw_ratios", "MADE")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "vector", "message"),
+    [("", ONES, "no name"), ("A:B", ONES, "cannot stand in a tag"), ("A", "1,2", "2 values given")],
+)
+def test_what_cannot_be_a_preset_is_not_added(panel: Panel, name: str, vector: str, message: str):
+    panel.open("lbw_make_weights")
+    panel.made.fill(vector)
+    panel.find("lbw_made_name", ":is(textarea, input)").fill(name)
+    panel.find("lbw_add_save").click()
+    expect(panel.find("lbw_made_notes")).to_contain_text(message)
+    assert PRESETS_FILE.read_text() == DEFAULT_PRESETS
+
+
+def test_the_panel_shows_what_rules_hit(panel: Panel):
+    panel.open("lbw_elemental")
+    panel.rules.fill("DEEP:IN05-OUT05:attn:0,M00::0.5\n\nNOTHING:IN01:nosuch:1\n\n<i>BAD</i>:IN99::1")
+    panel.find("lbw_element_hits_button").click()
+    hits = panel.find("lbw_element_hits")
+    expect(hits.locator("summary").nth(0)).to_contain_text("ratio 0:")
+    expect(hits.locator("summary").nth(1)).to_contain_text("in M00")
+    expect(hits.locator("summary").nth(2)).to_contain_text("ratio 1: no layer")
+    expect(hits).to_contain_text("<i>BAD</i> rule 'IN99::1': 'IN99' is not a block")
+    hits.locator("summary").nth(1).click()
+    expect(hits.locator("li:visible").first).to_contain_text("middle_block")
+
+
+def test_the_two_tabs_have_panels_of_their_own(panel: Panel):
+    panel.open("lbw_weights_setting").presets.fill(f"FIRST:{ONES}\n")
+    panel.write("<lora:a:1>")
+    open_tab(panel.page, "img2img")
+    other = Panel(panel.page, "img2img").open("lbw_weights_setting", "lbw_make_weights")
+    expect(other.presets).to_have_value(DEFAULT_PRESETS)
+    other.write("<lora:b:1>")
+    other.choose("lbw_insert_preset", "OUTD")
+    other.find("lbw_put_lbw").click()
+    expect(other.prompt).to_have_value("<lora:b:1:lbw=OUTD>")
+    other.button("lbw_sliders", "Set all 1").click()
+    expect(other.made).to_have_value(ONES)
+    open_tab(panel.page, "txt2img")
+    expect(panel.prompt).to_have_value("<lora:a:1>")
+    expect(panel.made).to_have_value("")
+
+
+def test_what_is_saved_in_one_tab_is_loaded_in_the_other_unless_it_has_edits(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_elemental").presets.fill(f"SAVED:{ONES}\n")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Saved.")
+    other = Panel(panel.page, "img2img")
+    expect(other.presets).to_have_value(f"SAVED:{ONES}\n")
+    open_tab(panel.page, "img2img")
+    other.open("lbw_elemental").rules.fill("MINE:::1\n")
+    open_tab(panel.page, "txt2img")
+    panel.rules.fill("THEIRS:::1\n")
+    panel.find("lbw_element_savetext").click()
+    expect(panel.find("lbw_element_names")).to_contain_text("Saved.")
+    panel.page.wait_for_timeout(500)
+    expect(other.rules).to_have_value("MINE:::1\n")
+
+
+def test_another_session_does_not_see_edits_that_are_not_saved(panel: Panel, browser: Browser, server: Server):
+    panel.open("lbw_weights_setting").presets.fill(f"SECRET:{ONES}\n")
+    expect(panel.button("lbw_ratios", "SECRET")).to_be_visible()
+    context = browser.new_context()
+    other = Panel(context.new_page())
+    open_page(other.page, server)
+    other.open("lbw_weights_setting")
+    expect(other.presets).to_have_value(DEFAULT_PRESETS)
+    expect(other.find("lbw_ratios")).not_to_contain_text("SECRET")
+    panel.presets.fill(f"SECRET:{ONES}\n# saved\n")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Saved.")
+    other.presets.fill(f"OTHER:{ONES}\n")
+    other.find("lbw_savetext").click()
+    expect(other.notes).to_contain_text("Not saved")
+    context.close()
+
+
+def test_closing_the_panel_does_not_switch_it_off(panel: Panel):
+    box = panel.page.locator(panel.id("lbw_active-checkbox") + " input")
+    visible = panel.page.locator(panel.id("lbw_active-visible-checkbox"))
+    title = panel.find("lbw_active", "> .label-wrap")
+    title.click()
+    expect(panel.find("lbw_panel")).to_be_hidden()
+    expect(box).to_be_checked()
+    expect(visible).to_be_checked()
+    visible.click()
+    expect(box).not_to_be_checked()
+    title.click()
+    expect(panel.find("lbw_panel")).to_be_visible()
+    expect(box).not_to_be_checked()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
+    open_page(page, server, f"?__theme={theme}")
+    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental")
+    panel.button("lbw_sliders", "Set all 1").click()
+    panel.presets.fill("BAD:1,2\n")
+    expect(panel.notes).to_contain_text("Line 1")
+    found = Axe().run(page, context=panel.id("lbw_panel")).response["violations"]
+    serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []

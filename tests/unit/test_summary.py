@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from lbw.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
+from lbw.elements import parse_rules
+from lbw.engine import Update
+from lbw.hits import find_hits, summaries
+from lbw.plan import Library, build
+from lbw.prompt import parse
+from lbw.summary import changes, summarise
+from lbw.weights import blocks_on
+
+LAYERS = (
+    "diffusion_model_input_blocks_5_1_transformer_blocks_0_attn1_to_q",
+    "diffusion_model_output_blocks_5_1_transformer_blocks_0_attn2_to_v",
+    "diffusion_model_output_blocks_5_1_transformer_blocks_0_ff_net_2",
+    "transformer_text_model_encoder_layers_0_mlp_fc1",
+)
+LIBRARY = Library({"OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"}, {"R": "IN05-OUT05:attn:0,OUT05:attn2:0.5"})
+
+
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [
+        ("1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0", "BASE OUT03-OUT06"),
+        (",".join(["1"] * 17), "all 17 blocks"),
+        (",".join(["0.0"] * 17), "no block"),
+        ("0,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0", "IN01-IN02 IN04"),
+        ("0,0,0,0,R,X,0,0,0,0,0,0,0,0,0,0,0", "IN05 IN07"),
+        ("1,1,1," + ",".join(["0"] * 58), "CLIP T5 IN"),
+    ],
+)
+def test_a_vector_is_told_by_the_blocks_that_it_turns_on(vector: str, words: str):
+    assert blocks_on(vector) == words
+
+
+def test_neighbours_of_one_kind_are_joined():
+    assert label_ranges(UNET_LABELS, UNET_LABELS) == ["BASE", "IN00-IN11", "M00", "OUT00-OUT11"]
+    assert label_ranges(FLUX_LABELS, FLUX_LABELS) == ["CLIP", "T5", "IN", "D00-D18", "S00-S37", "OUT"]
+
+
+def test_a_layer_counts_for_the_last_rule_that_hits_it():
+    first, second = find_hits(parse_rules("IN05-OUT05:attn:0,OUT05:attn2:0.5,M00::1")[:2], LAYERS)
+    assert first.layers == (("IN05", LAYERS[0]),)
+    assert second.layers == (("OUT05", LAYERS[1]),)
+    lines = [words for words, _ in summaries(parse_rules("NOT BASE::0,M00::1"), LAYERS)]
+    assert lines == ["ratio 0: 3 layers in IN05 OUT05", "ratio 1: no layer"]
+
+
+def plan_of(*tags: str):
+    requests = [parse(tag.split(":"), lambda message: None) for tag in tags]
+    return build(requests, {request.name: LAYERS for request in requests}, LIBRARY, lambda message: None,
+                 model_layers=LAYERS)
+
+
+def test_the_summary_names_blocks_steps_time_and_memory():
+    plan = plan_of("a:1:lbw=OUTD:stop=5", "b:1:lbwe=R", "c:1")
+    line = summarise([(plan, 20)], [Update(3, 0.004), Update(0, 1.0), Update(3, 0.002)], "in CPU memory")
+    assert line == (
+        "a: OUTD (BASE OUT03-OUT06), steps 0-4 of 20; b: rules R; c: all blocks | 2 switches, 6.0 ms | "
+        "base weights in CPU memory"
+    )
+
+
+def test_there_is_nothing_to_say_where_the_host_alone_was_at_work():
+    assert summarise([(plan_of("a:1"), 20)], [Update(3, 0.1)], "in CPU memory") == ""
+
+
+def test_changes_list_each_rule_and_its_layers():
+    lines = list(changes(plan_of("a:1:lbwe=R", "b:1"), LIBRARY, LAYERS))
+    assert lines == [
+        "<lora:a:lbwe=R> ratio 0: 1 layer in IN05", f"    {LAYERS[0]}",
+        "<lora:a:lbwe=R> ratio 0.5: 1 layer in OUT05", f"    {LAYERS[1]}",
+    ]
