@@ -9,8 +9,12 @@ from lbw.deltas.kinds import LowRank, accumulation_dtype
 
 MAX_RANK = 128
 """Up to which rank a LoHa or a LoKr is turned into ``up @ down``, which is as exact and runs with the plain LoRAs in
-one launch. The product of a LoHa of rank r has rank r * r. Beyond this rank the longer sum costs more than the launches
-and the temporaries of materialising."""
+one launch. The product of a LoHa of rank r has rank r * r.
+
+On SDXL's attention (H100, fp16) a switch of a LoHa of rank 4, 8, 11 or 16 takes 7.5, 10, 19 or 23 ms so, and more than
+100 ms layer by layer. But its factors take 0.2, 1.0, 1.8 or 3.8 GB of the GPU's memory, where the file's take next to
+none: beyond this rank a small card would run out of it.
+"""
 
 
 def low_rank(up: Tensor, down: Tensor, scale: float, dtype: torch.dtype) -> LowRank:
