@@ -12,6 +12,12 @@ from torch import Tensor
 
 from lbw.blocks import block_of
 
+
+def messages(result: Any) -> list[str]:
+    """What a generation told its user, the panel's status line apart."""
+    return [line for line in (result.comments or "").splitlines() if not line.startswith("LoRA Block Weight: ")]
+
+
 Strengths = dict[str, dict[str, tuple[float, float]]]
 """{network: {block: (least, greatest strength among the block's layers)}}"""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.host.conftest import Bench
+from tests.host.measure import messages
 
 ZEROS = ",".join(["0"] * 17)
 TAG = "a red cat <lora:t_lora:1:lbw=MINE>"
@@ -41,7 +42,7 @@ def test_all_forms_of_the_arguments_say_the_same(bench: Bench, args: list[Any]):
     result, record = bench.record("t_lora", args=args, prompt=TAG, steps=1)
     assert not is_on(record)
     assert warnings(result) == []
-    assert result.comments == ""
+    assert messages(result) == []
 
 
 @pytest.mark.parametrize("mode", [1, 2, "XYZ plot"])
@@ -78,7 +79,7 @@ def test_a_wrong_value_by_position_costs_one_message(bench: Bench, args: list[An
     assert len(warnings(result)) == 1
     for part in parts:
         assert part in warnings(result)[0]
-    assert result.comments.splitlines() == warnings(result)
+    assert messages(result) == warnings(result)
     assert warnings(result)[0] not in result.infotexts[0]
 
 

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
-from tests.host.measure import Strengths
+from tests.host.measure import Strengths, messages
 
 OUTD = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
 RANDOM = "0.5," + ",".join(["R", "U"] * 8)
@@ -89,7 +89,7 @@ def test_a_preset_that_the_other_machine_lacks_comes_with_the_infotext(bench: Be
     again, repeated = bench.record("t_lora", args=args, **fields)
     assert_close(repeated.strengths, record.strengths)
     assert (pixels(again.images[0]) == pixels(first.images[0])).all()
-    assert again.comments == ""
+    assert messages(again) == []
     assert again.infotexts == first.infotexts
 
 
