@@ -70,8 +70,10 @@ const loraBlockWeight = (() => {
         say(tabname, `${result.names.join(", ")}: ${what}`);
     }
 
-    function pressOnPause(area, button) {
+    // Saving and loading check the text too, and a check that came after them would take their message away.
+    function pressOnPause(area, button, instead) {
         let timer;
+        for (const other of instead) other.addEventListener("click", () => clearTimeout(timer));
         area.addEventListener("input", () => {
             clearTimeout(timer);
             timer = setTimeout(() => button.click(), CHECK_AFTER_MS);
@@ -89,7 +91,7 @@ const loraBlockWeight = (() => {
     function setUpTextFile(tabname, prefix, areaId, contentId) {
         const area = find(tabname, `${areaId} textarea`);
         const check = find(tabname, `${prefix}_check`);
-        pressOnPause(area, check);
+        pressOnPause(area, check, [find(tabname, `${prefix}_savetext`), find(tabname, `${prefix}_reload`)]);
         onFirstSight(find(tabname, "lbw_panel"), () => check.click());
         find(tabname, contentId).addEventListener("click", event => {
             const {line, key, name} = event.target.dataset ?? {};

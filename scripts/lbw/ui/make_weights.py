@@ -43,7 +43,7 @@ def build(tab: Tab, file: TextFile) -> None:
         try:
             text = with_preset(text, identifier, vector)
         except ValueError as error:
-            return [gr.update(), loaded, *[gr.update()] * (len(file.saved) - 1), _said(f"Not added: {error}.")]
+            return [gr.update(), *[gr.update()] * len(file.saved), _said(f"Not added: {error}.")]
         version, *content = file.on_check(text, loaded)
         saved = file.on_save(text, loaded) if and_save else [version, gr.update(), *content]
         return [text, *saved, _said(f"{identifier.strip()} added to the presets.")]

@@ -100,8 +100,9 @@ class TextFile:
         return [text, version_of(text), gr.update(value=_SAVE), *self.updates(text, "Loaded.", "loaded")]
 
     def on_check(self, text: str, loaded: str | None) -> list[Any]:
-        # The first check comes before the first edit: what the page was loaded with is what stands in the box.
-        return [version_of(text) if loaded is None else loaded, *self.updates(text)]
+        # The first check comes before the first edit: what the page was loaded with is what stands in the box. A later
+        # one leaves the version alone, which a save at the same time may be changing.
+        return [version_of(text) if loaded is None else gr.update(), *self.updates(text)]
 
     def on_save(self, text: str, loaded: str | None) -> list[Any]:
         """Save, or refuse to write over what somebody else wrote; saving once more does it all the same."""
