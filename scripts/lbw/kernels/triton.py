@@ -24,6 +24,8 @@ BLOCK_M, BLOCK_N = TILE_HEIGHT, TILE_WIDTH
 """A tile of the weight. 8 warps hold it, and its product, in 118 registers a thread, so that two tiles share a
 multiprocessor and one loads while the other multiplies."""
 WARPS = 8
+STRIP = 8
+"""Tiles side by side that one program works on: it looks up its part once, and loads one tile ahead."""
 LEAN_WARPS = 16
 """The lean kernel has a second sum and the codes to hold: twice the warps keep it at 124 registers a thread."""
 
@@ -31,7 +33,7 @@ _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 @triton.jit
 def _update(
-    tiles,
+    strips,
     weights,
     bases,
     heights,
@@ -41,48 +43,72 @@ def _update(
     downs,
     ranks,
     coefficients,
+    STRIP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """``weight = round(base + sum of coefficient * (up @ down))`` for one tile of one part."""
-    part = tl.load(tiles + 2 * tl.program_id(0))
-    tile = tl.load(tiles + 2 * tl.program_id(0) + 1)
+    """``weight = round(base + sum of coefficient * (up @ down))`` for a strip of tiles of one part."""
+    part = tl.load(strips + 3 * tl.program_id(0))
+    row = tl.load(strips + 3 * tl.program_id(0) + 1)
+    column = tl.load(strips + 3 * tl.program_id(0) + 2)
     height = tl.load(heights + part)
     width = tl.load(widths + part)
     weight = tl.load(weights + part).to(tl.pointer_type(DTYPE))
     base = tl.load(bases + part).to(tl.pointer_type(DTYPE))
+    first_term = tl.load(first_terms + part)
+    last_term = tl.load(first_terms + part + 1)
     if ALIGNED:
         width = tl.multiple_of(width, 8)
         weight = tl.multiple_of(weight, 16)
         base = tl.multiple_of(base, 16)
-    tiles_across = tl.cdiv(width, BLOCK_N)
-    m = (tile // tiles_across) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = (tile % tiles_across) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = row * BLOCK_M + tl.arange(0, BLOCK_M)
     inside_m = (m < height)[:, None]
-    inside_n = (n < width)[None, :]
-    offsets = m[:, None] * width + n[None, :]
-    # Neither the base nor the weight is needed again in this launch, the factors are: they shall keep the L2 cache.
-    total = tl.load(base + offsets, mask=inside_m & inside_n, other=0.0, eviction_policy="evict_first").to(tl.float32)
-    for term in range(tl.load(first_terms + part), tl.load(first_terms + part + 1)):
-        coefficient = tl.load(coefficients + term)
-        # Adding 0 would turn a pristine -0.0 into 0.0.
-        if coefficient != 0.0:
-            rank = tl.multiple_of(tl.load(ranks + term), 16)
-            up = tl.multiple_of(tl.load(ups + term).to(tl.pointer_type(DTYPE)), 16)
-            down = tl.load(downs + term).to(tl.pointer_type(DTYPE))
-            if ALIGNED:
-                down = tl.multiple_of(down, 16)
-            product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for first in range(0, rank, BLOCK_K):
-                k = first + tl.arange(0, BLOCK_K)
-                left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
-                right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
-                product = tl.dot(left, right, product)
-            total += coefficient * product
-    tl.store(weight + offsets, total.to(DTYPE), mask=inside_m & inside_n, eviction_policy="evict_first")
+    begin = column * BLOCK_N
+    end = tl.minimum(width, begin + STRIP * BLOCK_N)
+    n = begin + tl.arange(0, BLOCK_N)
+    # The bases and the weights are not needed again in this launch, the factors are: they shall keep the L2 cache.
+    ahead = tl.load(
+        base + m[:, None] * width + n[None, :],
+        mask=inside_m & (n < end)[None, :],
+        other=0.0,
+        eviction_policy="evict_first",
+    )
+    for start in range(begin, end, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        inside_n = (n < end)[None, :]
+        total = ahead.to(tl.float32)
+        # The next tile is on its way while this one is worked on.
+        ahead = tl.load(
+            base + m[:, None] * width + (n + BLOCK_N)[None, :],
+            mask=inside_m & (n + BLOCK_N < end)[None, :],
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        for term in range(first_term, last_term):
+            coefficient = tl.load(coefficients + term)
+            # Adding 0 would turn a pristine -0.0 into 0.0.
+            if coefficient != 0.0:
+                rank = tl.multiple_of(tl.load(ranks + term), 16)
+                up = tl.multiple_of(tl.load(ups + term).to(tl.pointer_type(DTYPE)), 16)
+                down = tl.load(downs + term).to(tl.pointer_type(DTYPE))
+                if ALIGNED:
+                    down = tl.multiple_of(down, 16)
+                product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+                for first in range(0, rank, BLOCK_K):
+                    k = first + tl.arange(0, BLOCK_K)
+                    left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
+                    right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
+                    product = tl.dot(left, right, product)
+                total += coefficient * product
+        tl.store(
+            weight + m[:, None] * width + n[None, :],
+            total.to(DTYPE),
+            mask=inside_m & inside_n,
+            eviction_policy="evict_first",
+        )
 
 
 @triton.jit
@@ -215,10 +241,9 @@ class _Launch:
         widths = np.array([part.weight.numel() // part.weight.shape[0] for part in parts], np.int32)
         ranks = np.array([each.rank for each in factors], np.int32)
         counts = [len(part.factors) for part in parts]
-        tiles = _tiles(heights, widths)
         self._is_aligned = not (widths % 8).any()
+        self._shapes = heights, widths
         self._tables = {
-            "tiles": self._upload(tiles),
             "weights": self._addresses([part.weight for part in parts]),
             "heights": self._upload(heights),
             "widths": self._upload(widths),
@@ -227,7 +252,6 @@ class _Launch:
             "downs": self._addresses([each.down for each in factors]),
             "ranks": self._upload(ranks),
         }
-        self._grid = (len(tiles),)
         self._block_k = _largest_block(ranks)
         self._kept_alive: list[Any] = [factors]
 
@@ -239,10 +263,10 @@ class _Launch:
         self._is_aligned = self._is_aligned and not (aligned and (addresses % 16).any())
         return self._upload(addresses)
 
-    def _run(self, function: Any, coefficients: Sequence[float], **options: Any) -> None:
+    def _run(self, function: Any, grid: tuple[int], coefficients: Sequence[float], **options: Any) -> None:
         values = torch.tensor(coefficients, dtype=torch.float32, pin_memory=self._device.type == "cuda")
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-            function[self._grid](
+            function[grid](
                 coefficients=values.to(self._device, non_blocking=True),
                 **self._tables,
                 **options,
@@ -260,12 +284,15 @@ class GroupedUpdate(_Launch):
 
     def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__(parts)
+        strips = _strips(*self._shapes)
+        self._grid = (len(strips),)
+        self._tables["strips"] = self._upload(strips)
         self._tables["bases"] = self._addresses([part.base for part in parts])
         self._kept_alive.append([part.base for part in parts])
 
     def __call__(self, coefficients: Sequence[float]) -> None:
         """Bring all weights to ``coefficients``: one for each of the parts' factors, in their order."""
-        self._run(_update, coefficients, num_warps=WARPS)
+        self._run(_update, self._grid, coefficients, STRIP=STRIP, num_warps=WARPS)
 
 
 class GroupedLeanUpdate(_Launch):
@@ -273,6 +300,9 @@ class GroupedLeanUpdate(_Launch):
 
     def __init__(self, parts: Sequence[LeanPart]) -> None:
         super().__init__(parts)
+        tiles = _tiles(*self._shapes)
+        self._grid = (len(tiles),)
+        self._tables["tiles"] = self._upload(tiles)
         self._tables["codes"] = self._addresses([part.code.codes for part in parts], aligned=False)
         self._tables["escapes"] = self._addresses([part.code.escapes for part in parts], aligned=False)
         self._tables["first_escapes"] = torch.cat([part.code.starts for part in parts])
@@ -280,7 +310,8 @@ class GroupedLeanUpdate(_Launch):
 
     def __call__(self, in_force: Sequence[float], wanted: Sequence[float]) -> None:
         """Bring all weights from the coefficients ``in_force``, which have to be true, to those ``wanted``."""
-        self._run(_update_lean, [*in_force, *wanted], terms=len(wanted), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
+        coefficients = [*in_force, *wanted]
+        self._run(_update_lean, self._grid, coefficients, terms=len(wanted), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
 
 
 def _largest_block(ranks: np.ndarray) -> int:
@@ -290,8 +321,19 @@ def _largest_block(ranks: np.ndarray) -> int:
 
 def _tiles(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """[tiles, 2] int32: the part that each tile belongs to, and the tile's number in it, row by row."""
-    counts = -(-heights // BLOCK_M) * -(-widths // BLOCK_N)
+    parts, numbers = _numbered(-(-heights // BLOCK_M) * -(-widths // BLOCK_N))
+    return np.stack((parts, numbers), axis=1)
+
+
+def _strips(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """[strips, 3] int32: the part that each strip belongs to, its row of tiles, and its first column of tiles."""
+    across = -(-widths // (BLOCK_N * STRIP))
+    parts, numbers = _numbered(-(-heights // BLOCK_M) * across)
+    return np.stack((parts, numbers // across[parts], numbers % across[parts] * STRIP), axis=1)
+
+
+def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``counts[i]`` things of part i: the part of each, and its number in the part, both int32."""
     parts = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     starts = np.cumsum(counts) - counts
-    numbers = np.arange(len(parts), dtype=np.int32) - starts[parts].astype(np.int32)
-    return np.stack((parts, numbers), axis=1)
+    return parts, np.arange(len(parts), dtype=np.int32) - starts[parts].astype(np.int32)
