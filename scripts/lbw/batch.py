@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lbw import base_weights
 from lbw.base_weights import parameter_of
-from lbw.binding import BoundLayer, Slot, Value, slots_of, targets_of
+from lbw.binding import BoundLayer, Holding, Slot, Value, slots_of, targets_of
 from lbw.deltas import LowRank
 from lbw.factors import FactorStore
 from lbw.recoverable import Recoverable
 
-Place = tuple[torch.device, torch.dtype]
+Place = tuple[torch.device, torch.dtype, bool]
+"""Device, type, and whether the rows are aligned: what the weights of a launch have in common."""
 
 Term = tuple[int, int, int, float]
 """(group, slot, network, scale) of one summand of one weight: its coefficient is that of the group, times the scale."""
@@ -56,13 +57,12 @@ class Batch:
                     continue
                 self._attributes.append(bound.attributes)
                 for number, slot in enumerate(slots_of(bound.layer)):
-                    weight = parameter_of(bound.layer, slot.parameter)
-                    members.setdefault((weight.device, weight.dtype), []).append((index, bound, number, slot))
-        for (device, dtype), slots in members.items():
+                    weight = slot.of(parameter_of(bound.layer, slot.parameter))
+                    place = weight.device, weight.dtype, grouped.is_aligned(weight)
+                    members.setdefault(place, []).append((index, bound, number, slot))
+        for (device, dtype, _), slots in members.items():
             assert grouped is not None
-            factors.pack(
-                (delta for _, bound, number, _ in slots for _, delta in _low_rank(bound, number)), device, dtype
-            )
+            factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
             self._add_launches(slots, factors, grouped)
         self._pointers = self._pointers_now()
         self._backups = self._backups_now()
@@ -75,7 +75,7 @@ class Batch:
         lean_terms: list[Term] = []
         for group, bound, number, slot in slots:
             deltas = _low_rank(bound, number)
-            packed = tuple(factors[delta] for _network, delta in deltas)
+            packed = factors.of(_deltas(bound, number))
             chosen = [(group, number, network, delta.scale) for network, delta in deltas]
             backup = bound.attributes["network_weights_backup"]
             weight, base = self._weight_and_base(bound, slot)
@@ -128,15 +128,18 @@ class Batch:
             weight.copy_(base, non_blocking=True)
         for update, terms in self._launches:
             update([values[group][slot][network] * scale for group, slot, network, scale in terms])
-        for update, terms, bounds in self._lean_launches:
-            in_force = [
+        in_force = [
+            [
                 bound.record.holding.value[slot][network] * scale
                 for (_group, slot, network, scale), bound in zip(terms, bounds, strict=True)
             ]
-            update(in_force, [values[group][slot][network] * scale for group, slot, network, scale in terms])
-            # At once: what is in a weight is all that its pristine value can be recovered from.
+            for _update, terms, bounds in self._lean_launches
+        ]
+        # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens next.
+        for (update, terms, bounds), old in zip(self._lean_launches, in_force, strict=True):
+            update(old, [values[group][slot][network] * scale for group, slot, network, scale in terms])
             for (group, *_), bound in zip(terms, bounds, strict=True):
-                bound.record.holding.value = values[group]
+                bound.record.holding = Holding(values[group])
 
 
 def is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
@@ -159,3 +162,7 @@ def _low_rank(bound: BoundLayer, number: int) -> list[tuple[int, LowRank]]:
     return [
         (network, delta) for slot, network, delta in bound.deltas if slot == number and isinstance(delta, LowRank)
     ]
+
+
+def _deltas(bound: BoundLayer, number: int) -> list[LowRank]:
+    return [delta for _network, delta in _low_rank(bound, number)]

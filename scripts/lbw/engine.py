@@ -63,12 +63,16 @@ class Cohort:
     holding: Holding
     is_joined: bool = False
 
+    def hold(self, value: Value) -> None:
+        """All layers of a joined cohort have been brought to ``value``."""
+        self.holding.value = value
+        for bound in self.layers:
+            bound.record.holding = self.holding
+
     def join(self, token: Names, value: Value) -> None:
         """Share one holding, if every layer was brought to ``value``."""
         if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
-            self.holding.value = value
-            for bound in self.layers:
-                bound.record.holding = self.holding
+            self.hold(value)
             self.is_joined = True
 
 
@@ -241,7 +245,7 @@ class LoraEngine:
             singles = self._launch(jobs)
             for job in jobs:
                 if job.cohort.is_joined and (not singles or singles.isdisjoint(job.layers)):
-                    job.cohort.holding.value = job.value
+                    job.cohort.hold(job.value)
                     continue
                 job.cohort.is_joined = False
                 for bound in job.layers:

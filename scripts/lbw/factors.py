@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
 
 from lbw.deltas import LowRank
 
-RANK_MULTIPLE = 16
-"""Tensor cores multiply 16 columns at a time: ranks are padded with zeros to a multiple of it."""
+CHUNK = 32
+"""Columns of ``up`` that the kernel multiplies at a time. Ranks are padded with zeros to a multiple of it, so that a
+chunk has one coefficient."""
 
 _ALIGNMENT = 16
 """In bytes: what one memory instruction of a thread moves."""
@@ -21,10 +22,14 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """``up`` [out, rank] and ``down`` [rank, in], contiguous; ``rank`` is padded."""
+    """The factors of all deltas of one weight, side by side: ``up`` [out, rank] and ``down`` [rank, in], contiguous.
+
+    ``chunks`` has the number of chunks of each delta.
+    """
 
     up: Tensor
     down: Tensor
+    chunks: tuple[int, ...]
 
     @property
     def rank(self) -> int:
@@ -32,46 +37,65 @@ class Factors:
 
 
 class FactorStore:
-    """Packed factors by delta. They live as long as their delta, which lives as long as its network."""
+    """Packed factors by the deltas of a weight. They live as long as the first delta, and it as long as its network."""
 
     def __init__(self) -> None:
-        self._packed: WeakKeyDictionary[LowRank, Factors] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[LowRank, tuple[list[ref[LowRank]], Factors]] = WeakKeyDictionary()
 
-    def pack(self, deltas: Iterable[LowRank], device: torch.device, dtype: torch.dtype) -> None:
+    def pack(self, weights: Iterable[Sequence[LowRank]], device: torch.device, dtype: torch.dtype) -> None:
         """Bring the factors that are not on ``device`` there: all in one buffer, by one copy.
+
+        Args:
+            weights: the deltas of each weight.
 
         Raises:
             torch.cuda.OutOfMemoryError: they do not fit.
         """
-        missing = [
-            delta for delta in deltas if (known := self._packed.get(delta)) is None or known.up.device != device
-        ]
+        missing = [deltas for deltas in weights if deltas and not self._has(deltas, device)]
         if not missing:
             return
         granule = _ALIGNMENT // dtype.itemsize
-        shapes = [shape for delta in missing for shape in _padded_shapes(delta)]
+        shapes = [shape for deltas in missing for shape in _shapes(deltas)]
         starts = [0]
         for shape in shapes:
             starts.append(starts[-1] + -(-prod(shape) // granule) * granule)
         staging = torch.zeros(starts[-1], dtype=dtype, pin_memory=device.type == "cuda")
-        for delta, (up, down) in zip(missing, _pairs(staging, starts, shapes), strict=True):
-            up[:, : delta.up.shape[1]].copy_(delta.up)
-            down[: delta.down.shape[0]].copy_(delta.down)
+        for deltas, (up, down) in zip(missing, _pairs(staging, starts, shapes), strict=True):
+            first = 0
+            for delta, chunks in zip(deltas, _chunks(deltas), strict=True):
+                rank = delta.up.shape[1]
+                up[:, first : first + rank].copy_(delta.up)
+                down[first : first + rank].copy_(delta.down)
+                first += chunks * CHUNK
         packed = staging.to(device, non_blocking=True)
-        for delta, (up, down) in zip(missing, _pairs(packed, starts, shapes), strict=True):
-            self._packed[delta] = Factors(up, down)
+        for deltas, (up, down) in zip(missing, _pairs(packed, starts, shapes), strict=True):
+            self._packed[deltas[0]] = [ref(delta) for delta in deltas], Factors(up, down, _chunks(deltas))
 
-    def __getitem__(self, delta: LowRank) -> Factors:
-        return self._packed[delta]
+    def _has(self, deltas: Sequence[LowRank], device: torch.device) -> bool:
+        known, factors = self._packed.get(deltas[0], ([], None))
+        return (
+            factors is not None
+            and factors.up.device == device
+            and len(known) == len(deltas)
+            and all(reference() is delta for reference, delta in zip(known, deltas, strict=True))
+        )
+
+    def of(self, deltas: Sequence[LowRank]) -> Factors | None:
+        """The packed factors of a weight's deltas; None for none."""
+        return self._packed[deltas[0]][1] if deltas else None
 
     def clear(self) -> None:
         """Free the memory; factors are packed again when they are needed."""
         self._packed.clear()
 
 
-def _padded_shapes(delta: LowRank) -> tuple[tuple[int, int], tuple[int, int]]:
-    rank = -(-delta.up.shape[1] // RANK_MULTIPLE) * RANK_MULTIPLE
-    return (delta.up.shape[0], rank), (rank, delta.down.shape[1])
+def _chunks(deltas: Sequence[LowRank]) -> tuple[int, ...]:
+    return tuple(-(-delta.up.shape[1] // CHUNK) for delta in deltas)
+
+
+def _shapes(deltas: Sequence[LowRank]) -> tuple[tuple[int, int], tuple[int, int]]:
+    rank = sum(_chunks(deltas)) * CHUNK
+    return (deltas[0].up.shape[0], rank), (rank, deltas[0].down.shape[1])
 
 
 def _pairs(buffer: Tensor, starts: list[int], shapes: list[tuple[int, int]]) -> Iterable[tuple[Tensor, Tensor]]:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from lbw import kernels
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
+from lbw.plan import Coefficients
 from tests.bench.sdxl_shapes import attention_layers, other_layers
 from tests.unit.networks import Network, random_network
 
@@ -125,11 +126,11 @@ class Ours:
         self.layers, self.networks = layers, networks
         self.engine = LoraEngine(**options)
         self.names = tuple((net.name, 1.0, 1.0, None) for net in networks)
+        self.groups = dict.fromkeys(layers, 0)  # as a plan has them, which is made once in a pass
 
     def __call__(self, strength: float) -> None:
         self.engine.bind(self, self.layers, self.networks)
-        coefficients = dict.fromkeys(self.layers, (strength,) * len(self.networks))
-        self.engine.manual_lora_update(coefficients, self.names)
+        self.engine.manual_lora_update(Coefficients(self.groups, [(strength,) * len(self.networks)]), self.names)
 
     def idle(self) -> None:
         """What a step without a change does."""

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 from lbw import lean
 from lbw.deltas import LowRank
-from lbw.factors import RANK_MULTIPLE, FactorStore
+from lbw.factors import CHUNK, FactorStore
 from lbw.kernels import triton as kernel
 from tests.unit.ulp import ulp_distance
 
@@ -22,8 +22,8 @@ ALIGNED_SHAPES = [(64, 128), (72, 136), (200, 40)]
 
 @pytest.fixture(params=PLACES, ids=lambda place: f"{place[0]}-{place[1]}")
 def place(request: pytest.FixtureRequest) -> tuple[str, torch.dtype]:
-    if request.param[0] == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    if (request.param[0] == "cuda") != torch.cuda.is_available():  # the interpreter is for machines without a GPU
+        pytest.skip("needs a CUDA GPU" if request.param[0] == "cuda" else "runs on the GPU")
     return request.param
 
 
@@ -45,11 +45,11 @@ class Group:
             for out, into in shapes
         ]
         store = FactorStore()
-        store.pack([delta for deltas in self.deltas for delta in deltas], torch.device(device), dtype)
+        store.pack(self.deltas, torch.device(device), dtype)
         if in_place:
             self.weights = [base.clone() for base in self.bases]
         sources = self.weights if in_place else self.bases
-        self.factors = [tuple(store[delta] for delta in deltas) for deltas in self.deltas]
+        self.factors = [store.of(deltas) for deltas in self.deltas]
         self.launch = kernel.GroupedUpdate(
             [
                 kernel.Part(weight, source, factors)
@@ -101,8 +101,8 @@ def test_a_third_of_the_rows_is_a_part_of_its_own(place: tuple[str, torch.dtype]
     base = torch.randn(96, 32).to(device, dtype)
     delta = LowRank(torch.randn(32, 4).to(dtype), torch.randn(4, 32).to(dtype), 1.0)
     store = FactorStore()
-    store.pack([delta], torch.device(device), dtype)
-    part = kernel.Part(weight.chunk(3)[1], base.chunk(3)[1], (store[delta],))
+    store.pack([[delta]], torch.device(device), dtype)
+    part = kernel.Part(weight.chunk(3)[1], base.chunk(3)[1], store.of([delta]))
     kernel.GroupedUpdate([part])([0.5])
     expected = (base[32:64].double().cpu() + 0.5 * (delta.up.double() @ delta.down.double())).to(dtype)
     assert ulp_distance(weight[32:64], expected) <= 1
@@ -113,13 +113,23 @@ def test_factors_are_packed_once_and_padded_with_zeros(place: tuple[str, torch.d
     device, dtype = place
     deltas = [LowRank(torch.ones(5, rank, dtype=dtype), torch.ones(rank, 3, dtype=dtype), 1.0) for rank in (3, 16)]
     store = FactorStore()
-    store.pack(deltas, torch.device(device), dtype)
-    first = store[deltas[0]]
-    assert first.rank == RANK_MULTIPLE
-    assert first.up.sum() == 15 and first.down.sum() == 9
-    assert all(tensor.data_ptr() % 16 == 0 for delta in deltas for tensor in (store[delta].up, store[delta].down))
-    store.pack(deltas, torch.device(device), dtype)
-    assert store[deltas[0]] is first
+    store.pack([deltas], torch.device(device), dtype)
+    packed = store.of(deltas)
+    assert packed.rank == 2 * CHUNK and packed.chunks == (1, 1)
+    assert packed.up.sum() == 5 * 19 and packed.down.sum() == 3 * 19
+    assert packed.up.data_ptr() % 16 == 0 and packed.down.data_ptr() % 16 == 0
+    store.pack([deltas], torch.device(device), dtype)
+    assert store.of(deltas) is packed
+    store.pack([deltas[:1]], torch.device(device), dtype)
+    assert store.of(deltas[:1]).chunks == (1,)
+
+
+def test_a_weight_without_deltas_becomes_its_base(place: tuple[str, torch.dtype]):
+    device, dtype = place
+    base = torch.randn(70, 33).to(device, dtype)
+    weight = torch.full_like(base, 7.0)
+    kernel.GroupedUpdate([kernel.Part(weight, base, None)])([])
+    assert weight.equal(base)
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES], ids=["any", "aligned"])

@@ -17,19 +17,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lbw.factors import RANK_MULTIPLE, Factors
+from lbw.factors import CHUNK, Factors
 from lbw.lean import ESCAPE, TILE_HEIGHT, TILE_WIDTH, Code
 
 BLOCK_M, BLOCK_N = TILE_HEIGHT, TILE_WIDTH
-"""A tile of the weight. 8 warps hold it, and its product, in 118 registers a thread, so that two tiles share a
-multiprocessor and one loads while the other multiplies."""
-WARPS = 8
-STRIP = 8
+"""A tile of the weight. Of the sizes and numbers of warps that were tried on an H100 these were the fastest."""
+WARPS = 4
+STAGES = 3
+"""How many chunks of the factors are on their way at a time."""
+STRIP = 4
 """Tiles side by side that one program works on: it looks up its part once, and loads one tile ahead."""
-LEAN_WARPS = 16
-"""The lean kernel has a second sum and the codes to hold: twice the warps keep it at 124 registers a thread."""
+LEAN_WARPS = 8
 
 _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+@triton.jit
+def _chunk(
+    up, down, first, rank, m, n, width, inside_m, inside_n,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CHUNK: tl.constexpr,
+):
+    """``up @ down`` of one chunk of the rank, for one tile, in float32."""
+    k = first + tl.arange(0, CHUNK)
+    left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
+    right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
+    return tl.dot(left, right, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32))
+
 
 @triton.jit
 def _update(
@@ -38,7 +50,7 @@ def _update(
     bases,
     heights,
     widths,
-    first_terms,
+    first_chunks,
     ups,
     downs,
     ranks,
@@ -46,7 +58,7 @@ def _update(
     STRIP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
     ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
@@ -58,12 +70,15 @@ def _update(
     width = tl.load(widths + part)
     weight = tl.load(weights + part).to(tl.pointer_type(DTYPE))
     base = tl.load(bases + part).to(tl.pointer_type(DTYPE))
-    first_term = tl.load(first_terms + part)
-    last_term = tl.load(first_terms + part + 1)
+    up = tl.multiple_of(tl.load(ups + part).to(tl.pointer_type(DTYPE)), 16)
+    down = tl.load(downs + part).to(tl.pointer_type(DTYPE))
+    rank = tl.multiple_of(tl.load(ranks + part), CHUNK)
+    coefficients += tl.load(first_chunks + part)
     if ALIGNED:
         width = tl.multiple_of(width, 8)
         weight = tl.multiple_of(weight, 16)
         base = tl.multiple_of(base, 16)
+        down = tl.multiple_of(down, 16)
     m = row * BLOCK_M + tl.arange(0, BLOCK_M)
     inside_m = (m < height)[:, None]
     begin = column * BLOCK_N
@@ -79,7 +94,8 @@ def _update(
     for start in range(begin, end, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         inside_n = (n < end)[None, :]
-        total = ahead.to(tl.float32)
+        here = ahead
+        total = here.to(tl.float32)
         # The next tile is on its way while this one is worked on.
         ahead = tl.load(
             base + m[:, None] * width + (n + BLOCK_N)[None, :],
@@ -87,25 +103,16 @@ def _update(
             other=0.0,
             eviction_policy="evict_first",
         )
-        for term in range(first_term, last_term):
-            coefficient = tl.load(coefficients + term)
-            # Adding 0 would turn a pristine -0.0 into 0.0.
-            if coefficient != 0.0:
-                rank = tl.multiple_of(tl.load(ranks + term), 16)
-                up = tl.multiple_of(tl.load(ups + term).to(tl.pointer_type(DTYPE)), 16)
-                down = tl.load(downs + term).to(tl.pointer_type(DTYPE))
-                if ALIGNED:
-                    down = tl.multiple_of(down, 16)
-                product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-                for first in range(0, rank, BLOCK_K):
-                    k = first + tl.arange(0, BLOCK_K)
-                    left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
-                    right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
-                    product = tl.dot(left, right, product)
-                total += coefficient * product
+        used = 0.0
+        for first in range(0, rank, CHUNK):
+            coefficient = tl.load(coefficients + first // CHUNK)
+            product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, BLOCK_M, BLOCK_N, CHUNK)
+            total += tl.where(coefficient != 0.0, coefficient * product, 0.0)
+            used += tl.abs(coefficient)
+        # Adding 0 has turned a pristine -0.0 into 0.0.
         tl.store(
             weight + m[:, None] * width + n[None, :],
-            total.to(DTYPE),
+            tl.where(used != 0.0, total.to(DTYPE), here),
             mask=inside_m & inside_n,
             eviction_policy="evict_first",
         )
@@ -117,25 +124,25 @@ def _update_lean(
     weights,
     heights,
     widths,
-    first_terms,
+    first_chunks,
     ups,
     downs,
     ranks,
     coefficients,
-    terms,
+    chunks,
     codes,
     escapes,
     first_escapes,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
     ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr,
     ESCAPE: tl.constexpr,
 ):
     """The same, with the pristine tile recovered from the patched one, see :mod:`lbw.lean`.
 
-    ``coefficients`` has those in force, and behind them, ``terms`` later, those that are wanted.
+    ``coefficients`` has those in force, and behind them, ``chunks`` later, those that are wanted.
     """
     part = tl.load(tiles + 2 * tl.program_id(0))
     tile = tl.load(tiles + 2 * tl.program_id(0) + 1)
@@ -157,23 +164,18 @@ def _update_lean(
     quads = tl.load(code + m[:, None] * tl.cdiv(width, 4) + n[None, :] // 4, mask=inside_m & inside_n, other=0)
     in_force = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     wanted = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for term in range(tl.load(first_terms + part), tl.load(first_terms + part + 1)):
-        old = tl.load(coefficients + term)
-        new = tl.load(coefficients + terms + term)
-        if (old != 0.0) | (new != 0.0):
-            rank = tl.multiple_of(tl.load(ranks + term), 16)
-            up = tl.multiple_of(tl.load(ups + term).to(tl.pointer_type(DTYPE)), 16)
-            down = tl.load(downs + term).to(tl.pointer_type(DTYPE))
-            if ALIGNED:
-                down = tl.multiple_of(down, 16)
-            product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for first in range(0, rank, BLOCK_K):
-                k = first + tl.arange(0, BLOCK_K)
-                left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
-                right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
-                product = tl.dot(left, right, product)
-            in_force += old * product
-            wanted += new * product
+    up = tl.multiple_of(tl.load(ups + part).to(tl.pointer_type(DTYPE)), 16)
+    down = tl.load(downs + part).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        down = tl.multiple_of(down, 16)
+    rank = tl.multiple_of(tl.load(ranks + part), CHUNK)
+    coefficients += tl.load(first_chunks + part)
+    for first in range(0, rank, CHUNK):
+        old = tl.load(coefficients + first // CHUNK)
+        new = tl.load(coefficients + chunks + first // CHUNK)
+        product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, BLOCK_M, BLOCK_N, CHUNK)
+        in_force += tl.where(old != 0.0, old * product, 0.0)
+        wanted += tl.where(new != 0.0, new * product, 0.0)
     near_bits = (patched.to(tl.float32) - in_force).to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
     near = tl.where(near_bits < 0, -32768 - near_bits, near_bits)
     known = (quads.to(tl.int32) >> ((n % 4) * 2)[None, :]) & 3
@@ -202,12 +204,21 @@ class Part:
 
     weight: Tensor
     base: Tensor
-    factors: tuple[Factors, ...]
+    factors: Factors | None
 
 
 def supports(weight: Tensor) -> bool:
     """Whether a weight can be the weight of a :class:`Part`."""
     return weight.dtype in _DTYPES and weight.is_contiguous() and weight.numel() < 2**31 and _runs_on(weight)
+
+
+def is_aligned(weight: Tensor) -> bool:
+    """Whether every row begins where a thread can move 16 bytes at once; a weight that is not slows its launch down."""
+    return _width(weight) % 8 == 0 and weight.data_ptr() % 16 == 0
+
+
+def _width(weight: Tensor) -> int:
+    return weight.numel() // weight.shape[0]
 
 
 def _runs_on(weight: Tensor) -> bool:
@@ -224,7 +235,7 @@ class LeanPart:
 
     weight: Tensor
     code: Code
-    factors: tuple[Factors, ...]
+    factors: Factors | None
 
 
 class _Launch:
@@ -236,35 +247,38 @@ class _Launch:
     def __init__(self, parts: Sequence[Part] | Sequence[LeanPart]) -> None:
         first = parts[0].weight
         self._device, self._dtype = first.device, _DTYPES[first.dtype]
-        factors = [each for part in parts for each in part.factors]
+        factors = [part.factors for part in parts]
         heights = np.array([part.weight.shape[0] for part in parts], np.int32)
-        widths = np.array([part.weight.numel() // part.weight.shape[0] for part in parts], np.int32)
-        ranks = np.array([each.rank for each in factors], np.int32)
-        counts = [len(part.factors) for part in parts]
-        self._is_aligned = not (widths % 8).any()
+        widths = np.array([_width(part.weight) for part in parts], np.int32)
+        ranks = np.array([0 if each is None else each.rank for each in factors], np.int32)
+        self._chunks = np.array([count for each in factors if each is not None for count in each.chunks], np.int64)
+        self._is_aligned = all(is_aligned(part.weight) for part in parts)
         self._shapes = heights, widths
         self._tables = {
             "weights": self._addresses([part.weight for part in parts]),
             "heights": self._upload(heights),
             "widths": self._upload(widths),
-            "first_terms": self._upload(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)),
-            "ups": self._addresses([each.up for each in factors]),
-            "downs": self._addresses([each.down for each in factors]),
+            "first_chunks": self._upload((np.cumsum(ranks) - ranks).astype(np.int32) // CHUNK),
+            "ups": self._addresses([None if each is None else each.up for each in factors]),
+            "downs": self._addresses([None if each is None else each.down for each in factors]),
             "ranks": self._upload(ranks),
         }
-        self._block_k = _largest_block(ranks)
         self._kept_alive: list[Any] = [factors]
 
     def _upload(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
-    def _addresses(self, tensors: Sequence[Tensor], aligned: bool = True) -> Tensor:
-        addresses = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
-        self._is_aligned = self._is_aligned and not (aligned and (addresses % 16).any())
-        return self._upload(addresses)
+    def _addresses(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        return self._upload(np.array([0 if each is None else each.data_ptr() for each in tensors], np.int64))
 
-    def _run(self, function: Any, grid: tuple[int], coefficients: Sequence[float], **options: Any) -> None:
-        values = torch.tensor(coefficients, dtype=torch.float32, pin_memory=self._device.type == "cuda")
+    def _by_chunk(self, coefficients: Sequence[float]) -> np.ndarray:
+        """The coefficient of each chunk, from those of each delta."""
+        return np.repeat(np.array(coefficients, np.float32), self._chunks)
+
+    def _run(self, function: Any, grid: tuple[int], coefficients: np.ndarray, **options: Any) -> None:
+        values = torch.from_numpy(coefficients)
+        if self._device.type == "cuda":
+            values = values.pin_memory()
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             function[grid](
                 coefficients=values.to(self._device, non_blocking=True),
@@ -272,10 +286,10 @@ class _Launch:
                 **options,
                 BLOCK_M=BLOCK_M,
                 BLOCK_N=BLOCK_N,
-                BLOCK_K=self._block_k,
+                CHUNK=CHUNK,
                 ALIGNED=self._is_aligned,
                 DTYPE=self._dtype,
-                num_stages=1,
+                num_stages=STAGES,
             )
 
 
@@ -291,8 +305,8 @@ class GroupedUpdate(_Launch):
         self._kept_alive.append([part.base for part in parts])
 
     def __call__(self, coefficients: Sequence[float]) -> None:
-        """Bring all weights to ``coefficients``: one for each of the parts' factors, in their order."""
-        self._run(_update, self._grid, coefficients, STRIP=STRIP, num_warps=WARPS)
+        """Bring all weights to ``coefficients``: one for each of the parts' deltas, in their order."""
+        self._run(_update, self._grid, self._by_chunk(coefficients), STRIP=STRIP, num_warps=WARPS)
 
 
 class GroupedLeanUpdate(_Launch):
@@ -303,20 +317,16 @@ class GroupedLeanUpdate(_Launch):
         tiles = _tiles(*self._shapes)
         self._grid = (len(tiles),)
         self._tables["tiles"] = self._upload(tiles)
-        self._tables["codes"] = self._addresses([part.code.codes for part in parts], aligned=False)
-        self._tables["escapes"] = self._addresses([part.code.escapes for part in parts], aligned=False)
+        self._tables["codes"] = self._addresses([part.code.codes for part in parts])
+        self._tables["escapes"] = self._addresses([part.code.escapes for part in parts])
         self._tables["first_escapes"] = torch.cat([part.code.starts for part in parts])
         self._kept_alive.append([part.code for part in parts])
 
     def __call__(self, in_force: Sequence[float], wanted: Sequence[float]) -> None:
         """Bring all weights from the coefficients ``in_force``, which have to be true, to those ``wanted``."""
-        coefficients = [*in_force, *wanted]
-        self._run(_update_lean, self._grid, coefficients, terms=len(wanted), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
-
-
-def _largest_block(ranks: np.ndarray) -> int:
-    """The largest power of two, up to 32, that divides all ranks."""
-    return next(size for size in (32, RANK_MULTIPLE) if not (ranks % size).any())
+        old, new = self._by_chunk(in_force), self._by_chunk(wanted)
+        both = np.concatenate((old, new))
+        self._run(_update_lean, self._grid, both, chunks=len(new), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
 
 
 def _tiles(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
