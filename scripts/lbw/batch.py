@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import getitem, is_, itemgetter
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,24 @@ Place = tuple[torch.device, torch.dtype, bool]
 
 Term = tuple[int, int, int, float]
 """(group, slot, network, scale) of one summand of one weight: its coefficient is that of the group, times the scale."""
+
+
+class Terms:
+    """The summands of one launch, and how their coefficients come from those of the groups, all at once."""
+
+    def __init__(self, terms: Sequence[Term], groups: Sequence[Sequence[BoundLayer]]) -> None:
+        self.terms = terms
+        slots = [len(group[0].keys) for group in groups]
+        firsts = np.cumsum([0, *slots])
+        rows = [int(firsts[group]) + slot for group, slot, _network, _scale in terms]
+        self._indices = np.array(rows, np.int64), np.array([network for _, _, network, _ in terms], np.int64)
+        self._scales = np.array([scale for *_, scale in terms], np.float64)
+
+    def coefficients(self, values: Sequence[Value]) -> np.ndarray:
+        """One coefficient for each term, from the values of all groups."""
+        rows = [slot for value in values for slot in value]
+        coefficients: np.ndarray = np.array(rows, np.float64).reshape(len(rows), -1)[self._indices] * self._scales
+        return coefficients
 
 
 class Batch:
@@ -41,12 +61,13 @@ class Batch:
         self.singles: set[BoundLayer] = set()
         """The layers that have to be written one by one."""
         self._groups = groups
-        self._where: list[tuple[dict[str, Any], str]] = []
+        self._parameters: list[dict[str, Any]] = []
+        self._names: list[str] = []
         self._attributes: list[dict[str, Any]] = []
         self._refills: list[tuple[Tensor, Tensor]] = []
         """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
-        self._launches: list[tuple[Any, list[Term]]] = []
-        self._lean_launches: list[tuple[Any, list[Term], list[BoundLayer]]] = []
+        self._launches: list[tuple[Any, Terms]] = []
+        self._lean_launches: list[tuple[Any, Terms, list[BoundLayer]]] = []
         self._limits: list[tuple[int, int, float]] = []
         """(group, network, largest coefficient) for lean layers."""
         members: dict[Place, list[tuple[int, BoundLayer, int, Slot]]] = {}
@@ -89,14 +110,16 @@ class Batch:
                 parts.append(grouped.Part(weight, base, packed))
                 terms += chosen
         if parts:
-            self._launches.append((grouped.GroupedUpdate(parts), terms))
+            self._launches.append((grouped.GroupedUpdate(parts), Terms(terms, self._groups)))
         if lean_parts:
-            self._lean_launches.append((grouped.GroupedLeanUpdate(lean_parts), lean_terms, lean_bounds))
+            launch = grouped.GroupedLeanUpdate(lean_parts)
+            self._lean_launches.append((launch, Terms(lean_terms, self._groups), lean_bounds))
 
     def _weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
         """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
         owner, _, name = slot.parameter.rpartition(".")
-        self._where.append((bound.layer.get_submodule(owner)._parameters, name))
+        self._parameters.append(bound.layer.get_submodule(owner)._parameters)
+        self._names.append(name)
         weight = parameter_of(bound.layer, slot.parameter)
         if isinstance(bound.attributes["network_weights_backup"], Recoverable):
             return weight, weight
@@ -112,33 +135,33 @@ class Batch:
         now = self._backups_now()
         return (
             self._pointers_now() == self._pointers
-            and all(new is old for new, old in zip(now, self._backups, strict=True))
+            and all(map(is_, now, self._backups))
             and all(abs(values[group][0][network]) <= limit for group, network, limit in self._limits)
         )
 
     def _pointers_now(self) -> list[int]:
-        return [parameters[name].data_ptr() for parameters, name in self._where]
+        return list(map(Tensor.data_ptr, map(getitem, self._parameters, self._names)))
 
     def _backups_now(self) -> list[Any]:
-        return [attributes["network_weights_backup"] for attributes in self._attributes]
+        return list(map(itemgetter("network_weights_backup"), self._attributes))
 
     def launch(self, values: Sequence[Value]) -> None:
         """Bring all layers but the singles to ``values``, one for each group."""
         for weight, base in self._refills:
             weight.copy_(base, non_blocking=True)
         for update, terms in self._launches:
-            update([values[group][slot][network] * scale for group, slot, network, scale in terms])
+            update(terms.coefficients(values))
         in_force = [
             [
                 bound.record.holding.value[slot][network] * scale
-                for (_group, slot, network, scale), bound in zip(terms, bounds, strict=True)
+                for (_group, slot, network, scale), bound in zip(terms.terms, bounds, strict=True)
             ]
             for _update, terms, bounds in self._lean_launches
         ]
         # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens next.
         for (update, terms, bounds), old in zip(self._lean_launches, in_force, strict=True):
-            update(old, [values[group][slot][network] * scale for group, slot, network, scale in terms])
-            for (group, *_), bound in zip(terms, bounds, strict=True):
+            update(old, terms.coefficients(values))
+            for (group, *_), bound in zip(terms.terms, bounds, strict=True):
                 bound.record.holding = Holding(values[group])
 
 

@@ -10,8 +10,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import islice, repeat
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,18 +61,22 @@ class Cohort:
 
     groups: tuple[int | None, ...]
     layers: list[BoundLayer]
-    holding: Holding
+    attributes: list[dict[str, Any]]
+    holding: Holding = field(default_factory=Holding)
     is_joined: bool = False
 
     def hold(self, value: Value) -> None:
         """All layers of a joined cohort have been brought to ``value``."""
         self.holding.value = value
-        for bound in self.layers:
-            bound.record.holding = self.holding
+        if any(bound.record.holding is not self.holding for bound in self.layers):  # a launch has noted it one by one
+            for bound in self.layers:
+                bound.record.holding = self.holding
 
     def join(self, token: Names, value: Value) -> None:
         """Share one holding, if every layer was brought to ``value``."""
         if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
+            for bound in self.layers:
+                bound.record.holding = self.holding
             self.hold(value)
             self.is_joined = True
 
@@ -104,6 +109,7 @@ class LoraEngine:
         self._factors = FactorStore()
         self._token: Names = ()
         self._sample: list[dict[str, Any]] = []
+        self._to_sample: list[dict[str, Any]] = []
         self._is_short_of_memory = False
         self._cohorts: list[Cohort] = []
         self._cohorts_of: Mapping[str, int] | None = None
@@ -121,6 +127,7 @@ class LoraEngine:
         if self.binding is None or not self.binding.is_of(model, networks):
             self._unbind()
             self.binding = bind(model, layers, networks, self._delta, self._records)
+            self._to_sample = _sample_of(self.binding)
         return self.binding
 
     def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
@@ -172,14 +179,14 @@ class LoraEngine:
                 cohort.join(self._token, value)
         if jobs:
             updated = self._write_all(jobs)
-        self._sample = [bound.attributes for bound in self._sampled()]
+        self._sample = self._to_sample
         return Update(updated, time.perf_counter() - start)
 
     def _stale(self, cohort: Cohort, value: Value) -> list[BoundLayer]:
         """The layers of a cohort that have to be written. The others get the names that the host will want."""
         token = self._token
-        names = [bound.attributes.get("network_current_names", ()) for bound in cohort.layers]
-        if cohort.is_joined and token != () and all(each is token for each in names):
+        names = [attributes.get("network_current_names", ()) for attributes in cohort.attributes]
+        if cohort.is_joined and token != () and all(map(is_, names, repeat(token))):
             return [] if cohort.holding.value == value else cohort.layers
         cohort.is_joined = False
         stale = []
@@ -210,7 +217,7 @@ class LoraEngine:
             known = {tuple(map(id, cohort.layers)): cohort for cohort in self._cohorts}
             self._cohorts, self._cohorts_of = [], groups
             for key, layers in members.items():
-                cohort = known.get(tuple(map(id, layers))) or Cohort(key, layers, Holding())
+                cohort = known.get(tuple(map(id, layers))) or Cohort(key, layers, [each.attributes for each in layers])
                 cohort.groups = key
                 self._cohorts.append(cohort)
         return self._cohorts
@@ -342,13 +349,6 @@ class LoraEngine:
             self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; the host re-patches it")
             return False
 
-    def _sampled(self) -> Iterable[BoundLayer]:
-        """Some layers that tell whether somebody else has re-patched them: touched ones, and one that is not."""
-        assert self.binding is not None
-        touched = [bound for bound in self.binding.layers if bound.deltas]
-        untouched = (bound for bound in self.binding.layers if not bound.deltas)
-        return [*touched[:1], *touched[-1:], *islice(untouched, 1)]
-
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
         token = self._token
@@ -396,6 +396,13 @@ class LoraEngine:
         if message not in self._reported:
             self._reported.add(message)
             logger.warning("LoRA Block Weight: %s", message)
+
+
+def _sample_of(binding: Binding) -> list[dict[str, Any]]:
+    """Some layers that tell whether somebody else has re-patched them: touched ones, and one that is not."""
+    touched = [bound for bound in binding.layers if bound.deltas]
+    untouched = (bound for bound in binding.layers if not bound.deltas)
+    return [bound.attributes for bound in (*touched[:1], *touched[-1:], *islice(untouched, 1))]
 
 
 def _write(bound: BoundLayer, wanted: Contents) -> None:

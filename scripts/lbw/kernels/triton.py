@@ -33,14 +33,13 @@ _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 @triton.jit
 def _chunk(
-    up, down, first, rank, m, n, width, inside_m, inside_n,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CHUNK: tl.constexpr,
+    up, down, first, rank, m, n, width, inside_m, inside_n, sum_so_far, CHUNK: tl.constexpr,
 ):
-    """``up @ down`` of one chunk of the rank, for one tile, in float32."""
+    """``sum_so_far`` and ``up @ down`` of one chunk of the rank, for one tile, in float32."""
     k = first + tl.arange(0, CHUNK)
     left = tl.load(up + m[:, None] * rank + k[None, :], mask=inside_m, other=0.0)
     right = tl.load(down + k[:, None] * width + n[None, :], mask=inside_n, other=0.0)
-    return tl.dot(left, right, tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32))
+    return tl.dot(left, right, sum_so_far)
 
 
 @triton.jit
@@ -56,13 +55,17 @@ def _update(
     ranks,
     coefficients,
     STRIP: tl.constexpr,
+    ONE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
     ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """``weight = round(base + sum of coefficient * (up @ down))`` for a strip of tiles of one part."""
+    """``weight = round(base + sum of coefficient * (up @ down))`` for a strip of tiles of one part.
+
+    ``ONE``: no part has more than one delta, so all chunks of a part have the same coefficient.
+    """
     part = tl.load(strips + 3 * tl.program_id(0))
     row = tl.load(strips + 3 * tl.program_id(0) + 1)
     column = tl.load(strips + 3 * tl.program_id(0) + 2)
@@ -104,11 +107,19 @@ def _update(
             eviction_policy="evict_first",
         )
         used = 0.0
+        product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for first in range(0, rank, CHUNK):
             coefficient = tl.load(coefficients + first // CHUNK)
-            product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, BLOCK_M, BLOCK_N, CHUNK)
-            total += tl.where(coefficient != 0.0, coefficient * product, 0.0)
-            used += tl.abs(coefficient)
+            if ONE:
+                product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, product, CHUNK)
+                used = coefficient
+            else:
+                zero = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+                chunk = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, zero, CHUNK)
+                total += tl.where(coefficient != 0.0, coefficient * chunk, 0.0)
+                used += tl.abs(coefficient)
+        if ONE:
+            total += used * product
         # Adding 0 has turned a pristine -0.0 into 0.0.
         tl.store(
             weight + m[:, None] * width + n[None, :],
@@ -173,7 +184,8 @@ def _update_lean(
     for first in range(0, rank, CHUNK):
         old = tl.load(coefficients + first // CHUNK)
         new = tl.load(coefficients + chunks + first // CHUNK)
-        product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, BLOCK_M, BLOCK_N, CHUNK)
+        zero = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, zero, CHUNK)
         in_force += tl.where(old != 0.0, old * product, 0.0)
         wanted += tl.where(new != 0.0, new * product, 0.0)
     near_bits = (patched.to(tl.float32) - in_force).to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
@@ -252,6 +264,7 @@ class _Launch:
         widths = np.array([_width(part.weight) for part in parts], np.int32)
         ranks = np.array([0 if each is None else each.rank for each in factors], np.int32)
         self._chunks = np.array([count for each in factors if each is not None for count in each.chunks], np.int64)
+        self._is_one = all(each is None or len(each.chunks) == 1 for each in factors)
         self._is_aligned = all(is_aligned(part.weight) for part in parts)
         self._shapes = heights, widths
         self._tables = {
@@ -306,7 +319,8 @@ class GroupedUpdate(_Launch):
 
     def __call__(self, coefficients: Sequence[float]) -> None:
         """Bring all weights to ``coefficients``: one for each of the parts' deltas, in their order."""
-        self._run(_update, self._grid, self._by_chunk(coefficients), STRIP=STRIP, num_warps=WARPS)
+        by_chunk = self._by_chunk(coefficients)
+        self._run(_update, self._grid, by_chunk, STRIP=STRIP, ONE=self._is_one, num_warps=WARPS)
 
 
 class GroupedLeanUpdate(_Launch):
