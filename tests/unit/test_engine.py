@@ -132,7 +132,7 @@ def test_the_host_is_told_what_it_wants_to_hear_and_has_the_true_base(bed: Bed):
     bed.update(bed.all(0.5, 0.5, 0.5))
     for name, layer in bed.layers.items():
         assert layer.network_current_names == bed.names()
-        assert layer.network_weights_backup.equal(bed.base[name])
+        assert layer.network_weights_backup.cpu().equal(bed.base[name].cpu())
 
 
 def test_after_a_pass_no_layer_claims_to_hold_what_it_does_not(bed: Bed):
@@ -194,7 +194,7 @@ def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pyt
     assert bed.update(bed.all(0.5, 0.0, 0.0)) == 0
     for name, layer in bed.layers.items():
         assert layer.network_current_names not in ((), bed.names()), "the host must see that it has to restore"
-        assert layer.network_weights_backup.equal(bed.base[name])
+        assert layer.network_weights_backup.cpu().equal(bed.base[name].cpu())
     monkeypatch.undo()
     coefficients = bed.all(0.5, 0.0, 0.0)
     bed.update(coefficients)
@@ -289,7 +289,7 @@ def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(place: tuple[str
             backup = layer.__dict__["network_weights_backup"]
             assert isinstance(backup, Recoverable) and 4 * backup.code.nbytes <= layer.weight.nbytes
     for name, layer in bed.layers.items():
-        assert layer.network_weights_backup.clone().equal(bed.base[name]), "whoever reads the backup gets the base"
+        assert layer.network_weights_backup.cpu().equal(bed.base[name].cpu()), "whoever reads the backup gets the base"
 
 
 def test_parameters_that_moved_are_found_again(bed: Bed):

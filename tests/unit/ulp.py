@@ -13,12 +13,8 @@ def ordered(tensor: Tensor) -> Tensor:
     return torch.where(integers < 0, -(2 ** (8 * size - 1)) - integers, integers)
 
 
-def ulp_distance(a: Tensor, b: Tensor) -> int:
-    """The largest distance between two elements; a NaN is far from every number.
-
-    Where two terms of a size of about 0.1 cancel all but completely, what is left is the rounding of the float64
-    reference itself: differences below 1e-16 do not count.
-    """
-    distances = (ordered(a.cpu()) - ordered(b.cpu())).abs()
-    is_noise = (a.cpu().double() - b.cpu().double()).abs() < 1e-16
-    return int(torch.where(is_noise, 0, distances).max())
+def ulp_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> int:
+    """The greatest distance between two tensors of one type, among the values that differ by more than ``floor``."""
+    distances = (ordered(a.cpu().contiguous()) - ordered(b.cpu().contiguous())).abs()
+    apart = (a.cpu().double() - b.cpu().double()).abs() > floor
+    return int(distances[apart].max()) if apart.any() else 0

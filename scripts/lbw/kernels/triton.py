@@ -23,10 +23,20 @@ from lbw.lean import ESCAPE, TILE_HEIGHT, TILE_WIDTH, Code
 BLOCK_M, BLOCK_N = TILE_HEIGHT, TILE_WIDTH
 """A tile of the weight. Of the sizes and numbers of warps that were tried on an H100 these were the fastest."""
 WARPS = 4
-STAGES = 3
-"""How many chunks of the factors are on their way at a time."""
-STRIP = 4
-"""Tiles side by side that one program works on: it looks up its part once, and loads one tile ahead."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``strip``: tiles side by side that one program works on; it looks up its part once, and loads one tile ahead.
+    ``stages``: chunks of the factors that are on their way at a time."""
+
+    strip: int
+    stages: int
+
+
+SHALLOW, DEEP = Pipeline(strip=8, stages=2), Pipeline(strip=4, stages=4)
+"""For ranks of one chunk, and for more; the fastest of nine on an H100."""
+
 LEAN_WARPS = 8
 
 _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -267,6 +277,7 @@ class _Launch:
         self._is_one = all(each is None or len(each.chunks) == 1 for each in factors)
         self._is_aligned = all(is_aligned(part.weight) for part in parts)
         self._shapes = heights, widths
+        self._pipeline = DEEP if ranks.max() > CHUNK else SHALLOW
         self._tables = {
             "weights": self._addresses([part.weight for part in parts]),
             "heights": self._upload(heights),
@@ -302,7 +313,7 @@ class _Launch:
                 CHUNK=CHUNK,
                 ALIGNED=self._is_aligned,
                 DTYPE=self._dtype,
-                num_stages=STAGES,
+                num_stages=self._pipeline.stages,
             )
 
 
@@ -311,7 +322,7 @@ class GroupedUpdate(_Launch):
 
     def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__(parts)
-        strips = _strips(*self._shapes)
+        strips = _strips(*self._shapes, self._pipeline.strip)
         self._grid = (len(strips),)
         self._tables["strips"] = self._upload(strips)
         self._tables["bases"] = self._addresses([part.base for part in parts])
@@ -320,7 +331,7 @@ class GroupedUpdate(_Launch):
     def __call__(self, coefficients: Sequence[float]) -> None:
         """Bring all weights to ``coefficients``: one for each of the parts' deltas, in their order."""
         by_chunk = self._by_chunk(coefficients)
-        self._run(_update, self._grid, by_chunk, STRIP=STRIP, ONE=self._is_one, num_warps=WARPS)
+        self._run(_update, self._grid, by_chunk, STRIP=self._pipeline.strip, ONE=self._is_one, num_warps=WARPS)
 
 
 class GroupedLeanUpdate(_Launch):
@@ -349,11 +360,11 @@ def _tiles(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.stack((parts, numbers), axis=1)
 
 
-def _strips(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def _strips(heights: np.ndarray, widths: np.ndarray, strip: int) -> np.ndarray:
     """[strips, 3] int32: the part that each strip belongs to, its row of tiles, and its first column of tiles."""
-    across = -(-widths // (BLOCK_N * STRIP))
+    across = -(-widths // (BLOCK_N * strip))
     parts, numbers = _numbered(-(-heights // BLOCK_M) * across)
-    return np.stack((parts, numbers // across[parts], numbers % across[parts] * STRIP), axis=1)
+    return np.stack((parts, numbers // across[parts], numbers % across[parts] * strip), axis=1)
 
 
 def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
