@@ -17,6 +17,9 @@ from tests.unit.ulp import ulp_distance
 PLACES = [("cpu", torch.float16), ("cuda", torch.float16), ("cuda", torch.bfloat16)]
 
 SHAPES = [(64, 128), (65, 129), (1, 8), (200, 40), (33, 7), (128, 256)]
+NOISE = 1e-7
+"""The rounding of float32 sums of about 0.1, which counts where they cancel and bfloat16 is still precise."""
+
 ALIGNED_SHAPES = [(64, 128), (72, 136), (200, 40)]
 
 
@@ -70,7 +73,7 @@ class Group:
     def check(self, coefficients: list[float]) -> None:
         self.launch(coefficients)
         for weight, expected in zip(self.weights, self.expected(coefficients), strict=True):
-            assert ulp_distance(weight, expected) <= 1
+            assert ulp_distance(weight, expected, NOISE) <= 1
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES, [(5, 3)]], ids=["any", "aligned", "tiny"])
@@ -110,17 +113,17 @@ def test_a_third_of_the_rows_is_a_part_of_its_own(place: tuple[str, torch.dtype]
 
 
 def test_factors_are_packed_once_and_padded_with_zeros(place: tuple[str, torch.dtype]):
-    device, dtype = place
+    device, dtype = torch.empty(0, device=place[0]).device, place[1]
     deltas = [LowRank(torch.ones(5, rank, dtype=dtype), torch.ones(rank, 3, dtype=dtype), 1.0) for rank in (3, 16)]
     store = FactorStore()
-    store.pack([deltas], torch.device(device), dtype)
+    store.pack([deltas], device, dtype)
     packed = store.of(deltas)
     assert packed.rank == 2 * CHUNK and packed.chunks == (1, 1)
     assert packed.up.sum() == 5 * 19 and packed.down.sum() == 3 * 19
     assert packed.up.data_ptr() % 16 == 0 and packed.down.data_ptr() % 16 == 0
-    store.pack([deltas], torch.device(device), dtype)
+    store.pack([deltas], device, dtype)
     assert store.of(deltas) is packed
-    store.pack([deltas[:1]], torch.device(device), dtype)
+    store.pack([deltas[:1]], device, dtype)
     assert store.of(deltas[:1]).chunks == (1,)
 
 
@@ -155,7 +158,7 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: tuple
         launch(in_force, wanted)
         in_force = wanted
         for weight, expected in zip(group.weights, group.expected(wanted), strict=True):
-            assert ulp_distance(weight, expected) <= 1
+            assert ulp_distance(weight, expected, NOISE) <= 1
     launch(in_force, [0.0] * (2 * len(shapes)))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
