@@ -66,17 +66,15 @@ class Cohort:
     is_joined: bool = False
 
     def hold(self, value: Value) -> None:
-        """All layers of a joined cohort have been brought to ``value``."""
+        """All layers have been brought to ``value``: share one holding of it."""
         self.holding.value = value
-        if any(bound.record.holding is not self.holding for bound in self.layers):  # a launch has noted it one by one
+        if any(bound.record.holding is not self.holding for bound in self.layers):
             for bound in self.layers:
                 bound.record.holding = self.holding
 
     def join(self, token: Names, value: Value) -> None:
         """Share one holding, if every layer was brought to ``value``."""
         if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
-            for bound in self.layers:
-                bound.record.holding = self.holding
             self.hold(value)
             self.is_joined = True
 
