@@ -14,8 +14,9 @@ from lbw.blocks import block_of
 
 
 def messages(result: Any) -> list[str]:
-    """What a generation told its user, the panel's status line apart."""
-    return [line for line in (result.comments or "").splitlines() if not line.startswith("LoRA Block Weight: ")]
+    """What a generation told its user, without the line that sums it up."""
+    lines = [line.removeprefix("LoRA Block Weight: ") for line in (result.comments or "").splitlines()]
+    return [line for line in lines if "| base weights " not in line]
 
 
 Strengths = dict[str, dict[str, tuple[float, float]]]
