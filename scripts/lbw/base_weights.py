@@ -133,6 +133,12 @@ def _weight_names(layer: Layer) -> tuple[str, ...]:
     return ("in_proj_weight", "out_proj.weight") if isinstance(layer, nn.MultiheadAttention) else ("weight",)
 
 
+def _backups(layer: Layer) -> tuple[Any, ...]:
+    """The weight's backups, one for each of :func:`_weight_names`; each is None where the host has made none."""
+    backup = layer.__dict__.get("network_weights_backup")
+    return backup if isinstance(backup, tuple) else (backup,)
+
+
 def _bias_name(layer: Layer) -> str:
     """The bias that the host backs up for ``layer``."""
     return "out_proj.bias" if isinstance(layer, nn.MultiheadAttention) else "bias"
@@ -198,8 +204,7 @@ def _copy_to(source: Tensor, device: torch.device) -> Tensor:
 
 def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.device], Tensor]) -> None:
     """Have the weight's copies that are not on ``device`` made there by ``copy``."""
-    backup = layer.network_weights_backup
-    parts = backup if isinstance(backup, tuple) else (backup,)
+    parts = _backups(layer)
     placed = []
     for part in parts:
         if isinstance(part, StandIn):
@@ -207,7 +212,7 @@ def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.dev
         else:
             placed.append(part if part.device == device else copy(part, device))
     if any(new is not old for new, old in zip(placed, parts, strict=True)):
-        layer.network_weights_backup = tuple(placed) if isinstance(backup, tuple) else placed[0]
+        layer.network_weights_backup = tuple(placed) if len(placed) > 1 else placed[0]
 
 
 class PinnedMemory:
@@ -240,8 +245,7 @@ def park(layer: Layer) -> None:
 
 def pristine(layer: Layer, parameter: str) -> Tensor:
     """The pristine ``weight``, ``in_proj_weight`` or ``out_proj.weight``: nothing that is about to be overwritten."""
-    backup = layer.network_weights_backup
-    part = backup[_weight_names(layer).index(parameter)] if isinstance(backup, tuple) else backup
+    part = _backups(layer)[_weight_names(layer).index(parameter)]
     if isinstance(part, Unchanged):
         return part.made()
     values: Tensor = part.values() if isinstance(part, StandIn) else part
@@ -272,9 +276,7 @@ def bias_origin(layer: Layer, *, is_changed: bool) -> Tensor | None:
 
 def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
-    backup = getattr(layer, "network_weights_backup", None)
-    parts = backup if isinstance(backup, tuple) else (backup,)
-    for name, part in zip(_weight_names(layer), parts, strict=False):
+    for name, part in zip(_weight_names(layer), _backups(layer), strict=False):
         if part is not None and not isinstance(part, Unchanged):
             parameter_of(layer, name).copy_(part.values() if isinstance(part, StandIn) else part)
     restore_bias(layer)
@@ -299,8 +301,7 @@ def fit(layers: Iterable[Layer]) -> bool:
     missing: dict[torch.device, int] = {}
     for layer in layers:
         device = device_of(layer)
-        backup = layer.network_weights_backup
-        for name, part in zip(_weight_names(layer), backup if isinstance(backup, tuple) else (backup,), strict=True):
+        for name, part in zip(_weight_names(layer), _backups(layer), strict=True):
             if device.type == "cuda" and (isinstance(part, StandIn) or part.device != device):
                 missing[device] = missing.get(device, 0) + parameter_of(layer, name).nbytes
     return all(2 * size < _free(device) for device, size in missing.items())
@@ -310,8 +311,7 @@ def is_short(layers: Iterable[Layer]) -> bool:
     """Whether a GPU that holds copies of the weights has less than half as much room left for everything else."""
     held: dict[torch.device, int] = {}
     for layer in layers:
-        backup = layer.__dict__.get("network_weights_backup")
-        for part in backup if isinstance(backup, tuple) else (backup,):
+        for part in _backups(layer):
             if isinstance(part, Tensor) and part.device.type == "cuda":
                 held[part.device] = held.get(part.device, 0) + part.nbytes
     return any(2 * _free(device) < size for device, size in held.items())

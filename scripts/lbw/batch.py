@@ -96,7 +96,7 @@ class Batch:
         lean_terms: list[Term] = []
         for group, bound, number, slot in slots:
             deltas = _low_rank(bound, number)
-            packed = factors.of(_deltas(bound, number))
+            packed = factors.of([delta for _network, delta in deltas])
             chosen = [(group, number, network, delta.scale) for network, delta in deltas]
             backup = bound.attributes["network_weights_backup"]
             weight, base = self._weight_and_base(bound, slot)

@@ -23,25 +23,13 @@ _MOST_SETS = 50
 
 def build(tab: Tab, path: Path, rule_set: Any, layers: Callable[[], Iterable[str]]) -> dict[str, Any]:
     """Make the section; returns its components by argument."""
-
-    def area(value: Callable[[], str]) -> Any:
-        return gr.TextArea(
-            value=value,
-            label="Element rules",
-            info="NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>",
-            lines=8,
-            max_lines=20,
-            interactive=True,
-            elem_id=tab.id("element"),
-            elem_classes=["lbw-text"],
-        )
-
     file = TextFile(
         tab, "lbwe", "lbw_element", path, DEFAULT_RULE_SETS, parse_rule_sets,
         lambda rules: ", ".join(rules.splitlines()), described=[rule_set],
     )
     with gr.Accordion("Elemental", open=False, elem_id=tab.id("lbw_elemental")):
-        elements = file.build(area, "lbw_element_names")
+        info = "NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>"
+        elements = file.build("Element rules", info, "element", "lbw_element_names")
         with FormRow(variant="compact"):
             print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
             show = gr.Button("Show what the rules hit", size="sm", elem_id=tab.id("lbw_element_hits_button"))

@@ -22,20 +22,8 @@ def build(
         tab, "lbw", "lbw", path, DEFAULT_PRESETS, parse_presets, blocks_on,
         by_name=[default_preset], described=[preset],
     )
-
-    def area(value: Callable[[], str]) -> Any:
-        return gr.TextArea(
-            value=value,
-            label="Presets",
-            info="One a line, NAME: and 12, 17, 20, 26 or 61 values. In a prompt: <lora:name:1:lbw=NAME>",
-            lines=8,
-            max_lines=20,
-            interactive=True,
-            elem_id=tab.id("lbw_ratiospreset"),
-            elem_classes=["lbw-text"],
-        )
-
     with gr.Accordion("Weights setting", open=False, elem_id=tab.id("lbw_weights_setting")):
-        file.build(area, "lbw_ratios")
+        info = "One a line, NAME: and 12, 17, 20, 26 or 61 values. In a prompt: <lora:name:1:lbw=NAME>"
+        file.build("Presets", info, "lbw_ratiospreset", "lbw_ratios")
     make_weights(tab, file)
     return file.area

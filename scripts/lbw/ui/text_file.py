@@ -49,16 +49,21 @@ class TextFile:
     def read(self) -> str:
         return read_or_create(self.path, self.default)
 
-    def build(self, area: Callable[..., Any], content_id: str) -> Any:
-        """Make the section.
-
-        Args:
-            area: makes the text box; it is given the value as a function, which gradio calls for each page.
-        """
+    def build(self, label: str, info: str, elem_id: str, content_id: str) -> Any:
+        """Make the section; returns its text box, whose value is a function, which gradio calls for each page."""
         with FormRow(variant="compact"):
             reload = gr.Button("Reload Presets", size="sm", elem_id=self._id("reload"))
             self.write = gr.Button(_SAVE, size="sm", variant="primary", elem_id=self._id("savetext"))
-        self.area = area(value=self.read)
+        self.area = gr.TextArea(
+            value=self.read,
+            label=label,
+            info=info,
+            lines=8,
+            max_lines=20,
+            interactive=True,
+            elem_id=self.tab.id(elem_id),
+            elem_classes=["lbw-text"],
+        )
         self.content = gr.HTML(elem_id=self.tab.id(content_id))
         self.loaded = gr.State(None)
         check = gr.Button("Check", elem_id=self._id("check"), visible=False)
