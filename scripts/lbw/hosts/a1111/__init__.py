@@ -1,0 +1,220 @@
+"""The adapter for AUTOMATIC1111's WebUI: the moments of a generation.
+
+Everything of the host that the program touches is in this package.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lbw import api, infotext, prompt, routes
+from lbw.base_weights import Policy
+from lbw.engine import LoraEngine
+from lbw.hosts.a1111.backend import Backend
+from lbw.hosts.a1111.conditioning import ConditioningCaches
+from lbw.hosts.a1111.model import host, solver_step
+from lbw.hosts.a1111.notes import Note
+from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
+from lbw.hosts.a1111.settings import NAME, add_settings, add_translations, memory_policy, setting
+from lbw.hosts.a1111.tags import TagReader, lora_tags, request_of
+from lbw.session import Session
+from lbw.summary import changes, summarise
+from modules import shared
+
+__all__ = [
+    "PRESETS_FILE", "RULE_SETS_FILE", "WARNINGS", "Backend", "add_settings", "add_translations", "app_started",
+    "before_evaluation", "before_sampling", "before_settings", "begin", "finish", "library", "model_loaded",
+    "networks_activated", "session_of", "setting", "solver_step", "take_notes", "unload",
+]
+
+logger = logging.getLogger("lbw")
+
+_FUNCTIONAL = "lora_functional"
+
+WARNINGS = "LBW warnings"
+"""The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
+
+_SESSION = "lora_block_weight_session"
+"""The attribute of the host's processing object that holds its session."""
+
+
+class Closer:
+    """Stands in for one processing object's ``close``, which the host calls even where the generation failed."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = p
+        self._close = p.close
+
+    def __call__(self) -> None:
+        end(self._p)
+        self._close()
+
+
+engine = LoraEngine()
+caches = ConditioningCaches()
+
+
+def session_of(p: Any) -> Session | None:
+    """The session of a generation; None where the extension is not active in it."""
+    return vars(p).get(_SESSION)
+
+
+def _arguments(values: Sequence[Any], warn: prompt.Warn) -> api.Arguments:
+    try:
+        return api.parse(values, warn)
+    except api.ArgumentError as error:
+        warn(f"{error}; all arguments are left out")
+        return api.Arguments()
+
+
+def before_settings(p: Any, values: Sequence[Any]) -> None:
+    """A request's own settings are about to be put in force, by the host, which undoes that at its end.
+
+    With ``lora_functional`` the host restores every layer at each forward and adds the networks to its output instead,
+    with one multiplier for all blocks. The networks are put into the weights by us in any case, so the option is off
+    for this request.
+    """
+    overrides = p.override_settings or {}
+    wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
+    active = _arguments(values, lambda _message: None).active
+    if active and wanted and p.override_settings_restore_afterwards:
+        p.override_settings = {**overrides, _FUNCTIONAL: False}
+
+
+def begin(p: Any, values: Sequence[Any]) -> None:
+    """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
+    _remove_stand_ins(p)
+    messages: list[str] = []
+    arguments = _arguments(values, messages.append)
+    if not arguments.active or shared.opts.lora_functional:
+        engine.release()
+        caches.drop_others(p, ())
+        if arguments.active:
+            message = "off, because the option lora_functional is on and this request does not restore its settings"
+            logger.warning("LoRA Block Weight: %s", message)
+            p.comment(f"LoRA Block Weight: {message}")
+        return
+    if arguments.mode != 0:
+        messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
+    session = Session(
+        host,
+        engine,
+        recalled(library(arguments), arguments, messages.append),
+        lambda message: p.comment(f"{NAME}: {message}"),
+    )
+    for message in messages:
+        session.warn(message)
+    session.tells_more = arguments.debug
+    session.prints_changes = arguments.print_changes
+    engine.policy = memory_policy()
+    setattr(p, _SESSION, session)
+    p.parse_extra_network_prompts = TagReader(p, session)
+    p.close = Closer(p)
+
+
+def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
+    """The host has loaded the networks of a pass and has not yet encoded the prompt."""
+    session = session_of(p)
+    if session is None:
+        return
+    requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
+    is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
+    if is_plain and not setting("lbw_plain_loras"):
+        session.leave_to_host()
+        caches.drop_others(p, ())
+        return
+    is_hires_pass = getattr(p, "is_hr_pass", False)
+    steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
+    if not is_hires_pass:
+        session.passes.clear()
+    plan = session.begin_pass(requests, int(p.seeds[0]), steps)
+    caches.drop_others(p, plan.text_encoder_ratios())
+    if session.prints_changes:
+        print(*changes(plan, session.library, host.layers()), sep="\n")
+    take_notes(p)
+
+
+def take_notes(p: Any) -> None:
+    """Bring the infotext up to date with the passes of the batch that is being made."""
+    session = session_of(p)
+    if session is None:
+        return
+    for key, text in infotext.describe(session.passes, session.library).items():
+        session.notes.setdefault(key, {})[p.iteration] = text
+    for key, batches in session.notes.items():
+        p.extra_generation_params[key] = Note(batches, p.iteration)
+
+
+def before_sampling(p: Any) -> None:
+    """The prompt has been encoded, and sampling is about to begin."""
+    session = session_of(p)
+    if session is not None and session.plan is not None:
+        caches.remember(p, session.plan.text_encoder_ratios())
+
+
+def before_evaluation(params: Any) -> None:
+    """The sampler is about to evaluate the model."""
+    denoiser = params.denoiser
+    session = session_of(denoiser.p)
+    if session is not None:
+        session.step(solver_step(denoiser, params.sampling_step), params.total_sampling_steps)
+
+
+def finish(p: Any, processed: Any) -> None:
+    """A generation is over, and its result is complete: say in it what went wrong."""
+    session = session_of(p)
+    if session is not None:
+        _tell_summary(session, processed)
+    if session is not None and session.tells_more:
+        session.log_details()
+    if session is not None and session.warnings:
+        told = {WARNINGS: list(session.warnings)}
+        processed.extra_generation_params = {**processed.extra_generation_params, **told}
+    end(p)
+
+
+def _tell_summary(session: Session, processed: Any) -> None:
+    """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
+    line = summarise(session.passes, session.updates, _memory_mode())
+    if line:
+        processed.comments += f"{NAME}: {line}\n"
+
+
+def _memory_mode() -> str:
+    """Where the pristine weights are of the layers that LoRAs change."""
+    places = {None: "not kept", Policy.GPU: "beside the layers", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
+    return places[engine.placement]
+
+
+def end(p: Any) -> None:
+    """A generation is over, or has failed."""
+    session = session_of(p)
+    _remove_stand_ins(p)
+    if session is not None:
+        session.end()
+        if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
+            engine.release()
+
+
+def app_started(_demo: Any, app: Any) -> None:
+    """The host's server has its routes."""
+    routes.add(app, Backend())
+
+
+def model_loaded(_model: Any) -> None:
+    """The host has put another model into use."""
+    engine.park(host.model(), host.layers().values())
+
+
+def unload() -> None:
+    """The extension is being unloaded, or the UI reloaded: off is off."""
+    engine.release()
+
+
+def _remove_stand_ins(p: Any) -> None:
+    """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
+    for name, kind in (("parse_extra_network_prompts", TagReader), ("close", Closer), (_SESSION, Session)):
+        if isinstance(vars(p).get(name), kind):
+            delattr(p, name)

@@ -1,0 +1,68 @@
+"""The host's model: its layers, its networks, and the solver's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+import networks as host_networks
+from modules import shared
+
+_PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
+_FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
+_EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+
+class A1111:
+    """The :class:`lbw.hosts.Host` protocol on AUTOMATIC1111's WebUI 1.10."""
+
+    def model(self) -> Any:
+        return shared.sd_model
+
+    def is_sdxl(self) -> bool:
+        return bool(getattr(shared.sd_model, "is_sdxl", False))
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        mapping: Mapping[str, nn.Module] = getattr(shared.sd_model, "network_layer_mapping", {})
+        inside_attention = {
+            id(layer.out_proj) for layer in mapping.values() if isinstance(layer, nn.MultiheadAttention)
+        }
+        return {
+            name: layer
+            for name, layer in mapping.items()
+            if isinstance(layer, _PATCHED_CLASSES) and id(layer) not in inside_attention and _has_weight(layer)
+        }
+
+    def networks(self) -> Sequence[Any]:
+        networks: Sequence[Any] = host_networks.loaded_networks
+        return networks
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return getattr(layer, "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight", None) is not None
+
+
+def solver_step(denoiser: Any, sampling_step: int) -> int:
+    """The solver's step, 0-based, that a model evaluation belongs to.
+
+    The host's own counter lags: a sampler sets it after its first evaluation of a step, so that the last evaluation of
+    step i and the first of step i+1 see the same number. ``denoiser.step`` counts evaluations; how many of them make a
+    step depends on the sampler.
+    """
+    evaluation: int = denoiser.step
+    config = denoiser.sampler.config
+    if config.name in _EVALUATIONS_ARE_NO_STEPS:
+        return sampling_step
+    if config.options.get("second_order", False):
+        return evaluation // 2
+    if config.name in _FIRST_STEP_EVALUATES_TWICE:
+        return max(evaluation - 1, 0)
+    return min(evaluation, sampling_step + 1)
+
+
+host = A1111()

@@ -1,0 +1,46 @@
+"""The two preset files of the extension, and the library that a request gets from them and from its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lbw import api, infotext, prompt
+from lbw.limits import shortened
+from lbw.plan import Library
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
+
+_SCRIPTS_FOLDER = Path(__file__).resolve().parents[3]
+PRESETS_FILE = _SCRIPTS_FOLDER / "lbwpresets.txt"
+RULE_SETS_FILE = _SCRIPTS_FOLDER / "elempresets.txt"
+
+
+def preset_text() -> str:
+    """The presets, as their file has them."""
+    return read(PRESETS_FILE, DEFAULT_PRESETS)
+
+
+def rule_set_text() -> str:
+    """The element rule sets, as their file has them."""
+    return read(RULE_SETS_FILE, DEFAULT_RULE_SETS)
+
+
+def library(arguments: api.Arguments) -> Library:
+    """Presets and rule sets from the request, or from their files where it has none."""
+    presets, _ = parse_presets(arguments.presets or preset_text())
+    rule_sets, _ = parse_rule_sets(arguments.elements or rule_set_text())
+    return Library(presets, rule_sets, arguments.default_preset.strip() or None)
+
+
+def recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> Library:
+    """The library with what a pasted infotext brought, and without a default preset that cannot be used."""
+    try:
+        library = infotext.recall(arguments.pasted, library)
+    except ValueError as error:
+        warn(f"argument pasted: {error}")
+    default = library.default_preset
+    if default is not None and "," not in library.vector(default):
+        warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
+             f"{shortened(', '.join(library.presets), 400)}; tags without lbw= keep all blocks at 1")
+        library = replace(library, default_preset=None)
+    return library

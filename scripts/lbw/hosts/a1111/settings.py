@@ -1,0 +1,68 @@
+"""The extension's section on the host's settings page, and its labels in the host's other languages."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lbw.base_weights import Policy
+from modules import localization, shared
+
+logger = logging.getLogger("lbw")
+
+_TRANSLATIONS = Path(__file__).resolve().parents[2] / "ui"
+
+NAME = "LoRA Block Weight"
+"""What begins each line that is shown with a result: the panel finds its own by it."""
+
+_SECTION = ("lbw", NAME)
+
+SETTINGS: dict[str, shared.OptionInfo] = {
+    "lbw_plain_loras": shared.OptionInfo(
+        True, "Also switch LoRAs without block weights and steps the fast way", section=_SECTION
+    ),
+    "lbw_base_weights": shared.OptionInfo(
+        Policy.AUTO.value,
+        "Where to keep the unchanged weights of layers that a LoRA changes",
+        gr.Radio,
+        {"choices": [policy.value for policy in Policy]},
+        section=_SECTION,
+    ).info("auto: what fits; gpu: fastest; lean: an eighth to a quarter of that memory; ram: no GPU memory, slower"),
+    "old_active_check_lbw": shared.OptionInfo(
+        False, 'Show "Active" as a checkbox inside the panel, not in its title', section=_SECTION
+    ).needs_reload_ui(),
+}
+"""The extension's section on the host's settings page."""
+
+
+def add_settings() -> None:
+    """The host builds its settings page, which it does not do where it serves the API alone."""
+    for key, option in SETTINGS.items():
+        shared.opts.add_option(key, option)
+
+
+def add_translations() -> None:
+    """Tell the host of the panel's labels in other languages: it looks for such files in a folder of their own only."""
+    for path in _TRANSLATIONS.glob("*.json"):
+        known = localization.localizations.setdefault(path.stem, [])
+        if str(path) not in known:
+            known.append(str(path))
+
+
+def setting(key: str) -> Any:
+    """The value of one of ``SETTINGS``."""
+    return getattr(shared.opts, key, SETTINGS[key].default)
+
+
+def memory_policy() -> Policy:
+    """Where the user wants the pristine weights; auto where the setting says what no version of ours knows."""
+    value = setting("lbw_base_weights")
+    try:
+        return Policy(value)
+    except ValueError:
+        choices = ", ".join(policy.value for policy in Policy)
+        logger.warning("LoRA Block Weight: setting lbw_base_weights is %r, expected %s; auto is used", value, choices)
+        return Policy.AUTO
