@@ -42,6 +42,8 @@ const loraBlockWeight = (() => {
         if (focused && focused !== document.body) focused.focus({preventScroll: true});
     }
 
+    const theme = () => (document.body.classList.contains("dark") ? "dark" : "light");
+
     function say(tabname, message) {
         find(tabname, "lbw_status .lbw-said").textContent = message;
     }
@@ -171,6 +173,7 @@ const loraBlockWeight = (() => {
                 followOtherTab(tabname, ...file);
             }
             setUpStatus(tabname);
+            onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
             onFirstSight(find(tabname, "lbw_panel"), () => labelSymbols(tabname));
             onFirstSight(find(tabname, "lbw_sliders"), () => lbwMakeWeights.build({
                 frame: find(tabname, "lbw_sliders .lbw-make"),
@@ -180,5 +183,5 @@ const loraBlockWeight = (() => {
         }
     });
 
-    return {put};
+    return {put, theme};
 })();

@@ -252,6 +252,22 @@ def pristine(layer: Layer, parameter: str) -> Tensor:
     return values
 
 
+def pristine_view(layer: Layer, parameter: str) -> Tensor:
+    """The pristine values wherever they are at this moment, to be read and not kept: nothing is copied for it.
+
+    Raises:
+        MissingBaseError: the weights are patched and have no backup.
+    """
+    if layer.__dict__.get("network_current_names", ()) == ():
+        return parameter_of(layer, parameter).detach()
+    backups = dict(zip(_weight_names(layer), _backups(layer), strict=False))
+    part = backups.get(parameter)
+    if part is None:
+        raise MissingBaseError("its weights are patched and have no backup")
+    values: Tensor = part.values() if isinstance(part, StandIn) else part
+    return values
+
+
 def pristine_bias(layer: Layer) -> Tensor | None:
     """The copy of the bias that goes with the layer's weight, made now if there is none; None without a bias."""
     return _made(getattr(layer, "network_bias_backup", None))

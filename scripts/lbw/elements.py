@@ -11,6 +11,14 @@ from lbw.limits import LONGEST_RULE, MOST_RULES, number, shortened
 
 _KNOWN_LABELS = frozenset(UNET_LABELS) | frozenset(FLUX_LABELS)
 
+ELEMENTS = (
+    "attn1", "attn2", "img_attn", "txt_attn", "attn", "ff_net", "img_mlp", "txt_mlp", "mlp", "in_layers", "out_layers",
+    "emb", "skip", "norm", "proj", "linear", "img_mod", "txt_mod", "modulation", "conv", "op",
+)
+"""Words that rules are made of: the parts of the blocks of U-Nets, text encoders, SD3 and Flux.
+
+It is ``ff_net``, because every layer of a U-Net has ``ff`` in its name, in ``diffusion``."""
+
 
 @dataclass(frozen=True)
 class Selector:
@@ -36,6 +44,14 @@ class ElementRule:
         in_block = label in self.blocks.words
         has_element = any(word in layer for word in self.elements.words)
         return self.blocks.selects(in_block) and self.elements.selects(has_element)
+
+
+def element_of(layer: str) -> str | None:
+    """The first of ``ELEMENTS`` in a layer's name; None for a layer that has none of them.
+
+    A name may have several (``ff_net_0_proj``); the first is the part of the block that the layer is in.
+    """
+    return next((word for word in ELEMENTS if word in layer), None)
 
 
 def _words(text: str) -> tuple[list[str], bool]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
@@ -19,13 +19,19 @@ from pydantic import BaseModel, Field
 from lbw import api, prompt
 from lbw.blocks import FLUX_LABELS, LAYOUTS, SDXL_LABELS, UNET_LABELS, Family, block_of, family_of_layers
 from lbw.limits import LONGEST_TEXT, MOST_TAGS
+from lbw.pictures import Theme, png
+from lbw.pictures.strengths import draw
 from lbw.plan import Library, Plan, build
 from lbw.presets import Problem, parse_presets, parse_rule_sets
+from lbw.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
 from lbw.weights import BlockWeights
 
 TITLE = "LoRA Block Weight"
 MOST_COEFFICIENTS = 1_000_000
 """Numbers in one answer."""
+
+LONGEST_NAME = 500
+"""Characters of a network's name."""
 
 
 class Backend(Protocol):
@@ -49,6 +55,10 @@ class Backend(Protocol):
 
     def tags(self, text: str) -> list[list[str]]:
         """The arguments of each LoRA tag of a prompt."""
+        ...
+
+    def strengths(self, name: str) -> Strengths:
+        """The strengths of a network file in the loaded model; raises UnmeasurableError."""
         ...
 
 
@@ -126,6 +136,53 @@ class Tag(BaseModel):
 class ParseAnswer(BaseModel):
     tags: list[Tag]
     warnings: list[str]
+
+
+class Strength(BaseModel):
+    block: str | None = Field(description="null: layers in no block")
+    element: str | None = Field(description="the word that rules find a layer by; null: none that is known")
+    layers: int = Field(description="how many of the model's layers the network changes there")
+    delta_norm: float = Field(description="Frobenius norm of what the network adds to their weights at strength 1")
+    weight_norm: float = Field(description="Frobenius norm of these weights")
+    strength: float = Field(description="the one divided by the other")
+
+
+class StrengthsAnswer(BaseModel):
+    name: str
+    total: Strength
+    blocks: list[Strength] = Field(description="all blocks of the model, over all elements")
+    elements: list[Strength] = Field(description="over all blocks")
+    cells: list[Strength] = Field(description="each element of each block that the network changes")
+    warnings: list[str] = Field(description="what of the file is left out")
+
+
+def _strength(norms: Norms, block: str | None = None, element: str | None = None) -> Strength:
+    return Strength(
+        block=block, element=element, layers=norms.layers, delta_norm=norms.delta, weight_norm=norms.weight,
+        strength=norms.strength,
+    )
+
+
+def _answer(strengths: Strengths) -> StrengthsAnswer:
+    return StrengthsAnswer(
+        name=strengths.name,
+        total=_strength(strengths.total),
+        blocks=[_strength(norms, block) for block, norms in strengths.by_block().items()],
+        elements=[_strength(norms, element=element) for element, norms in strengths.by_element().items()],
+        cells=[_strength(norms, *cell) for cell, norms in strengths.by_cell().items()],
+        warnings=list(strengths.messages),
+    )
+
+
+def _measured(backend: Backend, name: str) -> Strengths:
+    """
+    Raises:
+        HTTPException: 404 for a name that the host does not know, 409 where the file cannot be measured now.
+    """
+    try:
+        return backend.strengths(name)
+    except UnmeasurableError as error:
+        raise HTTPException(404 if isinstance(error, UnknownNetworkError) else 409, str(error)) from None
 
 
 def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
@@ -333,6 +390,19 @@ def add(app: FastAPI, backend: Backend) -> None:
             family = family_of_layers(backend.layer_names())
             model = Model.FLUX if family is Family.FLUX else Model.SDXL if backend.is_sdxl() else Model.SD
         return Blocks(model=model, blocks=list(_LABELS[model]), layouts=_layouts(model))
+
+    network = Query(..., max_length=LONGEST_NAME, description="of a LoRA file that the server knows, as in a tag")
+
+    @get("strengths", StrengthsAnswer)
+    def strengths(name: str = network) -> StrengthsAnswer:
+        """How strong a LoRA file is in each block and element of the loaded model, without an image."""
+        return _answer(_measured(backend, name))
+
+    @app.get("/lbw/v1/strengths.png", response_class=Response, responses={200: {"content": {"image/png": {}}}},
+             tags=[TITLE], dependencies=makers[0].dependencies)
+    def strengths_picture(name: str = network, theme: Theme = Theme.LIGHT) -> Response:
+        """The same as a picture."""
+        return Response(png(draw(_measured(backend, name), theme)), media_type="image/png")
 
     @app.post(
         "/lbw/v1/parse", response_model=ParseAnswer, tags=[TITLE], dependencies=makers[0].dependencies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -337,6 +338,23 @@ def test_the_panel_shows_what_rules_hit(panel: Panel):
     expect(hits.locator("li:visible").first).to_contain_text("middle_block")
 
 
+def test_a_files_strength_is_shown_with_its_numbers(panel: Panel):
+    panel.open("lbw_strength")
+    panel.choose("lbw_strength_name", "demo")
+    panel.find("lbw_strength_show").click()
+    picture = panel.find("lbw_strength_picture", "img")
+    expect(picture).to_have_attribute("alt", re.compile("Strength of demo .*the strongest blocks: [A-Z0-9]+ [0-9.]+ %"))
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    panel.find("lbw_strength_picture", "summary").click()
+    assert "attn1" in panel.find("lbw_strength_picture", "thead").inner_text()
+    assert panel.find("lbw_strength_picture", "tbody tr:last-child").inner_text().startswith("all blocks")
+
+
+def test_a_file_without_a_name_has_no_strength(panel: Panel):
+    panel.open("lbw_strength").find("lbw_strength_show").click()
+    expect(panel.find("lbw_strength_picture")).to_contain_text("Choose a LoRA first.")
+
+
 def test_the_two_tabs_have_panels_of_their_own(panel: Panel):
     panel.open("lbw_weights_setting").presets.fill(f"FIRST:{ONES}\n")
     panel.write("<lora:a:1>")
@@ -406,8 +424,11 @@ def test_closing_the_panel_does_not_switch_it_off(panel: Panel):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
     open_page(page, server, f"?__theme={theme}")
-    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental")
+    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_strength")
     panel.button("lbw_sliders", "Set all 1").click()
+    panel.choose("lbw_strength_name", "demo")
+    panel.find("lbw_strength_show").click()
+    panel.find("lbw_strength_picture", "summary").click()
     panel.presets.fill("BAD:1,2\n")
     expect(panel.notes).to_contain_text("Line 1")
     found = Axe().run(page, context=panel.id("lbw_panel")).response["violations"]

@@ -18,6 +18,9 @@ sys.path[:0] = [str(HERE), str(PROJECT / "scripts")]
 import gradio as gr  # noqa: E402
 
 from lbw import ui  # noqa: E402
+from lbw.blocks import block_of  # noqa: E402
+from lbw.elements import element_of  # noqa: E402
+from lbw.strengths import Norms, Part, Strengths  # noqa: E402
 
 LAYERS = tuple(
     f"diffusion_model_{block}_1_transformer_blocks_0_{part}"
@@ -60,6 +63,12 @@ def serve_with_head() -> None:
     gr.routes.templates.TemplateResponse = response
 
 
+def measure(name: str) -> Strengths:
+    """What a network that changes all layers could come to; torch is not there to compute it."""
+    parts = [Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + i, 50.0)) for i, layer in enumerate(LAYERS)]
+    return Strengths(name, ("BASE", *(part.block for part in parts[::3])), tuple(parts))
+
+
 def tab(name: str) -> None:
     with gr.TabItem(name, id=name, elem_id=f"tab_{name}"):
         gr.Textbox(label="Prompt", lines=3, elem_id=f"{name}_prompt")
@@ -68,6 +77,8 @@ def tab(name: str) -> None:
             presets_file=PROJECT / "scripts" / "lbwpresets.txt",
             rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
             layers=lambda: LAYERS,
+            network_names=lambda: ["demo"],
+            measure=measure,
         )
         gr.HTML(elem_id=f"html_log_{name}")
 

@@ -26,7 +26,10 @@ from tests.server import Server, running_server
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = {"prompt": "a red cat", "seed": 1, "steps": 2, "width": 64, "height": 64}
 ZEROS = ",".join(["0"] * 17)
-ROUTES = {"/lbw/v1/presets": "get", "/lbw/v1/elements": "get", "/lbw/v1/blocks": "get", "/lbw/v1/parse": "post"}
+ROUTES = {
+    "/lbw/v1/presets": "get", "/lbw/v1/elements": "get", "/lbw/v1/blocks": "get", "/lbw/v1/parse": "post",
+    "/lbw/v1/strengths": "get",
+}
 
 
 @pytest.fixture(scope="module")
@@ -233,12 +236,45 @@ def test_the_routes_are_behind_the_hosts_api_auth(tmp_path: Path, session: reque
     with running_server(tmp_path, "--nowebui", "--api-auth", "user:secret") as server:
         for path, method in ROUTES.items():
             ask = getattr(session, method)
-            body = {} if method == "get" else {"json": {"prompt": ""}}
+            body = {"params": {"name": "demo"}} if method == "get" else {"json": {"prompt": ""}}
             assert ask(server.url + path, timeout=10, **body).status_code == 401
             assert ask(server.url + path, timeout=10, auth=("user", "wrong"), **body).status_code == 401
             assert ask(server.url + path, timeout=10, auth=("user", "secret"), **body).status_code == 200
+        assert session.get(f"{server.url}/lbw/v1/strengths.png?name=demo", timeout=10).status_code == 401
         wrong = with_args([{"nope": 1}])
         assert session.post(f"{server.url}/sdapi/v1/txt2img", json=wrong, timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_files_strengths_are_numbers_and_a_picture(server: Server, session: requests.Session, get, theme: str):
+    found = get("/lbw/v1/strengths?name=demo")
+    assert found["warnings"] == []
+    blocks = {item["block"]: item for item in found["blocks"]}
+    assert set(blocks) >= {"BASE", "IN00", "M00", "OUT11"}
+    assert sum(item["layers"] for item in found["cells"]) == found["total"]["layers"] > 0
+    for item in (found["total"], *found["cells"], *found["elements"]):
+        assert item["strength"] == pytest.approx(item["delta_norm"] / item["weight_norm"])
+    assert sum(item["delta_norm"] ** 2 for item in found["blocks"]) == pytest.approx(found["total"]["delta_norm"] ** 2)
+    answer = session.get(f"{server.url}/lbw/v1/strengths.png?name=demo&theme={theme}", timeout=60)
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.convert("L").getpixel((0, 0)) < 100) == (theme == "dark")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("name=nope", 404, "no LoRA is called 'nope'"),
+        ("name=..%2Fdemo", 404, "no LoRA is called '../demo'"),
+        ("name=", 404, "no LoRA is called ''"),
+        ("", 422, "field required"),
+        (f"name={'x' * 501}", 422, "at most 500 characters"),
+    ],
+)
+@pytest.mark.parametrize("path", ["strengths", "strengths.png"])
+def test_a_wrong_name_is_refused(server: Server, session: requests.Session, path: str, query: str, status, message):
+    answer = session.get(f"{server.url}/lbw/v1/{path}?{query}", timeout=60)
+    assert (answer.status_code, message in answer.text) == (status, True)
 
 
 def test_without_the_hosts_api_there_is_none_of_ours():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 MODULES = [
     "api", "blocks", "elements", "hits", "infotext", "limits", "plan", "presets", "prompt", "saving", "schedule",
-    "weights",
+    "strengths", "weights",
 ]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

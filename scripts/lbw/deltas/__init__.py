@@ -20,10 +20,12 @@ from lbw.deltas.kinds import (
     Dense,
     InThird,
     LowRank,
+    Source,
     StandAlone,
     UnsupportedModuleError,
     WeightDependent,
     accumulation_dtype,
+    frobenius,
 )
 from lbw.deltas.shapes import reads_inpainting_channels
 
@@ -33,11 +35,13 @@ __all__ = [
     "HostFormula",
     "InThird",
     "LowRank",
+    "Source",
     "StandAlone",
     "UnsupportedModuleError",
     "WeightDependent",
     "accumulation_dtype",
     "delta_of",
+    "frobenius",
 ]
 
 _BUILDERS: dict[str, Callable[[Any, torch.Size, torch.dtype], Delta]] = {

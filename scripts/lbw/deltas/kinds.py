@@ -7,10 +7,14 @@ it, the bias's part included.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
+
+Source = Callable[[], Tensor]
+"""Brings a layer's pristine weight, in its own type, to whoever needs it."""
 
 
 class UnsupportedModuleError(Exception):
@@ -20,6 +24,13 @@ class UnsupportedModuleError(Exception):
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 carries a weight of up to 16 bits to its correct rounding; a float32 weight needs float64."""
     return torch.float32 if dtype.itemsize <= 2 else torch.float64
+
+
+def frobenius(tensor: Tensor) -> float:
+    """The Frobenius norm: row by row, because float32 loses a thousandth in a sum of millions of squares."""
+    rows = tensor.detach().reshape(len(tensor), -1)
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return float(torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().norm())
 
 
 @dataclass(eq=False)
@@ -32,6 +43,11 @@ class Delta(ABC):
     @abstractmethod
     def compute(self, weight: Tensor) -> Tensor:
         """The delta on ``weight``, which has the layer's shape, is of the type to accumulate in, and is not changed."""
+
+    def norm(self, weight: Source) -> float:
+        """The Frobenius norm of the delta on ``weight``; the bias's part does not count."""
+        base = weight()
+        return frobenius(self.compute(base.to(accumulation_dtype(base.dtype))))
 
     def to(self, device: torch.device) -> None:
         """Move the tensors, once for each device that the layer is found on."""
@@ -73,6 +89,13 @@ class LowRank(StandAlone):
         self.to(device)
         return (self.up.to(dtype) @ self.down.to(dtype)).mul_(self.scale)
 
+    def norm(self, weight: Source) -> float:
+        """From matrices of [rank, rank] alone: ``|U D|^2`` is the sum of ``(U^T U) * (D D^T)``."""
+        dtype = torch.promote_types(self.up.dtype, torch.float32)
+        up, down = self.up.to(dtype), self.down.to(dtype)
+        products = (up.T @ up).double() * (down @ down.T).double()
+        return abs(self.scale) * float(products.sum().clamp(min=0).sqrt())
+
 
 @dataclass(eq=False)
 class Dense(StandAlone):
@@ -83,6 +106,9 @@ class Dense(StandAlone):
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         self.to(device)
         return self.value.to(dtype)
+
+    def norm(self, weight: Source) -> float:
+        return frobenius(self.value)
 
 
 @dataclass(eq=False)
@@ -107,3 +133,6 @@ class InThird(WeightDependent):
         delta = torch.zeros_like(weight)
         delta.chunk(3)[self.third].copy_(self.inner.compute(weight.chunk(3)[self.third]))
         return delta
+
+    def norm(self, weight: Source) -> float:
+        return self.inner.norm(lambda: weight().chunk(3)[self.third])

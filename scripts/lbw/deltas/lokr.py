@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lbw.deltas.derived import MAX_RANK, low_rank
-from lbw.deltas.kinds import StandAlone, accumulation_dtype
+from lbw.deltas.kinds import Source, StandAlone, accumulation_dtype, frobenius
 from lbw.deltas.lora import contract
 from lbw.deltas.shapes import misfit
 
@@ -30,6 +30,9 @@ class Kronecker(StandAlone):
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         self.to(device)
         return kron(self.w1.to(dtype), self.w2.to(dtype)).mul_(self.scale)
+
+    def norm(self, weight: Source) -> float:
+        return abs(self.scale) * frobenius(self.w1) * frobenius(self.w2)
 
 
 Factors = tuple[Tensor, Tensor]

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from lbw.api import ARGUMENTS
-from lbw.ui import elemental, insert, make_weights, plots, presets_text
+from lbw.strengths import Strengths
+from lbw.ui import elemental, insert, make_weights, plots, presets_text, strengths
 from lbw.ui.tab import Tab
 from modules.ui_components import InputAccordion
 
@@ -22,12 +23,16 @@ def build(
     presets_file: Path,
     rule_sets_file: Path,
     layers: Callable[[], Iterable[str]],
+    network_names: Callable[[], list[str]],
+    measure: Callable[[str], Strengths],
     separate_checkbox: bool = False,
 ) -> dict[str, Any]:
     """Make the panel of one tab.
 
     Args:
         layers: names the layers of the model that is in use.
+        network_names: names the network files that the host knows.
+        measure: the strengths of one of them; raises UnmeasurableError.
         separate_checkbox: whether "Active" is a checkbox inside a plain accordion, and not in the accordion's title.
 
     Returns:
@@ -50,6 +55,7 @@ def build(
             tab, presets_file, row.preset, row.default_preset, make_weights.build
         )
         components |= elemental.build(tab, rule_sets_file, row.rule_set, layers)
+        strengths.build(tab, network_names, measure)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
     components["pasted"] = gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,18 @@ class Tab:
 
 def on_click_in_browser(button: Any, function: str, inputs: Sequence[Any] = ()) -> None:
     """Run a JavaScript function with the values of ``inputs``, and nothing on the server."""
+    button.click(fn=None, inputs=list(inputs), outputs=[], **_in_browser(button, function))
+
+
+def on_click(
+    button: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], in_browser: str
+) -> None:
+    """Run ``function`` with what a JavaScript function makes of the values of ``inputs``."""
+    button.click(
+        function, list(inputs), list(outputs), queue=False, show_progress=False, **_in_browser(button, in_browser)
+    )
+
+
+def _in_browser(button: Any, function: str) -> dict[str, str]:
     # Gradio 3 and Forge name the argument _js, a plain gradio 4 js.
-    keyword = "js" if "js" in inspect.signature(button.click).parameters else "_js"
-    button.click(fn=None, inputs=list(inputs), outputs=[], **{keyword: function})
+    return {"js" if "js" in inspect.signature(button.click).parameters else "_js": function}

@@ -12,6 +12,7 @@ from typing import Any
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
+from lbw.hosts.a1111 import network_files
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches
 from lbw.hosts.a1111.model import host, solver_step
@@ -206,6 +207,7 @@ def app_started(_demo: Any, app: Any) -> None:
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
     engine.park(host.model(), host.layers().values())
+    network_files.meter.forget()
 
 
 def unload() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
-from modules import shared
+from modules import sd_models, shared
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
@@ -63,6 +63,11 @@ def solver_step(denoiser: Any, sampling_step: int) -> int:
     if config.name in _FIRST_STEP_EVALUATES_TWICE:
         return max(evaluation - 1, 0)
     return min(evaluation, sampling_step + 1)
+
+
+def is_loaded() -> bool:
+    """Whether a model is in memory; asking the host for it would load one."""
+    return sd_models.model_data.sd_model is not None
 
 
 host = A1111()
