@@ -67,7 +67,7 @@ class LoraBlockWeight(scripts.Script):
         a1111.networks_activated(p, extra_network_data)
 
     def process_before_every_sampling(self, p, *_, **__):
-        a1111.before_sampling(p)
+        a1111.conditioning_encoded(p)
 
     def postprocess_batch(self, p, *_, **__):
         a1111.take_notes(p)

@@ -238,8 +238,12 @@ class PinnedMemory:
 
 
 def park(layer: Layer) -> None:
-    """Take the weight's copies off the GPU, as the model itself is no longer in use."""
-    if layer.__dict__.get("network_weights_backup") is not None:
+    """Take the weight's copies off the GPU, as the model itself is no longer in use.
+
+    Of a model that the host has thrown away nothing is left to copy.
+    """
+    copies = [part for part in _backups(layer) if part is not None and not isinstance(part, Unchanged)]
+    if copies and device_of(layer).type != "meta":
         _place(layer, torch.device("cpu"), _copy_to)
 
 

@@ -46,6 +46,7 @@ class Session:
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, Any] = ((), ())
+        self._position = (0, 0)
         self._seed = 0
         self._unclaimed = ""
 
@@ -72,6 +73,7 @@ class Session:
         plan = self._make_plan()
         self.engine.relieve()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
+        self._position = (0, steps)
         self._apply(0, steps)
         self.passes.append((plan, steps))
         return plan
@@ -81,15 +83,25 @@ class Session:
         if self.plan is None:
             return
         self.passes[-1] = (self.passes[-1][0], steps)
+        self._position = (step, steps)
+        self.catch_up()
+        if step == 0:
+            self._warn_of_empty_schedules(steps)
+
+    def catch_up(self) -> None:
+        """Bring the weights to the step that is under way, if they are not there: the host may be using another model
+        now, or somebody else may have changed networks or weights."""
+        if self.plan is None:
+            return
+        step, steps = self._position
         names = self.host.wanted_names()
         if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
             self._make_plan()
+            self._applied = ((), ())
         if names != self._applied[1]:
             self._follow_multipliers()
         if (self.plan.strengths(step, steps), names) != self._applied or not self.engine.holds(names):
             self._apply(step, steps)
-        if step == 0:
-            self._warn_of_empty_schedules(steps)
 
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""

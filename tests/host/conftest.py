@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import Recording, changed_layers, copy_weights, recording
-from tests.host.webui import WebUI
+from tests.host.webui import STAND_IN, WebUI
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +72,39 @@ def bench(_bench: Bench) -> Iterator[Bench]:
 @pytest.fixture
 def comments() -> Callable[[Any], str]:
     return lambda processed: processed.comments or ""
+
+
+@pytest.fixture
+def option(bench: Bench) -> Iterator[Callable[..., None]]:
+    """Change settings for the length of a test."""
+    options = bench.webui.shared.opts
+    before: dict[str, Any] = {}
+
+    def set_options(**values: Any) -> None:
+        for name, value in values.items():
+            before.setdefault(name, getattr(options, name))
+            options.data[name] = value
+
+    yield set_options
+    for name, value in before.items():
+        options.data[name] = value
+
+
+@pytest.fixture(scope="session")
+def _rarer_checkpoints(webui: WebUI) -> None:
+    from modules import sd_models
+
+    if Path(sd_models.__file__).is_relative_to(STAND_IN):
+        command = [sys.executable, str(STAND_IN / "make_demo.py"), "--rarer", "--data-dir", str(webui.data)]
+        subprocess.run(command, check=True)
+        sd_models.list_models()
+
+
+@pytest.fixture
+def checkpoints(bench: Bench, _rarer_checkpoints: None) -> Iterator[list[str]]:
+    """The titles of all checkpoints, those of the rarer families among them; afterwards the first one is back."""
+    from modules import sd_models
+
+    first = bench.webui.shared.sd_model.sd_checkpoint_info
+    yield list(sd_models.checkpoints_list)
+    sd_models.reload_model_weights(info=first)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +18,12 @@ from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import restore_counter
 from tests.host.test_isolation import difference
 from tests.host.test_model_switch import use
-from tests.host.webui import STAND_IN, WebUI
 from tests.unit.ulp import ulp_distance
 
 FAMILIES = ("inpainting", "sd2", "sdxl", "refiner")
 OUTPUT_BLOCKS = ",".join(["0.5", *["0"] * 13, *["1"] * 12])
 """A vector of 26 values: half the text encoder, and the output blocks."""
 STOP = 2
-
-
-@pytest.fixture(scope="module")
-def _rarer_checkpoints(webui: WebUI) -> None:
-    from modules import sd_models
-
-    if Path(sd_models.__file__).is_relative_to(STAND_IN):
-        command = [sys.executable, str(STAND_IN / "make_demo.py"), "--rarer", "--data-dir", str(webui.data)]
-        subprocess.run(command, check=True)
-        sd_models.list_models()
-
-
-@pytest.fixture
-def checkpoints(bench: Bench, _rarer_checkpoints: None) -> Iterator[list[str]]:
-    """The titles of all checkpoints, those of the rarer families among them; afterwards the first one is back."""
-    from modules import sd_models
-
-    first = bench.webui.shared.sd_model.sd_checkpoint_info
-    yield list(sd_models.checkpoints_list)
-    sd_models.reload_model_weights(info=first)
 
 
 def parts_of(name: str, layer: nn.Module) -> dict[str, tuple[str, torch.Size]]:

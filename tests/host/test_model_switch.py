@@ -31,7 +31,7 @@ def use(checkpoints: list[str], name: str) -> None:
     title = next((title for title in checkpoints if name in title), None)
     if title is None:
         pytest.skip(f"this host has no checkpoint {name}")
-    sd_models.reload_model_weights(info=sd_models.checkpoints_list[title])
+    sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(title))
 
 
 def test_a_checkpoint_loaded_into_the_same_layers_is_the_new_base(bench: Bench, other_checkpoints: list[str]):

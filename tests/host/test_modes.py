@@ -19,22 +19,6 @@ SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=2>"
 STEPS = 4
 
 
-@pytest.fixture
-def option(bench: Bench) -> Iterator[Callable[..., None]]:
-    """Change settings for the length of a test."""
-    options = bench.webui.shared.opts
-    before: dict[str, Any] = {}
-
-    def set_options(**values: Any) -> None:
-        for name, value in values.items():
-            before.setdefault(name, getattr(options, name))
-            options.data[name] = value
-
-    yield set_options
-    for name, value in before.items():
-        options.data[name] = value
-
-
 def output_block(record: Any, network: str = "t_lora", block: str = "OUT05") -> list[float]:
     return [round(found[network][block][0], 2) for found in record.strengths]
 

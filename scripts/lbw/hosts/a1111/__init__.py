@@ -14,7 +14,7 @@ from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from lbw.hosts.a1111 import network_files
 from lbw.hosts.a1111.backend import Backend
-from lbw.hosts.a1111.conditioning import ConditioningCaches
+from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.a1111.model import host, solver_step
 from lbw.hosts.a1111.notes import Note
 from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
@@ -25,9 +25,26 @@ from lbw.summary import changes, summarise
 from modules import shared
 
 __all__ = [
-    "PRESETS_FILE", "RULE_SETS_FILE", "WARNINGS", "Backend", "add_settings", "add_translations", "app_started",
-    "before_evaluation", "before_sampling", "before_settings", "begin", "finish", "library", "model_loaded",
-    "networks_activated", "session_of", "setting", "solver_step", "take_notes", "unload",
+    "PRESETS_FILE",
+    "RULE_SETS_FILE",
+    "WARNINGS",
+    "Backend",
+    "add_settings",
+    "add_translations",
+    "app_started",
+    "before_evaluation",
+    "before_settings",
+    "begin",
+    "conditioning_encoded",
+    "finish",
+    "library",
+    "model_loaded",
+    "networks_activated",
+    "session_of",
+    "setting",
+    "solver_step",
+    "take_notes",
+    "unload",
 ]
 
 logger = logging.getLogger("lbw")
@@ -112,6 +129,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     engine.policy = memory_policy()
     setattr(p, _SESSION, session)
     p.parse_extra_network_prompts = TagReader(p, session)
+    p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
 
 
@@ -120,6 +138,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session = session_of(p)
     if session is None:
         return
+    conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and not setting("lbw_plain_loras"):
@@ -148,8 +167,8 @@ def take_notes(p: Any) -> None:
         p.extra_generation_params[key] = Note(batches, p.iteration)
 
 
-def before_sampling(p: Any) -> None:
-    """The prompt has been encoded, and sampling is about to begin."""
+def conditioning_encoded(p: Any) -> None:
+    """The prompt of a pass has been encoded."""
     session = session_of(p)
     if session is not None and session.plan is not None:
         caches.remember(p, session.plan.text_encoder_ratios())
@@ -217,6 +236,8 @@ def unload() -> None:
 
 def _remove_stand_ins(p: Any) -> None:
     """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
-    for name, kind in (("parse_extra_network_prompts", TagReader), ("close", Closer), (_SESSION, Session)):
+    for name, kind in (
+        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer), (_SESSION, Session),
+    ):
         if isinstance(vars(p).get(name), kind):
             delattr(p, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -34,3 +35,25 @@ class ConditioningCaches:
             id(cache): old if (old := self._known.get(id(cache))) and old[0] is cache[1] else (cache[1], ratios)
             for cache in caches
         }
+
+
+class Encoder:
+    """Stands in for one processing object's ``setup_conds``, through which the host encodes the prompts of a batch.
+
+    A refiner that takes over in the middle of sampling has them encoded anew, with its own text encoder, before the
+    next evaluation is announced.
+
+    Args:
+        p: the host's processing object.
+        before: brings the weights of the model that is in use now to where they should be.
+        after: notes what the prompts were encoded with.
+    """
+
+    def __init__(self, p: Any, before: Callable[[], None], after: Callable[[], None]) -> None:
+        self._encode = p.setup_conds
+        self._before, self._after = before, after
+
+    def __call__(self) -> None:
+        self._before()
+        self._encode()
+        self._after()

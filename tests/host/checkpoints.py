@@ -1,0 +1,52 @@
+"""Further checkpoints for whatever host runs, made from the file of the one in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.host.webui import WebUI
+
+
+def write_checkpoint(
+    webui: WebUI,
+    name: str,
+    change: Callable[[dict[str, Tensor]], None],
+    config: Callable[[str], str] = lambda text: text,
+) -> Any:
+    """Write a checkpoint beside the one in use.
+
+    Args:
+        change: changes the tensors of the one in use, in place.
+        config: changes the text of its configuration file, on a host that has one beside it.
+
+    Returns:
+        The host's ``CheckpointInfo``.
+    """
+    from modules import sd_models
+
+    first = Path(webui.shared.sd_model.sd_checkpoint_info.filename)
+    path = Path(sd_models.model_path) / f"{name}.safetensors"
+    if not path.exists():
+        tensors = load_file(first)
+        change(tensors)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path)
+        if first.with_suffix(".yaml").exists():
+            path.with_suffix(".yaml").write_text(config(first.with_suffix(".yaml").read_text()))
+    sd_models.list_models()
+    return next(info for info in sd_models.checkpoints_list.values() if info.name_for_extra == name)
+
+
+def other_weights(tensors: dict[str, Tensor]) -> None:
+    """Weights of another training of the same model."""
+    random = torch.Generator().manual_seed(8)
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.dim() > 1 and not name.startswith("first_stage_model"):
+            noise = torch.randn(value.shape, generator=random)
+            tensors[name] = (value.float() + 0.1 * value.float().std() * noise).to(value.dtype)

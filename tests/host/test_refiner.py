@@ -1,0 +1,133 @@
+"""A refiner takes over in the middle of an image: what of a LoRA is in it, and what the prompt is encoded with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from tests.host import slow_path
+from tests.host.checkpoints import other_weights, write_checkpoint
+from tests.host.conftest import Bench
+from tests.host.measure import Strengths, copy_weights, restore_counter, strengths
+from tests.host.test_families import trained_layers, weights_of, write_family_lora
+from tests.host.test_isolation import difference
+from tests.host.test_model_switch import use
+
+STEPS = 6
+
+
+class Stages:
+    """The strengths of t_lora at each evaluation, against the weights of the checkpoint in use, and its name."""
+
+    def __init__(self, bench: Bench, bases: dict[str, dict[str, Tensor]]) -> None:
+        self.bench, self.bases = bench, bases
+        self.checkpoints: list[str] = []
+        self.configs: list[str] = []
+        self.strengths: list[Strengths] = []
+
+    def __call__(self, _params: Any) -> None:
+        name = self.bench.webui.shared.sd_model.sd_checkpoint_info.name_for_extra
+        self.checkpoints.append(name)
+        self.configs.append(self.bench.webui.shared.sd_model.used_config)
+        deltas = {"t_lora": self.bench.deltas["t_lora"]}
+        self.strengths.append(strengths(self.bench.layers(), self.bases[name], deltas))
+
+    def of(self, block: str) -> list[float]:
+        return [round(found["t_lora"][block][0], 2) for found in self.strengths]
+
+
+Refined = tuple[Any, Stages]
+
+
+@pytest.fixture
+def refine(bench: Bench, option: Callable[..., None]) -> Iterator[Callable[..., Refined]]:
+    """Generate with a refiner of the same kind as the checkpoint, with so many checkpoints in memory."""
+    from modules import sd_models
+
+    first = bench.webui.shared.sd_model.sd_checkpoint_info
+    info = write_checkpoint(bench.webui, "refining", other_weights)
+
+    def run(limit: int, prompt: str, *, slowly: bool = False, **fields: Any) -> Refined:
+        option(sd_checkpoints_limit=limit)
+        sd_models.reload_model_weights(info=info)
+        bases = {first.name_for_extra: bench.base, info.name_for_extra: copy_weights(bench.layers())}
+        sd_models.reload_model_weights(info=first)
+        stages = Stages(bench, bases)
+        fields = {"steps": STEPS, "refiner_checkpoint": info.title, "refiner_switch_at": 0.6, **fields}
+        with bench.webui.observing(stages):
+            if slowly:
+                return slow_path.generate(bench.webui, prompt, **fields), stages
+            return bench.webui.generate(prompt=prompt, **fields), stages
+
+    yield run
+    option(sd_checkpoints_limit=1)
+    sd_models.reload_model_weights(info=first)
+
+
+def reaches_refiner(stages: Stages, limit: int) -> bool:
+    """Where the host builds another model for the refiner it empties its list of networks first."""
+    return limit == 2 or len(set(stages.configs)) == 1
+
+
+BASE_AND_OUT = ",".join(["0.5", *["0"] * 7, *["1"] * 9])
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_blocks_and_steps_go_on_in_the_refiner(
+    refine: Callable[..., Refined], capfd: pytest.CaptureFixture, limit: int
+):
+    _, stages = refine(limit, f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop={STEPS - 1}>", n_iter=2)
+    assert stages.checkpoints == ([stages.checkpoints[0]] * 4 + ["refining"] * 2) * 2
+    on = float(reaches_refiner(stages, limit))
+    assert stages.of("OUT05") == [1, 1, 1, 1, on, 0] * 2
+    assert stages.of("IN04") == [0] * 12
+    assert stages.of("BASE") == [0.5] * 4 + [0.5 * on] * 2 + [0.5] * 4 + [0.5 * on] * 2
+    assert "Error" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_the_refiner_reads_the_prompt_with_the_blocks_of_the_tag(
+    bench: Bench, refine: Callable[..., Refined], limit: int
+):
+    """The host encodes it anew before anybody is told of a further evaluation, and would use its own multipliers."""
+    prompt = f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop=5>"
+    with restore_counter(bench.webui.networks) as counter:
+        ours, _stages = refine(limit, prompt)
+        assert counter.take() == 0, "the host re-patched"
+    slowly, _ = refine(limit, prompt, slowly=True)
+    assert difference(ours, slowly) <= 1
+    assert difference(ours, refine(limit, prompt.replace("=0.5", "=1"))[0]) > 0
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_refiner_of_another_kind(
+    bench: Bench, checkpoints: list[str], option: Callable[..., None], capfd: pytest.CaptureFixture, limit: int
+):
+    """SDXL's own: a LoRA that stays loaded is applied where its layers fit, and the rest is told once."""
+    option(sd_checkpoints_limit=limit)
+    use(checkpoints, "refiner")
+    use(checkpoints, "sdxl")
+    deltas = write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
+    base = weights_of(bench.layers(), deltas)
+    refiner = next(title for title in checkpoints if "refiner" in title)
+    fields = {"steps": 3, "refiner_checkpoint": refiner, "refiner_switch_at": 0.5}
+    seen: list[tuple[str, bool]] = []
+
+    def note(_params: Any) -> None:
+        name = bench.webui.shared.sd_model.sd_checkpoint_info.name_for_extra
+        seen.append((name.partition("-")[2], bool(bench.webui.networks.loaded_networks)))
+
+    with bench.webui.observing(note):
+        result = bench.webui.generate(prompt="a red cat <lora:t_family:0.8:lbw=OUTALL:stop=2>", **fields)
+    assert seen == [("sdxl", True), ("refiner", limit == 2), ("refiner", limit == 2)]
+    assert len(result.images) == 1
+    assert "Error" not in "".join(capfd.readouterr())
+    assert result.comments.count("parts do not fit this model") == (limit == 2)
+    use(checkpoints, "sdxl")
+    bench.webui.generate(prompt="a red cat", steps=1)
+    assert all(weight.equal(base[key]) for key, weight in weights_of(bench.layers(), deltas).items())
+    option(sd_checkpoints_limit=1)
+    use(checkpoints, "refiner")
