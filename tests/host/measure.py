@@ -34,8 +34,7 @@ def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Del
         basis = torch.stack([deltas[name][layer].flatten() for name in names], dim=1)
         change = layers[layer].weight.detach().cpu().double().flatten() - base[layer].double().flatten()
         solution = torch.linalg.solve(basis.T @ basis, basis.T @ change)
-        block = block_of(layer)
-        assert block is not None
+        block = block_of(layer) or "none"
         for name, value in zip(names, solution.tolist(), strict=True):
             least, greatest = found[name].get(block, (value, value))
             found[name][block] = (min(least, value), max(greatest, value))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
+from torch import nn
 
 from tests.host import slow_path
+from tests.host.checkpoints import other_weights, write_checkpoint
 from tests.host.conftest import Bench
 from tests.host.measure import restore_counter
 from tests.host.test_isolation import SCHEDULED, difference
@@ -34,10 +38,12 @@ def use(checkpoints: list[str], name: str) -> None:
     sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(title))
 
 
-def test_a_checkpoint_loaded_into_the_same_layers_is_the_new_base(bench: Bench, other_checkpoints: list[str]):
+def test_another_checkpoint_of_the_same_kind_is_the_new_base(bench: Bench, other_checkpoints: list[str]):
+    """The host may load it into the same layers."""
     before = bench.webui.generate(prompt=SCHEDULED)
     first = bench.webui.shared.sd_model.sd_checkpoint_info
-    use(other_checkpoints, "other")
+    other = write_checkpoint(bench.webui, "another", other_weights)
+    use([other.title], "another")
     there = bench.webui.generate(prompt=SCHEDULED)
     assert difference(before, there) > 1
     assert difference(there, slow_path.generate(bench.webui, SCHEDULED)) <= 1
@@ -71,3 +77,33 @@ def test_the_17_value_trap_on_sdxl_is_told(bench: Bench, other_checkpoints: list
     use(other_checkpoints, "sdxl")
     result = bench.webui.generate(prompt="a red cat <lora:demo_sdxl:1:lbw=OUTD>", steps=1)
     assert "OUT00, OUT01, OUT02" in result.comments
+
+
+def test_another_vae_leaves_the_lora_where_it_is(bench: Bench, option: Callable[..., None]):
+    """The host takes the model apart for it, and announces it as newly loaded."""
+    from modules import sd_vae
+
+    before = bench.webui.generate(prompt=SCHEDULED)
+    model = bench.webui.shared.sd_model
+    weights = {key: value * 0.5 for key, value in model.first_stage_model.state_dict().items()}
+    Path(sd_vae.vae_path).mkdir(parents=True, exist_ok=True)
+    save_file(weights, Path(sd_vae.vae_path) / "pale.safetensors")
+    sd_vae.refresh_vae_list()
+    for vae in ("pale.safetensors", "None"):
+        option(sd_vae=vae)
+        sd_vae.reload_vae_weights()
+        with restore_counter(bench.webui.networks) as counter:
+            result, record = bench.record("t_lora", prompt=SCHEDULED)
+            assert counter.take() == 0, "the host re-patched"
+        assert [round(found["t_lora"]["OUT05"][0], 2) for found in record.strengths] == [1] * 4 + [0] * 4
+        assert (difference(before, result) == 0) == (vae == "None")
+    assert model is bench.webui.shared.sd_model
+
+
+def test_the_vae_is_no_business_of_ours(bench: Bench):
+    """It has layers of the same kinds, which networks cannot name."""
+    vae = bench.webui.shared.sd_model.first_stage_model
+    bench.webui.generate(prompt=SCHEDULED)
+    layers = [layer for layer in vae.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert layers
+    assert not [layer for layer in layers if vars(layer).get("network_weights_backup") is not None]

@@ -34,6 +34,7 @@ _COMPUTE.add_argument("--device-id", default=None, help="CUDA device number")
 _COMPUTE.add_argument("--medvram", action="store_true", help="keep only the part of the model in use on the GPU")
 _COMPUTE.add_argument("--medvram-sdxl", action="store_true", help="the same, for SDXL only")
 _COMPUTE.add_argument("--lowvram", action="store_true", help="keep only the layer in use on the GPU")
+_COMPUTE.add_argument("--opt-channelslast", action="store_true", help="keep the channels of a weight side by side")
 _COMPUTE.add_argument("--disable-nan-check", action="store_true", help="accept images with NaNs")
 
 _WEB = parser.add_argument_group("web")

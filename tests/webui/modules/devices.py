@@ -62,6 +62,8 @@ def enable_tf32() -> None:
 
 def autocast(disable: bool = False) -> contextlib.AbstractContextManager:
     """The context in which networks run."""
+    if fp8 and device.type == "cpu" and not disable:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
     if disable or force_fp16 or torch.float32 in (dtype, dtype_inference) or device.type != "cuda":
         return contextlib.nullcontext()
     return torch.autocast("cuda")

@@ -21,9 +21,11 @@ def initialize(argv: list[str] | None = None) -> None:
     if cmd_opts.data_dir is not None:
         _use_data_folder(cmd_opts.data_dir)
     _prepare_shared()
-    from modules import extensions, sd_models, shared
+    from modules import extensions, sd_models, sd_vae, shared
 
-    shared.opts.onchange("sd_model_checkpoint", lambda: _queued(sd_models.reload_model_weights), call=False)
+    for option in ("sd_model_checkpoint", "fp8_storage"):
+        shared.opts.onchange(option, lambda: _queued(sd_models.reload_model_weights), call=False)
+    shared.opts.onchange("sd_vae", lambda: _queued(sd_vae.reload_vae_weights), call=False)
     extensions.list_extensions()
     if not cmd_opts.skip_install:
         extensions.run_installers()
@@ -68,12 +70,13 @@ def initialize_rest(*, reload_script_modules: bool = False) -> None:
     `reload_script_modules` is of the host's interface: the page's own modules never change here. A model that is
     loaded stays, and the hooks for a loaded model are not called for it again, as on the real host.
     """
-    from modules import extensions, extra_networks, localization, scripts, sd_models, sd_samplers, shared
+    from modules import extensions, extra_networks, localization, scripts, sd_models, sd_samplers, sd_vae, shared
 
     sd_samplers.set_samplers()
     extensions.list_extensions()
     localization.list_localizations()
     sd_models.list_models()
+    sd_vae.refresh_vae_list()
     scripts.load_scripts()
     if not cmd_opts.skip_load_model_at_start and not cmd_opts.ui_debug_mode:
         shared.sd_model  # noqa: B018  (reading it loads the model, unless it stayed loaded)

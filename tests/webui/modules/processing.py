@@ -15,6 +15,7 @@ from modules import (
     devices,
     extra_networks,
     images,
+    lowvram,
     paths,
     prompt_parser,  # noqa: F401  (extensions import it from here)
     rng,
@@ -198,6 +199,8 @@ def _sample_batch(p: StableDiffusionProcessing, n: int) -> torch.Tensor:
         devices.test_for_nans(samples, "unet")
         samples = decode_latent_batch(p.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
     decoded = torch.clamp((torch.stack(list(samples)).float() + 1.0) / 2.0, 0.0, 1.0)
+    if lowvram.is_enabled(shared.sd_model):
+        lowvram.send_everything_to_cpu()
     devices.torch_gc()
     state.nextjob()
     return decoded

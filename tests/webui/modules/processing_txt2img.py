@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, extra_networks, images, prompt_parser, rng, sd_models, sd_samplers, shared
+from modules import devices, extra_networks, images, lowvram, prompt_parser, rng, sd_models, sd_samplers, shared
 from modules.processing_base import StableDiffusionProcessing, decode_latent_batch, opt_f
 from modules.processing_result import create_infotext
 from modules.sd_samplers_common import images_tensor_to_samples
@@ -297,15 +297,26 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_extra_network_data, total_steps)
 
     def setup_conds(self) -> None:
-        wanted = self.is_hr_pass
         self.hr_c = None
         # In the second pass it is the refiner that asks, and the first pass's prompts are of no more use.
-        if not self.is_hr_pass:
-            super().setup_conds()
-            self.hr_uc = None
-            wanted = self.enable_hr and self.hr_checkpoint_info is None and opts.hires_fix_use_firstpass_conds
-        if wanted:
+        if self.is_hr_pass:
             self.calculate_hr_conds()
+            return
+        super().setup_conds()
+        self.hr_uc = None
+        if not self.enable_hr or self.hr_checkpoint_info is not None:
+            return
+        if opts.hires_fix_use_firstpass_conds:
+            self.calculate_hr_conds()
+        elif lowvram.is_enabled(self.sd_model) and self.sd_model.sd_checkpoint_info == sd_models.select_checkpoint():
+            # Now, before the text encoder makes room for the U-Net; with the networks that the second pass will have.
+            self._activate(self.hr_extra_network_data)
+            self.calculate_hr_conds()
+            self._activate(self.extra_network_data)
+
+    def _activate(self, tags: dict) -> None:
+        with devices.autocast():
+            extra_networks.activate(self, tags)
 
     def get_conds(self) -> tuple:
         return (self.hr_c, self.hr_uc) if self.is_hr_pass else super().get_conds()

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch
 
-from modules import devices, errors, script_callbacks, sd_hijack, shared
+from modules import devices, errors, lowvram, script_callbacks, sd_hijack, sd_vae, shared
 from modules.diffusion.latent_diffusion import MODEL_CLASSES, LatentDiffusionBase
 from modules.sd_checkpoints import (  # noqa: F401  (part of this module's interface)
     CheckpointInfo,
@@ -120,11 +120,40 @@ def load_model_weights(
     model.to(devices.dtype_unet)
     model.first_stage_model.to(devices.dtype_vae)
     model.load_state_dict(state_dict)
+    if shared.cmd_opts.opt_channelslast:
+        model.to(memory_format=torch.channels_last)
     apply_alpha_schedule_override(model)
+    store_in_8_bits(model)
 
     model.sd_model_checkpoint = checkpoint_info.filename
     model.sd_checkpoint_info = checkpoint_info
     shared.opts.data["sd_checkpoint_hash"] = checkpoint_info.sha256
+    sd_vae.use_checkpoints_own(model)
+
+
+def check_fp8(model: LatentDiffusionBase | None) -> bool:
+    """Whether the settings want the weights of this model stored in 8 bits."""
+    setting = shared.opts.fp8_storage
+    return model is not None and (setting == "Enable" or (setting == "Enable for SDXL" and model.is_sdxl))
+
+
+def store_in_8_bits(model: LatentDiffusionBase) -> None:
+    """Store the weights of linear layers and convolutions in 8 bits, if the settings want that; not the autoencoder's.
+
+    With the option `cache_fp16_weight` each such layer keeps what it was in 16 bits, for networks to be added to.
+    """
+    devices.fp8 = check_fp8(model)
+    vae = set(model.first_stage_model.modules())
+    for module in model.modules():
+        for name in ("fp16_weight", "fp16_bias"):
+            vars(module).pop(name, None)
+        if not devices.fp8 or module in vae or not isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            continue
+        if shared.opts.cache_fp16_weight:
+            module.fp16_weight = module.weight.data.clone().cpu().half()
+            if module.bias is not None:
+                module.fp16_bias = module.bias.data.clone().cpu().half()
+        module.to(torch.float8_e4m3fn)
 
 
 def apply_alpha_schedule_override(sd_model: LatentDiffusionBase, p=None) -> None:
@@ -146,13 +175,17 @@ def get_empty_cond(sd_model: LatentDiffusionBase) -> torch.Tensor:
 
 
 def send_model_to_cpu(m: LatentDiffusionBase | None) -> None:
-    if m is not None:
+    if m is not None and m.lowvram:
+        lowvram.send_everything_to_cpu()
+    elif m is not None:
         m.to(devices.cpu)
     devices.torch_gc()
 
 
 def send_model_to_device(m: LatentDiffusionBase) -> None:
-    m.to(devices.device)
+    lowvram.apply(m)
+    if not m.lowvram:
+        m.to(devices.device)
 
 
 def send_model_to_trash(m: LatentDiffusionBase) -> None:
@@ -212,6 +245,7 @@ def _bring_back(wanted: CheckpointInfo) -> LatentDiffusionBase | None:
         model_data.set_sd_model(found)
         if not SkipWritingToConfig.skip:
             shared.opts.data.update(sd_model_checkpoint=wanted.title, sd_checkpoint_hash=wanted.sha256)
+        sd_vae.reload_vae_weights(found)
     return found
 
 
@@ -258,7 +292,8 @@ def _taken_apart(model: LatentDiffusionBase) -> Iterator[None]:
         yield
     finally:
         sd_hijack.model_hijack.hijack(model)
-        send_model_to_device(model)
+        if not model.lowvram:
+            model.to(devices.device)
         script_callbacks.model_loaded_callback(model)
 
 
@@ -284,6 +319,7 @@ def reload_model_weights(
     """
     wanted = info or select_checkpoint()
     candidate = sd_model or model_data.sd_model
+    forced_reload = forced_reload or (candidate is not None and check_fp8(candidate) != devices.fp8)
     if forced_reload or not _holds(candidate, wanted):
         candidate = reuse_model_from_already_loaded(candidate, wanted)
     if _holds(candidate, wanted) and not forced_reload:

@@ -261,7 +261,9 @@ class UNetModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.out[2].weight.dtype
+        """The number format to compute in; one of 8 bits is for storage only."""
+        stored = self.out[2].weight.dtype
+        return stored if stored.itemsize > 1 else torch.float32
 
     def forward(
         self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None
