@@ -17,7 +17,9 @@ from tests.host.test_isolation import difference
 from tests.host.test_modes import SCHEDULED, STEPS, output_block
 from tests.unit.ulp import ulp_distance
 
-HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 3, "denoising_strength": 0.7}
+HIRES = {
+    "enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 3, "denoising_strength": 0.7
+}
 
 
 @contextmanager
