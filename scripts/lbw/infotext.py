@@ -10,13 +10,15 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from lbw import __version__
 from lbw.elements import parse_rules
-from lbw.plan import Drawn, Library, Plan
+from lbw.plan import Drawn, Library, Pass, Plan
 from lbw.presets import parse_presets, parse_rule_sets
-from lbw.schedule import Schedule
+from lbw.prompt import LoraRequest
+from lbw.schedule import ALWAYS, Schedule
 from lbw.weights import has_random_value, parse_weights, shown
 
 DEFAULT_PRESET = "LBW default preset"
@@ -24,31 +26,45 @@ PRESETS = "LBW presets"
 RULE_SETS = "LBW rule sets"
 VALUES = "LBW values"
 STEPS = "LBW steps"
+STRENGTHS = "LBW strengths"
+SIGMAS = "LBW sigmas"
 VERSION = "LBW version"
 
 
-def describe(passes: Sequence[tuple[Plan, int]], library: Library) -> dict[str, str]:
+def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
     """{infotext key: text} of one image; empty where the host alone would have made it.
 
     Args:
-        passes: the plan and the number of steps of each sampling pass.
+        passes: each sampling pass.
         library: what the generation brought besides its tags.
     """
-    requests = [request for plan, _ in passes for request in plan.requests]
-    if all(plan.is_plain for plan, _ in passes):
+    pairs = [(each, request) for each in passes for request in each.plan.requests]
+    if all(each.plan.is_plain for each in passes):
         return {}
-    default = library.default_preset
     texts = {
-        DEFAULT_PRESET: _default_preset(library) if any(r.weights == default for r in requests) else "",
-        PRESETS: _presets({r.weights.strip() for r in requests if r.weights and r.weights != default}, library),
-        RULE_SETS: _rule_sets({r.elements.strip() for r in requests if r.elements}, library),
-        VALUES: "\n".join(dict.fromkeys(line for plan, _ in passes for line in _drawn(plan, library))),
+        DEFAULT_PRESET: _default_preset(library) if any(r.weights == library.default_preset for _, r in pairs) else "",
+        PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library),
+        RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library),
+        VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan, library))),
         STEPS: "; ".join(dict.fromkeys(
-            f"{_escaped(request.name)}: {steps_on(request.schedule, steps)} of {steps}"
-            for plan, steps in passes for request in plan.requests if request.schedule.depends_on_steps
+            f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
+            for each, request in pairs if request.schedule.without_curves().depends_on_pass
+        )),
+        STRENGTHS: "; ".join(dict.fromkeys(
+            f"{_escaped(request.name)}: {strengths_of(request, each)}" for each, request in pairs if has_curve(request)
+        )),
+        SIGMAS: ", ".join(dict.fromkeys(
+            " ".join(f"{sigma:.6g}" for sigma in each.sigmas) for each in passes if each.plan.depends_on_noise
         )),
     }
     return {key: text for key, text in texts.items() if text} | {VERSION: __version__}
+
+
+def _names(request: LoraRequest, library: Library) -> list[str]:
+    """The presets that a tag names, or the default preset if it is a curve; else that one has a key of its own."""
+    if request.weights is None or request.weights == library.default_preset in library.presets:
+        return []
+    return library.names(request.weights)
 
 
 def _default_preset(library: Library) -> str:
@@ -69,8 +85,10 @@ def _rule_sets(names: Iterable[str], library: Library) -> str:
 def _drawn(plan: Plan, library: Library) -> Iterator[str]:
     """A line for each vector that had random values: what they came out as."""
     for request, weights in zip(plan.requests, plan.weights, strict=True):
-        if weights is not None and has_random_value(library.vector(request.weights or "")):
-            yield f"{_escaped(request.name)}:{','.join(map(shown, weights.values))}"
+        vectors = [library.vector(name) for name, _ in library.keyframes(request.weights or "")] if weights else []
+        for vector, drawn in zip(vectors, weights, strict=True):
+            if has_random_value(vector):
+                yield f"{_escaped(request.name)}:{','.join(map(shown, drawn.values))}"
 
 
 def _is_readable(parse: Any, text: str) -> bool:
@@ -81,12 +99,30 @@ def _is_readable(parse: Any, text: str) -> bool:
     return True
 
 
-def steps_on(schedule: Schedule, steps: int) -> str:
-    """The steps in which a schedule is on, as ``2-5``."""
-    on = [step for step in range(steps) if schedule.strength(step, steps) != 0]
+def steps_on(schedule: Schedule, made: Pass) -> str:
+    """The steps in which the windows of a schedule let a LoRA work, as ``2-5``."""
+    strengths = schedule.without_curves().strengths(made.steps, made.sigmas)
+    on = [step for step, strength in enumerate(strengths) if strength != 0]
     starts = [step for step in on if step - 1 not in on]
     stops = [step for step in on if step + 1 not in on]
     return " ".join(f"{start}-{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
+
+
+def has_curve(request: LoraRequest) -> bool:
+    """Whether a strength of the request, block weights apart, follows a curve."""
+    return bool(request.schedule.curves) or request.te_schedule != ALWAYS
+
+
+def strengths_of(request: LoraRequest, made: Pass) -> str:
+    """The text encoder's strength, and the U-Net's in each step: ``te 0, unet 0 0.5 1x3``."""
+    te = request.te_multiplier * request.te_schedule.strength(0, made.steps, made.sigmas)
+    return f"te {te:.4g}, unet {course(request.unet_strengths(made.steps, made.sigmas))}"
+
+
+def course(strengths: Iterable[float]) -> str:
+    """Strengths step by step; ``1x3`` for three steps with 1."""
+    runs = [(text, len(list(run))) for text, run in groupby(f"{strength:.4g}" for strength in strengths)]
+    return " ".join(text if length == 1 else f"{text}x{length}" for text, length in runs)
 
 
 def _escaped(name: str) -> str:

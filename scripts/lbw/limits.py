@@ -16,6 +16,9 @@ LONGEST_TEXT = 1_000_000
 MOST_TAGS = 100
 """LoRA tags of one prompt."""
 
+MOST_KEYFRAMES = 150
+"""Keyframes of one curve: as many as a pass has steps."""
+
 MOST_RULES = 200
 """Rules of one rule set."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
 
 from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
+from lbw.curves import Curve, constant, is_curve, split_keyframes
 from lbw.elements import ElementRule, parse_rules, ratio_of
 from lbw.limits import shortened
+from lbw.positions import Position, Sigmas, parse_places
 from lbw.prompt import LoraRequest, Warn
-from lbw.schedule import Schedule
-from lbw.weights import BlockWeights, parse_weights, with_drawn, zeroed_sdxl_blocks
+from lbw.schedule import ALWAYS, Schedule
+from lbw.weights import BlockWeights, has_random_value, parse_weights, with_drawn, zeroed_sdxl_blocks
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,33 @@ class Library:
     default_preset: str | None = None
     drawn: Drawn | None = None
 
+    def names(self, weights: str) -> list[str]:
+        """The presets that ``lbw=weights`` names."""
+        with contextlib.suppress(ValueError):
+            return [name.strip() for name, _ in self.keyframes(weights) if name.strip() in self.presets]
+        return []
+
     def vector(self, weights: str) -> str:
         """The vector that ``lbw=weights`` means: the preset of this name, or what stands there."""
         return self.presets.get(weights.strip(), weights)
+
+    def keyframes(self, weights: str) -> list[tuple[str, str]]:
+        """(name or vector, position) of each keyframe of ``lbw=weights``; one without position if it is no curve.
+
+        Raises:
+            ValueError: there are too many.
+        """
+        if weights.strip() in self.presets or not is_curve(weights):
+            return [(weights, "")]
+        return split_keyframes(weights)
 
 
 @dataclass(frozen=True)
 class Term:
     """One request's share in one layer: ratio times multiplier times the strength of a schedule.
 
-    ``request`` and ``schedule`` are indices into the plan's tables. ``schedule`` is None for a layer that no schedule
-    switches: the text encoder runs once, before sampling.
+    ``request`` and ``schedule`` are indices into the plan's tables. ``schedule`` is None for a layer whose strength no
+    schedule changes. A ratio that follows a curve is 1 here, and the curve in the schedule.
     """
 
     request: int
@@ -93,18 +113,24 @@ class Plan:
     """What the weights should be in each step of a pass.
 
     ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
-    one network may follow different schedules. ``weights`` are the block weights of each request.
+    one network may follow different schedules. ``weights`` are the block weights of each request: none, one, or one for
+    each keyframe.
     """
 
     requests: tuple[LoraRequest, ...]
     networks: tuple[str, ...]
     schedules: tuple[Schedule, ...]
     terms: Mapping[str, tuple[Term, ...]]
-    weights: tuple[BlockWeights | None, ...]
+    weights: tuple[tuple[BlockWeights, ...], ...]
 
-    def strengths(self, step: int, steps: int) -> tuple[float, ...]:
+    def strengths(self, step: int, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
-        return tuple(schedule.strength(step, steps) for schedule in self.schedules)
+        return tuple(schedule.strength(step, steps, sigmas) for schedule in self.schedules)
+
+    @property
+    def depends_on_noise(self) -> bool:
+        """Whether a schedule follows the noise level, so that its strengths need to know it."""
+        return any(schedule.depends_on_noise for schedule in self.schedules)
 
     @cached_property
     def _groups(self) -> tuple[dict[str, int], tuple[tuple[bool, tuple[Term, ...]], ...]]:
@@ -116,9 +142,9 @@ class Plan:
         }
         return groups, tuple(numbers)
 
-    def coefficients(self, step: int, steps: int) -> Coefficients:
+    def coefficients(self, step: int, steps: int, sigmas: Sigmas = ()) -> Coefficients:
         """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
-        strengths = self.strengths(step, steps)
+        strengths = self.strengths(step, steps, sigmas)
         index = {name: i for i, name in enumerate(self.networks)}
         multipliers = [
             (index[request.name], request.te_multiplier, request.unet_multiplier) for request in self.requests
@@ -129,8 +155,7 @@ class Plan:
             sums = [0.0] * len(self.networks)
             for term in terms:
                 network, te, unet = multipliers[term.request]
-                strength = 1.0 if term.schedule is None else strengths[term.schedule]
-                sums[network] += (te if text_encoder else unet) * term.ratio * strength
+                sums[network] += (te if text_encoder else unet) * term.ratio * _strength(term, strengths)
             values.append(tuple(sums))
         return Coefficients(groups, values)
 
@@ -149,40 +174,111 @@ class Plan:
         )
         return replace(self, requests=requests)
 
+
+_ROUNDING = 2e-3
+"""Of noise levels, which samplers may have in half precision."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known."""
+
+    plan: Plan
+    steps: int
+    sigmas: tuple[float, ...] = ()
+
+    def with_level(self, step: int, sigma: float) -> Pass:
+        """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
+        if len(self.sigmas) > step and math.isclose(self.sigmas[step], sigma, rel_tol=_ROUNDING):
+            return self
+        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
+        return replace(self, sigmas=(*known[:step], sigma, *known[step + 1 :]))
+
+    def course(self, layer: str, term: Term) -> tuple[float, ...]:
+        """The coefficient that a term of ``layer`` has in each step."""
+        request = self.plan.requests[term.request]
+        share = (request.te_multiplier if is_text_encoder(layer) else request.unet_multiplier) * term.ratio
+        schedule = ALWAYS if term.schedule is None else self.plan.schedules[term.schedule]
+        return tuple(share * strength for strength in schedule.strengths(self.steps, self.sigmas))
+
     def text_encoder_ratios(self) -> tuple[tuple[str, tuple[tuple[int, float], ...]], ...]:
-        """What a cached text conditioning depends on beyond the tags' text: all ratios in the text encoder but 1."""
+        """What a cached text conditioning depends on beyond the tags' text: all ratios in the text encoder but 1.
+
+        Where a tag has another strength in the hires pass, its text does not tell the multiplier either.
+        """
+        plan = self.plan
+        strengths = plan.strengths(0, self.steps, self.sigmas)
+        multipliers = [request.te_multiplier if request.differs_by_pass else 1.0 for request in plan.requests]
         ratios = (
-            (layer, tuple((term.request, term.ratio) for term in terms))
-            for layer, terms in sorted(self.terms.items())
+            (layer, tuple(
+                (term.request, multipliers[term.request] * term.ratio * _strength(term, strengths)) for term in terms
+            ))
+            for layer, terms in sorted(plan.terms.items())
             if is_text_encoder(layer)
         )
         return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
+
+
+def _strength(term: Term, strengths: Sequence[float]) -> float:
+    return 1.0 if term.schedule is None else strengths[term.schedule]
 
 
 def _names(names: Iterable[str]) -> str:
     return shortened(", ".join(names), 400) or "none"
 
 
-def _weights(request: LoraRequest, library: Library, seed: int, warn: Warn) -> BlockWeights | None:
-    """The block weights of a request; None, with a warning, where it names something that cannot be used.
+@dataclass(frozen=True)
+class Keyframe:
+    """Block weights at a position; without one where they are the same all the time."""
+
+    weights: BlockWeights
+    position: Position | None = None
+
+
+def _keyframes(request: LoraRequest, library: Library, seed: int, warn: Warn) -> tuple[Keyframe, ...]:
+    """The block weights of a request; none, with a warning, where it names something that cannot be used.
 
     Random values depend on the seed and the network's name alone, so that other tags do not change them.
     """
     if request.weights is None:
-        return None
-    vector = library.vector(request.weights)
+        return ()
     where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights)}"
-    if "," not in vector:
-        warn(f"{where}: no preset of this name; expected one of {_names(library.presets)}; all blocks are 1")
-        return None
-    if library.drawn is not None and library.drawn.seed == seed:
-        drawn = (with_drawn(vector, request.x, text) for text in library.drawn.vectors.get(request.name, ()))
-        vector = next((text for text in drawn if text is not None), vector)
     try:
-        return parse_weights(vector, request.x, Random(f"{seed}/{request.name}"))
+        pairs = library.keyframes(request.weights)
+        positions: Sequence[Position | None] = [None]
+        if pairs != [(request.weights, "")]:
+            positions = parse_places([position for _, position in pairs])
     except ValueError as error:
         warn(f"{where}: {error}; all blocks are 1")
-        return None
+        return ()
+    drawn: list[str] = []
+    if library.drawn is not None and library.drawn.seed == seed:
+        drawn += library.drawn.vectors.get(request.name, ())
+    random = Random(f"{seed}/{request.name}")
+    keyframes = []
+    for (name, _), position in zip(pairs, positions, strict=True):
+        vector = library.vector(name)
+        shown = "" if position is None else f"{shortened(name, 40)!r}: "
+        if "," not in vector:
+            known = _names(library.presets)
+            warn(f"{where}: {shown}no preset of this name; expected one of {known}; all blocks are 1")
+            return ()
+        try:
+            keyframes.append(Keyframe(parse_weights(_redrawn(vector, request.x, drawn), request.x, random), position))
+        except ValueError as error:
+            warn(f"{where}: {shown}{error}; all blocks are 1")
+            return ()
+    return tuple(keyframes)
+
+
+def _redrawn(vector: str, x: float, drawn: list[str]) -> str:
+    """A vector with the values that were drawn for it at an earlier time, which are used up; as it is if none were."""
+    for index, text in enumerate(drawn):
+        found = with_drawn(vector, x, text)
+        if found is not None and has_random_value(vector):
+            del drawn[index]
+            return found
+    return vector
 
 
 def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementRule, ...]:
@@ -215,21 +311,47 @@ def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request:
     return True
 
 
-def _ratio_function(
-    weights: BlockWeights | None, rules: Sequence[ElementRule], family: Family, known: dict[tuple[str, float], float]
-) -> Callable[[str], float]:
-    """The ratio of a layer; ``known`` holds what has been computed with the same rules, {(layer, block's ratio)}."""
+def _ratios_function(
+    weights: Sequence[BlockWeights | None],
+    rules: Sequence[ElementRule],
+    family: Family,
+    known: dict[tuple[str, float], float],
+) -> Callable[[str], tuple[float, ...]]:
+    """The ratios of a layer, one for each of ``weights``.
 
-    def ratio(layer: str) -> float:
-        label = block_of(layer, family)
-        block_ratio = 1.0 if weights is None or label is None else weights.ratios.get(label, 1.0)
-        if not rules:
-            return block_ratio
+    ``known`` holds what has been computed with the same rules, {(layer, block's ratio)}.
+    """
+    of_blocks: dict[str | None, tuple[float, ...]] = {}
+
+    def after_rules(layer: str, label: str | None, block_ratio: float) -> float:
         if (layer, block_ratio) not in known:
             known[layer, block_ratio] = ratio_of(rules, label, layer, block_ratio)
         return known[layer, block_ratio]
 
-    return ratio
+    def ratios(layer: str) -> tuple[float, ...]:
+        label = block_of(layer, family)
+        if label not in of_blocks:
+            of_blocks[label] = tuple(
+                1.0 if each is None or label is None else each.ratios.get(label, 1.0) for each in weights
+            )
+        if not rules:
+            return of_blocks[label]
+        return tuple(after_rules(layer, label, ratio) for ratio in of_blocks[label])
+
+    return ratios
+
+
+def _share(
+    request: LoraRequest, keyframes: Sequence[Keyframe], is_text_encoder: bool, ratios: Sequence[float]
+) -> tuple[float, Schedule]:
+    """The ratio of a layer and its schedule, which has the ratios of a block curve in it: one for each keyframe."""
+    schedule = request.te_schedule if is_text_encoder else request.schedule
+    ratio = constant(ratios)
+    if ratio is not None:
+        return ratio, schedule
+    positions = tuple(each.position for each in keyframes if each.position is not None)
+    schedule = replace(schedule, is_held=is_text_encoder)
+    return 1.0, schedule.with_curve(Curve(tuple(ratios), positions, request.shape))
 
 
 def build(
@@ -256,7 +378,7 @@ def build(
     """
     family = family_of_layers(model_layers)
     terms: dict[str, list[Term]] = {}
-    schedules = tuple(dict.fromkeys(request.schedule for request in requests))
+    schedules: dict[Schedule, int] = {}
     resolved = []
     known: dict[str | None, dict[tuple[str, float], float]] = {}
     if library.default_preset is not None:
@@ -265,22 +387,27 @@ def build(
             for request in requests
         ]
     for index, request in enumerate(requests):
-        weights = _weights(request, library, seed, warn)
-        if weights is not None and not _check_family(weights, family, is_sdxl, request, warn):
-            weights = None
-        resolved.append(weights)
-        ratio = _ratio_function(
-            weights, _rules(request, library, warn), family, known.setdefault(request.elements, {})
+        keyframes = _keyframes(request, library, seed, warn)
+        layouts = {each.weights.given: each.weights for each in keyframes}
+        if not all(_check_family(weights, family, is_sdxl, request, warn) for weights in layouts.values()):
+            keyframes = ()
+        resolved.append(tuple(each.weights for each in keyframes))
+        ratios = _ratios_function(
+            resolved[-1] or (None,), _rules(request, library, warn), family, known.setdefault(request.elements, {})
         )
-        schedule = schedules.index(request.schedule)
+        made: dict[tuple[bool, tuple[float, ...]], Term] = {}
         for layer in layers.get(request.name, ()):
-            term = Term(index, ratio(layer), None if is_text_encoder(layer) else schedule)
-            terms.setdefault(layer, []).append(term)
+            key = is_text_encoder(layer), ratios(layer)
+            if key not in made:
+                ratio, schedule = _share(request, keyframes, *key)
+                number = None if schedule == ALWAYS else schedules.setdefault(schedule, len(schedules))
+                made[key] = Term(index, ratio, number)
+            terms.setdefault(layer, []).append(made[key])
     networks = tuple(dict.fromkeys(request.name for request in requests))
     return Plan(
         tuple(requests),
         networks,
-        schedules,
+        tuple(schedules),
         {key: tuple(value) for key, value in terms.items()},
         tuple(resolved),
     )

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from lbw.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.limits import LARGEST_NUMBER, number, shortened
-from lbw.schedule import ALWAYS, Schedule, parse_schedule
+from lbw.positions import Sigmas
+from lbw.schedule import ALWAYS, Schedule, Window, parse_windows
 
 Warn = Callable[[str], None]
+
+Strength = float | Curve
+_Default = TypeVar("_Default", Strength, Strength | None)
+
+HIRES_KEYS = ("hr", "hrte", "hrunet", "hrlbw", "hrstart", "hrstop", "hrstep")
+"""What a tag asks for in the hires pass; what it does not say is as in the first pass."""
 
 
 @dataclass(frozen=True)
 class LoraRequest:
-    """What one tag asks for. ``weights`` is a preset's name or a vector, ``elements`` the name of a rule set."""
+    """What one tag asks for in one sampling pass. ``weights`` is a preset's name or a vector, or several as keyframes
+    of a curve of the given ``shape``; ``elements`` is the name of a rule set.
+
+    A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
+    of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
+    ``differs_by_pass`` is true of both, because the tag's text does not tell which of the two it is.
+    """
 
     name: str
     te_multiplier: float = 1.0
@@ -23,17 +39,34 @@ class LoraRequest:
     elements: str | None = None
     x: float = 1.0
     schedule: Schedule = ALWAYS
+    te_schedule: Schedule = ALWAYS
+    shape: Shape = Shape.LINEAR
+    hires: LoraRequest | None = None
+    differs_by_pass: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether the tag asks for nothing that the host would not do by itself."""
-        return self.weights is None and self.elements is None and self.schedule == ALWAYS
+        return (
+            self.weights is None
+            and self.elements is None
+            and self.schedule == self.te_schedule == ALWAYS
+            and not self.differs_by_pass
+        )
+
+    def in_pass(self, is_hires: bool) -> LoraRequest:
+        """What the tag asks for in the hires pass, or in the first one."""
+        return self.hires if is_hires and self.hires is not None else self
+
+    def unet_strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+        """The strength in the U-Net in each step of a pass, block weights apart."""
+        return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas))
 
 
-def _is_number(text: str) -> bool:
-    """Whether a positional argument is meant as a multiplier, not as the name of a preset."""
+def _is_strength(text: str) -> bool:
+    """Whether a positional argument is meant as a multiplier, or as a curve of multipliers, not as a preset's name."""
     try:
-        float(text)
+        float(re.split("[@~]", text, maxsplit=1)[0])
     except ValueError:
         return False
     return True
@@ -47,7 +80,22 @@ def _number(text: str, default: float, label: str, warn: Warn) -> float:
         return default
 
 
-def _named_number(named: dict[str, str], key: str, default: float, warn: Warn) -> float:
+def _strength(text: str, default: _Default, shape: Shape, label: str, warn: Warn) -> Strength | _Default:
+    try:
+        if not is_curve(text):
+            return number(text)
+        curve = parse_curve(text, shape)
+    except ValueError as error:
+        number_expected = f"expected a number up to {LARGEST_NUMBER:.0f}, or weight@position pairs"
+        expected = error if is_curve(text) else number_expected
+        instead = f"{default:g} is used" if isinstance(default, float) else "it is left out"
+        warn(f"{label}{shortened(text)}: {expected}; {instead}")
+        return default
+    value = constant(curve.values)
+    return curve if value is None else value
+
+
+def _named_number(named: Mapping[str, str], key: str, default: float, warn: Warn) -> float:
     return _number(named[key], default, f"{key}=", warn) if key in named else default
 
 
@@ -62,6 +110,46 @@ def _dyn_dim(text: str | None, warn: Warn) -> int | None:
         warn(f"dyn={shortened(text)}: expected a whole number of at least 1; the full rank is used")
         return None
     return int(value)
+
+
+_STRENGTH_KEYS = ("te", "unet", "hr", "hrte", "hrunet")
+
+
+def without_strengths(items: Sequence[str]) -> list[str]:
+    """The arguments of a tag whose strengths somebody else reads, whatever their form."""
+    name, arguments = list(items[:1]), items[1:]
+    return name + [
+        item for item in arguments if not _is_strength(item) and item.partition("=")[0] not in _STRENGTH_KEYS
+    ]
+
+
+def _shape(named: Mapping[str, str], warn: Warn) -> Shape:
+    try:
+        return parse_shape(named.get("curve", Shape.LINEAR.value))
+    except ValueError as error:
+        warn(f"curve={shortened(named['curve'])}: {error}; {Shape.LINEAR.value} is used")
+        return Shape.LINEAR
+
+
+def _windows(named: Mapping[str, str], prefix: str, warn: Warn) -> dict[str, Window]:
+    windows, problems = parse_windows(named, prefix)
+    for problem in problems:
+        warn(problem)
+    return windows
+
+
+def _with_strengths(
+    request: LoraRequest, te: Strength, unet: Strength, windows: Mapping[str, Window]
+) -> LoraRequest:
+    """``request`` with these strengths and windows: numbers as multipliers, curves in the schedules."""
+    schedule = Schedule(tuple(windows.values()))
+    return replace(
+        request,
+        te_multiplier=1.0 if isinstance(te, Curve) else te,
+        unet_multiplier=1.0 if isinstance(unet, Curve) else unet,
+        te_schedule=Schedule(curves=(te,), is_held=True) if isinstance(te, Curve) else ALWAYS,
+        schedule=schedule.with_curve(unet) if isinstance(unet, Curve) else schedule,
+    )
 
 
 def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -92,8 +180,8 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     def warn_tag(message: str) -> None:
         warn(f"<lora:{shortened(name)}>: {message}")
 
-    numbers = [item for item in positional if _is_number(item)]
-    words = [item for item in positional if not _is_number(item)]
+    strengths = [item for item in positional if _is_strength(item)]
+    words = [item for item in positional if not _is_strength(item)]
     for word in words[1:]:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     weights = named.get("lbw", named.get("w"))
@@ -101,20 +189,34 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
         warn_tag(f"{shortened(words[0])!r}: the tag also has lbw={shortened(weights)}, which is used")
     elif words:
         weights = words[0]
-    te = _number(numbers[0], 1.0, "", warn_tag) if numbers else 1.0
-    te = _named_number(named, "te", te, warn_tag)
-    unet = _number(numbers[1], te, "", warn_tag) if len(numbers) > 1 else te
-    unet = _named_number(named, "unet", unet, warn_tag)
-    schedule, problems = parse_schedule(named)
-    for problem in problems:
-        warn_tag(problem)
-    return LoraRequest(
-        name=name,
-        te_multiplier=te,
-        unet_multiplier=unet,
-        dyn_dim=_dyn_dim(named.get("dyn", numbers[2] if len(numbers) > 2 else None), warn_tag),
-        weights=weights,
-        elements=named.get("lbwe"),
-        x=_named_number(named, "x", 1.0, warn_tag),
-        schedule=schedule,
+    shape = _shape(named, warn_tag)
+
+    def strength(key: str, default: _Default) -> Strength | _Default:
+        return _strength(named[key], default, shape, f"{key}=", warn_tag) if key in named else default
+
+    te = _strength(strengths[0], 1.0, shape, "", warn_tag) if strengths else 1.0
+    te = strength("te", te)
+    unet = strength("unet", _strength(strengths[1], te, shape, "", warn_tag) if len(strengths) > 1 else te)
+    windows = _windows(named, "", warn_tag)
+    request = _with_strengths(
+        LoraRequest(
+            name=name,
+            dyn_dim=_dyn_dim(named.get("dyn", strengths[2] if len(strengths) > 2 else None), warn_tag),
+            weights=weights,
+            elements=named.get("lbwe"),
+            x=_named_number(named, "x", 1.0, warn_tag),
+            shape=shape,
+        ),
+        te, unet, windows,
     )
+    if not any(key in named for key in HIRES_KEYS):
+        return request
+    request = replace(request, differs_by_pass=True)
+    both = strength("hr", None)
+    hires = _with_strengths(
+        replace(request, weights=named.get("hrlbw", weights)),
+        strength("hrte", te if both is None else both),
+        strength("hrunet", unet if both is None else both),
+        windows | _windows(named, "hr", warn_tag),
+    )
+    return replace(request, hires=hires)

@@ -6,25 +6,33 @@ dependencies, so behind the same ``--api-auth``.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConstrainedFloat, Field
 
 from lbw import api, prompt
-from lbw.blocks import FLUX_LABELS, LAYOUTS, SDXL_LABELS, UNET_LABELS, Family, block_of, family_of_layers
-from lbw.limits import LONGEST_TEXT, MOST_TAGS
+from lbw.blocks import (
+    FLUX_LABELS,
+    LAYOUTS,
+    SDXL_LABELS,
+    UNET_LABELS,
+    Family,
+    block_of,
+    family_of_layers,
+    is_text_encoder,
+)
+from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT, MOST_TAGS
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.plan import Library, Plan, build
+from lbw.plan import Library, Pass, Plan, Term, build
 from lbw.presets import Problem, parse_presets, parse_rule_sets
+from lbw.schedule import ALWAYS
 from lbw.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
-from lbw.weights import BlockWeights
 
 TITLE = "LoRA Block Weight"
 MOST_COEFFICIENTS = 1_000_000
@@ -105,9 +113,18 @@ class Blocks(BaseModel):
     layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
 
 
+class NoiseLevel(ConstrainedFloat):
+    ge = 0
+    le = LARGEST_NUMBER
+
+
 class ParseRequest(BaseModel):
     prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
     steps: int = Field(20, ge=1, le=150)
+    sigmas: list[NoiseLevel] = Field(
+        [], max_items=150, description="the noise level of each step; empty: those of a usual schedule"
+    )
+    hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
     seed: int = Field(0, ge=0, le=2**64 - 1, description="what random values follow")
     presets: str = Field("", max_length=LONGEST_TEXT, description=api.ARGUMENTS[0].meaning)
     elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
@@ -117,18 +134,24 @@ class ParseRequest(BaseModel):
         extra = "forbid"
 
 
+class Keyframe(BaseModel):
+    position: str = Field(description="as in the tag; empty where the weights do not change")
+    values: list[float] = Field(description="the resolved block weights")
+
+
 class Group(BaseModel):
     block: str | None = Field(description="null: layers in no block")
-    ratio: float
+    ratio: float | None = Field(description="null: it follows a curve")
     layers: int = Field(description="how many of the model's layers have this ratio")
     coefficients: list[float] = Field(description="multiplier times ratio times strength, for each step")
 
 
 class Tag(BaseModel):
     name: str
-    te_multiplier: float
-    unet_multiplier: float
-    values: list[float] | None = Field(description="the resolved block weights")
+    te_multiplier: float = Field(description="at the start of the pass, when the text encoder runs")
+    unet_multiplier: float = Field(description="1 where the strength is a curve")
+    values: list[float] | None = Field(description="the resolved block weights; null: none, or a curve")
+    keyframes: list[Keyframe] = Field(description="the block weights over time")
     strengths: list[float] = Field(description="of the schedule, for each step; it acts on the U-Net")
     groups: list[Group]
 
@@ -194,40 +217,48 @@ def _layouts(model: Model) -> dict[str, list[str]]:
     return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
 
 
-_Key = tuple[str | None, float, bool]
-"""What the layers of a group have in common: block, ratio, and whether they are the text encoder's."""
+_Key = tuple[str | None, Term, bool]
+"""What the layers of a group have in common: block, term, and whether they are the text encoder's."""
 
 
-def _counts(plan: Plan, family: Family) -> list[Counter[_Key]]:
-    """For each request, how many layers there are of each key."""
-    counts: list[Counter[_Key]] = [Counter() for _ in plan.requests]
+def _groups(plan: Plan, family: Family) -> list[dict[_Key, list[str]]]:
+    """For each request, the layers of each key."""
+    groups: list[dict[_Key, list[str]]] = [{} for _ in plan.requests]
     for layer, terms in plan.terms.items():
-        label = block_of(layer, family)
+        label, is_te = block_of(layer, family), is_text_encoder(layer)
         for term in terms:
-            counts[term.request][label, term.ratio, term.schedule is None] += 1
-    return counts
+            groups[term.request].setdefault((label, term, is_te), []).append(layer)
+    return groups
 
 
-def _tag(request: prompt.LoraRequest, weights: BlockWeights | None, groups: Mapping[_Key, int], steps: int) -> Tag:
-    strengths = [request.schedule.strength(step, steps) for step in range(steps)]
-    always = [1.0] * steps
+def _ratio(made: Pass, term: Term, is_te: bool) -> float | None:
+    """The ratio of a term; None where it follows a curve, which is in the schedule then."""
+    request = made.plan.requests[term.request]
+    schedule = ALWAYS if term.schedule is None else made.plan.schedules[term.schedule]
+    return term.ratio if schedule == (request.te_schedule if is_te else request.schedule) else None
+
+
+def _tag(made: Pass, index: int, groups: Mapping[_Key, Sequence[str]], library: Library) -> Tag:
+    request, weights = made.plan.requests[index], made.plan.weights[index]
+    positions = [position for _, position in library.keyframes(request.weights or "")] if weights else []
     return Tag(
         name=request.name,
-        te_multiplier=request.te_multiplier,
+        te_multiplier=request.te_multiplier * request.te_schedule.strength(0, made.steps, made.sigmas),
         unet_multiplier=request.unet_multiplier,
-        values=None if weights is None else list(weights.values),
-        strengths=strengths,
+        values=list(weights[0].values) if len(weights) == 1 else None,
+        keyframes=[
+            Keyframe(position=position, values=list(each.values))
+            for position, each in zip(positions, weights, strict=True)
+        ],
+        strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
         groups=[
             Group(
                 block=label,
-                ratio=ratio,
-                layers=count,
-                coefficients=[
-                    (request.te_multiplier if is_te else request.unet_multiplier) * ratio * strength
-                    for strength in (always if is_te else strengths)
-                ],
+                ratio=_ratio(made, term, is_te),
+                layers=len(layers),
+                coefficients=list(made.course(layers[0], term)),
             )
-            for (label, ratio, is_te), count in groups.items()
+            for (label, term, is_te), layers in groups.items()
         ],
     )
 
@@ -254,7 +285,7 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
         parse_rule_sets(asked.elements or backend.rule_set_text())[0],
         asked.default_preset.strip() or None,
     )
-    requests = [prompt.parse(items, warn) for items in found[:MOST_TAGS]]
+    requests = [prompt.parse(items, warn).in_pass(asked.hires) for items in found[:MOST_TAGS]]
     plan = build(
         requests,
         {request.name: layers for request in requests},
@@ -264,11 +295,12 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
         is_sdxl=backend.is_sdxl(),
         seed=asked.seed,
     )
-    counts = _counts(plan, family_of_layers(layers))
-    if sum(map(len, counts)) * asked.steps > MOST_COEFFICIENTS:
+    groups = _groups(plan, family_of_layers(layers))
+    if sum(map(len, groups)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    parts = zip(plan.requests, plan.weights, counts, strict=True)
-    return ParseAnswer(tags=[_tag(*part, asked.steps) for part in parts], warnings=list(warnings))
+    made = Pass(plan, asked.steps, tuple(asked.sigmas))
+    tags = [_tag(made, index, each, library) for index, each in enumerate(groups)]
+    return ParseAnswer(tags=tags, warnings=list(warnings))
 
 
 def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPException:

@@ -1,34 +1,18 @@
-"""Schedules: start=, stop= and step= -> the strength of a LoRA at step i of n.
+"""Schedules: start=, stop=, step= and curves -> the strength of a LoRA at step i of n.
 
-A schedule is a function of the solver's step, 0-based, and of the number of steps of the sampling pass. Everything that
-uses one asks :meth:`Schedule.strength` and nothing else, so one with other shapes than on and off fits in its place.
+A schedule is a function of the solver's step, 0-based, of the number of steps of the sampling pass and of the noise
+levels of its steps. Everything that uses one asks :meth:`Schedule.strength` and nothing else.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
+from lbw.curves import Curve
 from lbw.limits import shortened
-
-
-@dataclass(frozen=True)
-class Position:
-    """A step, as an absolute number or as a share of the pass's steps, ``offset`` steps later."""
-
-    value: float
-    is_fraction: bool = False
-    offset: int = 0
-
-    def resolve(self, steps: int) -> int:
-        """The step number in a pass of ``steps`` steps. A share v, 0 < v < 1, is ``max(1, round(v * steps))``."""
-        if not self.is_fraction:
-            return int(self.value) + self.offset
-        if self.value in (0.0, 1.0):
-            return int(self.value * steps) + self.offset
-        return max(1, round(self.value * steps)) + self.offset
+from lbw.positions import Position, Sigmas, Unit, parse_position, split_range
 
 
 @dataclass(frozen=True)
@@ -38,64 +22,80 @@ class Window:
     start: Position | None = None
     stop: Position | None = None
 
-    def contains(self, step: int, steps: int) -> bool:
-        if self.start is not None and step < self.start.resolve(steps):
+    def contains(self, step: int, steps: int, sigmas: Sigmas) -> bool:
+        if self.start is not None and not self.start.is_reached(step, steps, sigmas):
             return False
-        return self.stop is None or step < self.stop.resolve(steps)
+        return self.stop is None or not self.stop.is_reached(step, steps, sigmas)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """On in the steps that all windows contain; without windows, in every step."""
+    """On in the steps that all windows contain, with the product of all curves; without any, 1 in every step.
+
+    ``is_held`` keeps the strength at the start of the pass for all of it: the text encoder runs once, before sampling.
+    """
 
     windows: tuple[Window, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    is_held: bool = False
 
-    def strength(self, step: int, steps: int) -> float:
-        """The factor, 0 to 1, on the LoRA's strength at ``step`` of a pass of ``steps`` steps."""
-        return float(all(window.contains(step, steps) for window in self.windows))
+    def strength(self, step: int, steps: int, sigmas: Sigmas = ()) -> float:
+        """The factor on the LoRA's strength at ``step`` of a pass of ``steps`` steps.
+
+        Args:
+            step: the solver's step, 0-based.
+            steps: how many the pass has.
+            sigmas: the noise level at which each of them begins; without them, those of a usual schedule are taken.
+        """
+        step = 0 if self.is_held else step
+        if not all(window.contains(step, steps, sigmas) for window in self.windows):
+            return 0.0
+        return prod((curve.value(step, steps, sigmas) for curve in self.curves), start=1.0)
+
+    def strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+        """The factor in each step of a pass."""
+        return tuple(self.strength(step, steps, sigmas) for step in range(steps))
+
+    def with_curve(self, curve: Curve) -> Schedule:
+        """The schedule whose strength is multiplied by ``curve``, too."""
+        return replace(self, curves=(*self.curves, curve))
+
+    def without_curves(self) -> Schedule:
+        """Its windows alone."""
+        return replace(self, curves=())
+
+    def _positions(self) -> list[Position]:
+        ends = [position for window in self.windows for position in (window.start, window.stop)]
+        return [end for end in ends if end is not None] + [each for curve in self.curves for each in curve.positions]
 
     @property
-    def depends_on_steps(self) -> bool:
-        """Whether a share of the pass's steps is among its positions."""
-        positions = (position for window in self.windows for position in (window.start, window.stop))
-        return any(position is not None and position.is_fraction for position in positions)
+    def depends_on_pass(self) -> bool:
+        """Whether a share of the pass's steps or a noise level is among its positions."""
+        return any(position.unit is not Unit.STEP for position in self._positions())
 
-    def is_empty(self, steps: int) -> bool:
+    @property
+    def depends_on_noise(self) -> bool:
+        """Whether a noise level is among its positions."""
+        return any(position.unit is Unit.SIGMA for position in self._positions())
+
+    def is_empty(self, steps: int, sigmas: Sigmas = ()) -> bool:
         """Whether ``start`` and ``stop`` contradict each other, so that the LoRA is never on.
 
         ``stop=0`` does not count: it is how a user asks for the text encoder's part alone.
         """
-        stops = [window.stop.resolve(steps) for window in self.windows if window.stop is not None]
-        starts = [window.start.resolve(steps) for window in self.windows if window.start is not None]
+        stops = [_first_step(window.stop, steps, sigmas) for window in self.windows if window.stop is not None]
+        starts = [_first_step(window.start, steps, sigmas) for window in self.windows if window.start is not None]
         return bool(starts and stops) and max(starts) >= min(stops) > 0
 
 
+def _first_step(position: Position, steps: int, sigmas: Sigmas) -> int:
+    """The first step at which a pass has come to ``position``; ``steps`` for a noise level that it never gets to."""
+    if position.unit is not Unit.SIGMA:
+        return position.resolve(steps)
+    return next((step for step in range(steps) if position.is_reached(step, steps, sigmas)), steps)
+
+
 ALWAYS = Schedule()
-
-_NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
-_POSITION = re.compile(rf"({_NUMBER})(%?)")
-_RANGE = re.compile(rf"((?:{_NUMBER})%?)?\s*-\s*((?:{_NUMBER})%?)?")
-
-
-def parse_position(text: str) -> Position:
-    """An integer, a fraction between 0 and 1, or a percentage.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    if match := _POSITION.fullmatch(text.strip()):
-        value = float(match[1])
-        if math.isinf(value):
-            raise ValueError(f"{shortened(text)!r} is not a step; its number is too large")
-        if match[2] and value <= 100:
-            return Position(value / 100, is_fraction=True)
-        if not match[2] and 0 < value < 1:
-            return Position(value, is_fraction=True)
-        if not match[2] and math.floor(value) == value:
-            return Position(value)
-    raise ValueError(
-        f"{shortened(text)!r} is not a step; expected a whole number (5), a fraction (0.5) or a percentage (50%)"
-    )
 
 
 def parse_range(text: str) -> Window:
@@ -104,16 +104,16 @@ def parse_range(text: str) -> Window:
     Raises:
         ValueError: the text is none of these.
     """
-    text = text.strip()
-    if match := _RANGE.fullmatch(text):
-        if match[1] is None and match[2] is None:
-            raise ValueError(f"{shortened(text)!r} is not a range of steps; expected a-b, a-, -b or a")
-        return Window(*(None if part is None else parse_position(part) for part in match.groups()))
+    ends = split_range(text)
+    if ends is not None and ends != (None, None):
+        return Window(*(None if end is None else parse_position(end) for end in ends))
     try:
         position = parse_position(text)
+        if position.unit is Unit.SIGMA:
+            raise ValueError
     except ValueError:
-        raise ValueError(f"{shortened(text)!r} is not a range of steps; expected a-b, a-, -b or a") from None
-    return Window(position, Position(position.value, position.is_fraction, offset=1))
+        raise ValueError(f"{shortened(text.strip())!r} is not a range of steps; expected a-b, a-, -b or a") from None
+    return Window(position, replace(position, offset=1))
 
 
 _WINDOWS = {
@@ -121,17 +121,22 @@ _WINDOWS = {
     "stop": lambda text: Window(stop=parse_position(text)),
     "step": parse_range,
 }
-KEYS = tuple(_WINDOWS)
 
 
-def parse_schedule(arguments: Mapping[str, str]) -> tuple[Schedule, list[str]]:
-    """The schedule of a tag's ``start=``, ``stop=`` and ``step=`` arguments, and a message for each unreadable one."""
-    windows, problems = [], []
+def parse_windows(arguments: Mapping[str, str], prefix: str = "") -> tuple[dict[str, Window], list[str]]:
+    """The windows of a tag's ``start=``, ``stop=`` and ``step=`` arguments, and a message for each unreadable one.
+
+    Args:
+        arguments: the named arguments of a tag.
+        prefix: of the keys, ``hr`` for those of the hires pass.
+    """
+    windows, problems = {}, []
     for key, parse in _WINDOWS.items():
-        if key not in arguments:
+        name = prefix + key
+        if name not in arguments:
             continue
         try:
-            windows.append(parse(arguments[key]))
+            windows[key] = parse(arguments[name])
         except ValueError as error:
-            problems.append(f"{key}={shortened(arguments[key])}: {error}; the LoRA works without it")
-    return Schedule(tuple(windows)), problems
+            problems.append(f"{name}={shortened(arguments[name])}: {error}; the LoRA works without it")
+    return windows, problems

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lbw.blocks import block_of, family_of_layers
 from lbw.engine import LoraEngine, Update
 from lbw.hosts import Host
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
-from lbw.plan import Library, Plan, build
+from lbw.plan import Library, Pass, Plan, build
 from lbw.prompt import LoraRequest
 from lbw.weights import shown
 
@@ -20,9 +21,9 @@ logger = logging.getLogger("lbw")
 class Session:
     """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
 
-    ``passes`` are the plans and numbers of steps of the batch that is being made, ``notes`` what the infotexts of all
-    batches say, {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in
-    the console for each tag of the last batch, and one for the switches.
+    ``passes`` are those of the batch that is being made, ``notes`` what the infotexts of all batches say,
+    {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in the console for
+    each tag of the last batch, and one for the switches.
 
     Args:
         host: the adapter of the WebUI.
@@ -36,7 +37,7 @@ class Session:
         self.engine = engine
         self.library = library
         self.plan: Plan | None = None
-        self.passes: list[tuple[Plan, int]] = []
+        self.passes: list[Pass] = []
         self.notes: dict[str, dict[int, str]] = {}
         self.tells_more = False
         self.updates: list[Update] = []
@@ -46,8 +47,8 @@ class Session:
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, Any] = ((), ())
-        self._position = (0, 0)
         self._seed = 0
+        self._step: int | None = None
         self._unclaimed = ""
 
     def warn(self, message: str) -> None:
@@ -60,48 +61,62 @@ class Session:
             logger.warning("LoRA Block Weight: %s", message)
             self._comment(message)
 
-    def begin_pass(self, requests: Sequence[LoraRequest], seed: int, steps: int) -> Plan:
+    def begin_pass(
+        self,
+        requests: Sequence[LoraRequest],
+        seed: int,
+        steps: int,
+        sigmas: Callable[[], tuple[float, ...]] = tuple,
+    ) -> Pass:
         """The host has loaded the networks of a pass: plan it, and bring the weights to its first step.
 
         Args:
             requests: one for each tag, in the order of the tags; a tag whose network could not be loaded is left out.
             seed: the image's seed, which random block weights follow.
             steps: the number of sampling steps as far as it is known; each step says it again.
+            sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
         """
         self._seed = seed
         self._requests = tuple(requests)
         plan = self._make_plan()
         self.engine.relieve()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
-        self._position = (0, steps)
-        self._apply(0, steps)
-        self.passes.append((plan, steps))
-        return plan
+        self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
+        self._step = None
+        self._apply()
+        return self.passes[-1]
 
-    def step(self, step: int, steps: int) -> None:
-        """A step begins: bring the weights to it, if they are not there already."""
+    def step(self, step: int, steps: int, sigma: Callable[[], float]) -> None:
+        """The model is about to be evaluated: bring the weights to the step, if they are not there already.
+
+        Args:
+            step: the solver's step, 0-based, that the evaluation belongs to.
+            steps: the number of sampling steps.
+            sigma: tells the noise level of the evaluation; asked only where a strength follows it.
+        """
         if self.plan is None:
             return
-        self.passes[-1] = (self.passes[-1][0], steps)
-        self._position = (step, steps)
+        self.passes[-1] = replace(self.passes[-1], steps=steps)
+        if self.plan.depends_on_noise and step != self._step:
+            self.passes[-1] = self.passes[-1].with_level(step, sigma())
+        self._step = step
         self.catch_up()
         if step == 0:
-            self._warn_of_empty_schedules(steps)
+            self._warn_of_empty_schedules()
 
     def catch_up(self) -> None:
         """Bring the weights to the step that is under way, if they are not there: the host may be using another model
         now, or somebody else may have changed networks or weights."""
         if self.plan is None:
             return
-        step, steps = self._position
         names = self.host.wanted_names()
         if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
             self._make_plan()
             self._applied = ((), ())
         if names != self._applied[1]:
             self._follow_multipliers()
-        if (self.plan.strengths(step, steps), names) != self._applied or not self.engine.holds(names):
-            self._apply(step, steps)
+        if (self._strengths(), names) != self._applied or not self.engine.holds(names):
+            self._apply()
 
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
@@ -109,13 +124,17 @@ class Session:
 
     def log_details(self) -> None:
         """Say in the console what the tags came to, and what the switches cost."""
-        for plan, steps in self.passes:
-            for request, weights in zip(plan.requests, plan.weights, strict=True):
+        for each in self.passes:
+            for request, weights in zip(each.plan.requests, each.plan.weights, strict=True):
                 logger.info(
                     "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
-                    request.name, request.te_multiplier, request.unet_multiplier,
-                    "1" if weights is None else ",".join(map(shown, weights.values)), request.elements or "none",
-                    steps, " ".join(f"{request.schedule.strength(step, steps):g}" for step in range(steps)),
+                    request.name,
+                    request.te_multiplier * request.te_schedule.strength(0, each.steps, each.sigmas),
+                    request.unet_multiplier,
+                    "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1",
+                    request.elements or "none",
+                    each.steps,
+                    " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas)),
                 )
         switches = [update for update in self.updates if update.layers_updated]
         logger.info(
@@ -175,17 +194,22 @@ class Session:
                 self._multipliers[net.name] = multipliers
                 self.plan = self.plan.with_multipliers(net.name, *multipliers)
 
-    def _apply(self, step: int, steps: int) -> None:
+    def _strengths(self) -> tuple[float, ...]:
+        assert self.plan is not None
+        return self.plan.strengths(self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas)
+
+    def _apply(self) -> None:
         assert self.plan is not None
         names = self.host.wanted_names()
-        update = self.engine.manual_lora_update(self.plan.coefficients(step, steps), names)
-        self._applied = (self.plan.strengths(step, steps), names)
+        step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
+        update = self.engine.manual_lora_update(self.plan.coefficients(step, steps, sigmas), names)
+        self._applied = (self._strengths(), names)
         self.updates.append(update)
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 
-    def _warn_of_empty_schedules(self, steps: int) -> None:
+    def _warn_of_empty_schedules(self) -> None:
         assert self.plan is not None
         for request in self.plan.requests:
-            if request.schedule.is_empty(steps):
+            if request.schedule.is_empty(self.passes[-1].steps, self.passes[-1].sigmas):
                 self.warn(f"<lora:{request.name}>: its start is not before its stop, so it is never on in the U-Net")

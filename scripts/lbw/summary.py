@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from lbw.blocks import label_ranges, labels_of
+from lbw.blocks import block_of, family_of_layers, is_text_encoder, label_ranges, labels_of
 from lbw.elements import parse_rules
 from lbw.engine import Update
 from lbw.hits import summaries
-from lbw.infotext import steps_on
+from lbw.infotext import course, has_curve, steps_on, strengths_of
 from lbw.limits import shortened
-from lbw.plan import Library, Plan
+from lbw.plan import Library, Pass, Term
 from lbw.prompt import LoraRequest
-from lbw.schedule import ALWAYS
 from lbw.weights import BlockWeights
 
 
-def summarise(passes: Sequence[tuple[Plan, int]], updates: Iterable[Update], memory: str) -> str:
+def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) -> str:
     """One line: which LoRAs had which blocks and steps, the time of the switches, and where the base weights were.
 
     Empty where the host alone would have made the image.
     """
-    if all(plan.is_plain for plan, _ in passes):
+    if all(each.plan.is_plain for each in passes):
         return ""
     requests = dict.fromkeys(
-        _request(request, weights, steps)
-        for plan, steps in passes
-        for request, weights in zip(plan.requests, plan.weights, strict=True)
+        _request(request, weights, each)
+        for each in passes
+        for request, weights in zip(each.plan.requests, each.plan.weights, strict=True)
     )
     switches = [update for update in updates if update.layers_updated]
     milliseconds = sum(update.seconds for update in switches) * 1000
@@ -34,14 +33,17 @@ def summarise(passes: Sequence[tuple[Plan, int]], updates: Iterable[Update], mem
     return f"{'; '.join(requests)} | {count}, {milliseconds:.1f} ms | base weights {memory}"
 
 
-def _request(request: LoraRequest, weights: BlockWeights | None, steps: int) -> str:
+def _request(request: LoraRequest, weights: Sequence[BlockWeights], made: Pass) -> str:
     parts = []
-    if weights is not None:
-        parts.append(f"{shortened(request.weights or '', 40)} ({_blocks(weights)})")
+    if weights:
+        blocks = f" ({_blocks(weights[0])})" if len(weights) == 1 else ""
+        parts.append(f"{shortened(request.weights or '', 40)}{blocks}")
     if request.elements is not None:
         parts.append(f"rules {shortened(request.elements, 40)}")
-    if request.schedule != ALWAYS:
-        parts.append(f"steps {steps_on(request.schedule, steps)} of {steps}")
+    if request.schedule.windows:
+        parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
+    if has_curve(request):
+        parts.append(shortened(strengths_of(request, made), 120))
     return f"{request.name}: {', '.join(parts) or 'all blocks'}"
 
 
@@ -52,10 +54,15 @@ def _blocks(weights: BlockWeights) -> str:
     return " ".join(label_ranges(on, labels_of(weights.family))) or "no block"
 
 
-def changes(plan: Plan, library: Library, layers: Iterable[str]) -> Iterator[str]:
-    """Lines that list what the element rules of each request hit in a model with ``layers``."""
+def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str]:
+    """Lines that list how strengths change in a pass, and what the element rules hit in a model with ``layers``."""
     layers = list(layers)
-    for request in plan.requests:
+    for index, request in enumerate(made.plan.requests):
+        if has_curve(request):
+            yield f"<lora:{request.name}> {strengths_of(request, made)}"
+        if len(made.plan.weights[index]) > 1:
+            yield f"<lora:{request.name}:lbw={request.weights}>"
+            yield from (f"    {line}" for line in _courses(made, index))
         rules = library.rule_sets.get((request.elements or "").strip())
         if rules is None:
             continue
@@ -66,3 +73,21 @@ def changes(plan: Plan, library: Library, layers: Iterable[str]) -> Iterator[str
         for words, names in found:
             yield f"<lora:{request.name}:lbwe={request.elements}> {words}"
             yield from (f"    {name}" for name in names)
+
+
+def _courses(made: Pass, index: int) -> Iterator[str]:
+    """For blocks of a request with equal strengths in all steps, those strengths."""
+    family = family_of_layers(made.plan.terms)
+    blocks: dict[str, set[str]] = {}
+    known: dict[tuple[bool, Term], str] = {}
+    for layer, terms in made.plan.terms.items():
+        label = block_of(layer, family)
+        for term in terms:
+            if term.request != index or label is None:
+                continue
+            key = is_text_encoder(layer), term
+            if key not in known:
+                known[key] = course(made.course(layer, term))
+            blocks.setdefault(known[key], set()).add(label)
+    for strengths, labels in blocks.items():
+        yield f"{' '.join(label_ranges(labels, labels_of(family)))}: {strengths}"

@@ -47,6 +47,8 @@ class Recording:
 
     strengths: list[Strengths] = field(default_factory=list)
     sampling_steps: list[int] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+    """What the sampler calls sigma."""
     host_layers_restored: list[int] = field(default_factory=list)
 
 
@@ -105,5 +107,8 @@ def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterato
             record.sampling_steps.append(params.sampling_step)
             record.host_layers_restored.append(counter.take())
 
-        with webui.observing(after_evaluation):
+        def before_evaluation(params: Any) -> None:
+            record.sigmas.append(float(params.sigma.max()))
+
+        with webui.observing(before_evaluation, before=True), webui.observing(after_evaluation):
             yield record

@@ -318,6 +318,7 @@ TAG_TEXT = st.lists(
     st.sampled_from([
         "<lora:", "<lyco:", "demo", ":", ">", "lbw=", "lbwe=", "OUTD", "R,", "U,", "X+", "1,", "1e999", "nan", "-inf",
         "start=", "stop=", "step=", "x=", "te=", "%", "-", "0.5", "\n", "\x00", "猫", "../", "<", "=",
+        "@", "0@0,1@", "sigma", "hr=", "hrlbw=", "NONE@0;", "curve=",
     ]) | st.text(max_size=4), max_size=30,
 ).map("".join)
 
@@ -369,8 +370,11 @@ def parse_schema(server: Server, session: requests.Session) -> dict[str, Any]:
 
 
 def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Every object that a schema of texts and whole numbers allows."""
-    kinds = {
+    """Every object that a schema of texts, numbers, lists of numbers and switches allows."""
+    kinds: dict[str, Callable[[dict[str, Any]], st.SearchStrategy[Any]]] = {
+        "boolean": lambda field: st.booleans(),
+        "number": lambda field: st.floats(field["minimum"], field["maximum"]),
+        "array": lambda field: st.lists(kinds[field["items"]["type"]](field["items"]), max_size=field["maxItems"]),
         "string": lambda field: TAG_TEXT | st.text(max_size=min(50, field["maxLength"])),
         "integer": lambda field: st.integers(int(field["minimum"]), int(field["maximum"])),
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lbw
 from lbw import infotext
-from lbw.plan import Library, Plan, build
+from lbw.plan import Library, Pass, Plan, build
 from lbw.prompt import parse
 
 LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")
@@ -26,7 +26,7 @@ def made(*tags: list[str], library: Library = LIBRARY, seed: int = 1) -> Plan:
 
 
 def described(*tags: list[str], library: Library = LIBRARY) -> dict[str, str]:
-    return infotext.describe([(made(*tags, library=library), 20)], library)
+    return infotext.describe([Pass(made(*tags, library=library), 20)], library)
 
 
 def test_the_version_is_the_projects():
@@ -115,7 +115,7 @@ def quoted_as_the_host_does(text: str) -> str:
 def test_any_name_survives(network: str, preset: str):
     library = Library({preset: RANDOM}, {}, preset)
     plan = build([parse([network], print)], {network: LAYERS}, library, print, model_layers=LAYERS, seed=3)
-    texts = infotext.describe([(plan, 20)], library)
+    texts = infotext.describe([Pass(plan, 20)], library)
     read = {key: quoted_as_the_host_does(text) if key != infotext.VERSION else text for key, text in texts.items()}
     assert infotext.pasted_default_preset(read) == preset
     again = infotext.recall(infotext.pasted({**read, "Seed": "3"}), Library({}, {}, preset))

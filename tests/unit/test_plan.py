@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbw.plan import Library, Plan, build
+from lbw.plan import Library, Pass, Plan, build
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets
 from lbw.prompt import parse
 
@@ -63,8 +63,11 @@ def test_a_plan_is_plain_only_where_the_host_would_do_the_same():
 
 
 def test_text_encoder_ratios_tell_presets_apart():
-    assert plan("a:0.7:stop=3")[0].text_encoder_ratios() == ()
-    assert plan("a:1:lbw=NONE")[0].text_encoder_ratios() != plan("a:1:lbw=ALL0.5")[0].text_encoder_ratios()
+    def ratios(tag: str) -> object:
+        return Pass(plan(tag)[0], 10).text_encoder_ratios()
+
+    assert ratios("a:0.7:stop=3") == ()
+    assert ratios("a:1:lbw=NONE") != ratios("a:1:lbw=ALL0.5")
 
 
 @pytest.mark.parametrize(
@@ -93,5 +96,4 @@ def test_random_weights_follow_the_seed():
     tag = "a:1:lbw=" + ",".join(["R"] * 17)
     first, again, other = (plan(tag, seed=seed)[0] for seed in (1, 1, 2))
     assert first.coefficients(0, 1) == again.coefficients(0, 1) != other.coefficients(0, 1)
-    assert first.weights[0] is not None
-    assert len(set(first.weights[0].values)) > 10
+    assert len(set(first.weights[0][0].values)) > 10

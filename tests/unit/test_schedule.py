@@ -4,9 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.schedule import parse_position, parse_range, parse_schedule
+from lbw.positions import parse_position
+from lbw.schedule import Schedule, parse_range, parse_windows
 
 STEPS = 20
+
+
+def parse_schedule(arguments: dict[str, str]) -> tuple[Schedule, list[str]]:
+    windows, problems = parse_windows(arguments)
+    return Schedule(tuple(windows.values())), problems
 
 
 def timeline(steps: int = STEPS, **arguments: str) -> str:

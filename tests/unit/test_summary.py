@@ -6,7 +6,7 @@ from lbw.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
 from lbw.elements import parse_rules
 from lbw.engine import Update
 from lbw.hits import find_hits, summaries
-from lbw.plan import Library, build
+from lbw.plan import Library, Pass, build
 from lbw.prompt import parse
 from lbw.summary import changes, summarise
 from lbw.weights import blocks_on
@@ -56,7 +56,7 @@ def plan_of(*tags: str):
 
 def test_the_summary_names_blocks_steps_time_and_memory():
     plan = plan_of("a:1:lbw=OUTD:stop=5", "b:1:lbwe=R", "c:1")
-    line = summarise([(plan, 20)], [Update(3, 0.004), Update(0, 1.0), Update(3, 0.002)], "in CPU memory")
+    line = summarise([Pass(plan, 20)], [Update(3, 0.004), Update(0, 1.0), Update(3, 0.002)], "in CPU memory")
     assert line == (
         "a: OUTD (BASE OUT03-OUT06), steps 0-4 of 20; b: rules R; c: all blocks | 2 switches, 6.0 ms | "
         "base weights in CPU memory"
@@ -64,11 +64,11 @@ def test_the_summary_names_blocks_steps_time_and_memory():
 
 
 def test_there_is_nothing_to_say_where_the_host_alone_was_at_work():
-    assert summarise([(plan_of("a:1"), 20)], [Update(3, 0.1)], "in CPU memory") == ""
+    assert summarise([Pass(plan_of("a:1"), 20)], [Update(3, 0.1)], "in CPU memory") == ""
 
 
 def test_changes_list_each_rule_and_its_layers():
-    lines = list(changes(plan_of("a:1:lbwe=R", "b:1"), LIBRARY, LAYERS))
+    lines = list(changes(Pass(plan_of("a:1:lbwe=R", "b:1"), 20), LIBRARY, LAYERS))
     assert lines == [
         "<lora:a:lbwe=R> ratio 0: 1 layer in IN05", f"    {LAYERS[0]}",
         "<lora:a:lbwe=R> ratio 0.5: 1 layer in OUT05", f"    {LAYERS[1]}",

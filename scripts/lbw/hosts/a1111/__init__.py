@@ -12,14 +12,14 @@ from typing import Any
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
-from lbw.hosts.a1111 import network_files
+from lbw.hosts.a1111 import network_files, noise
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.a1111.model import host, solver_step
 from lbw.hosts.a1111.notes import Note
 from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
 from lbw.hosts.a1111.settings import NAME, add_settings, add_translations, memory_policy, setting
-from lbw.hosts.a1111.tags import TagReader, lora_tags, request_of
+from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.session import Session
 from lbw.summary import changes, summarise
 from modules import shared
@@ -139,20 +139,21 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if session is None:
         return
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
-    requests = [request_of(params, session.warn) for params in lora_tags(extra_network_data)]
+    is_hires = is_of_hires_pass(p, extra_network_data)
+    requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and not setting("lbw_plain_loras"):
         session.leave_to_host()
         caches.drop_others(p, ())
         return
-    is_hires_pass = getattr(p, "is_hr_pass", False)
-    steps = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if is_hires_pass else p.steps
-    if not is_hires_pass:
+    if not is_hires:
         session.passes.clear()
-    plan = session.begin_pass(requests, int(p.seeds[0]), steps)
-    caches.drop_others(p, plan.text_encoder_ratios())
+    made = session.begin_pass(
+        requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
+    )
+    caches.drop_others(p, made.text_encoder_ratios())
     if session.prints_changes:
-        print(*changes(plan, session.library, host.layers()), sep="\n")
+        print(*changes(made, session.library, host.layers()), sep="\n")
     take_notes(p)
 
 
@@ -171,7 +172,7 @@ def conditioning_encoded(p: Any) -> None:
     """The prompt of a pass has been encoded."""
     session = session_of(p)
     if session is not None and session.plan is not None:
-        caches.remember(p, session.plan.text_encoder_ratios())
+        caches.remember(p, session.passes[-1].text_encoder_ratios())
 
 
 def before_evaluation(params: Any) -> None:
@@ -179,7 +180,11 @@ def before_evaluation(params: Any) -> None:
     denoiser = params.denoiser
     session = session_of(denoiser.p)
     if session is not None:
-        session.step(solver_step(denoiser, params.sampling_step), params.total_sampling_steps)
+        session.step(
+            solver_step(denoiser, params.sampling_step),
+            params.total_sampling_steps,
+            lambda: noise.level(denoiser, params.sigma),
+        )
 
 
 def finish(p: Any, processed: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lbw.hosts.a1111 import network_files, preset_files
 from lbw.hosts.a1111.model import host, is_loaded
-from lbw.hosts.a1111.tags import lora_tags
+from lbw.hosts.a1111.tags import adopt_alias, lora_tags
 from lbw.strengths import Strengths
 from modules import extra_networks
 
@@ -27,6 +27,7 @@ class Backend:
     def tags(self, text: str) -> list[list[str]]:
         # Without a closing bracket behind it, each opening one would be searched to the end of the text.
         _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
+        adopt_alias(found)
         return [params.items for params in lora_tags(found)]
 
     def network_names(self) -> list[str]:

@@ -31,6 +31,17 @@ def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
     return [params for kind, tags in extra_network_data.items() if _is_lora_tag(kind) for params in tags]
 
 
+_CURVES_ALIAS = "loractl"
+"""The kind of tag that the extension whose curves these are adds to the host."""
+
+
+def adopt_alias(extra_network_data: dict[str, list[Any]]) -> None:
+    """Make Lora tags of those that the host does not know while that extension is not there."""
+    known = {*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases}
+    if _CURVES_ALIAS in extra_network_data and _CURVES_ALIAS not in known:
+        extra_network_data.setdefault("lora", []).extend(extra_network_data.pop(_CURVES_ALIAS))
+
+
 def drop_tags_beyond_limit(extra_network_data: Mapping[str, list[Any]], warn: prompt.Warn) -> None:
     """Leave so many Lora tags of a prompt as can be served in bounded time and memory."""
     tags = lora_tags(extra_network_data)
@@ -52,18 +63,21 @@ def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}
 
 
-def request_of(params: Any, warn: prompt.Warn) -> prompt.LoraRequest:
-    """The request of a tag whose network is loaded. A strength that another extension reads is in the network.
-
-    Such extensions have keyframes, ``strength@position``, where the host has a number.
-    """
+def request_of(params: Any, is_hires: bool, warn: prompt.Warn) -> prompt.LoraRequest:
+    """The request of a tag whose network is loaded. A strength that another extension reads is in the network."""
     if _host_parses_tags():
-        return prompt.parse(params.items, warn)
-    request = prompt.parse([item for item in params.items if "@" not in item], warn)
+        return prompt.parse(params.items, warn).in_pass(is_hires)
+    request = prompt.parse(prompt.without_strengths(params.items), warn).in_pass(is_hires)
     net = next((net for net in host.networks() if net.name == request.name), None)
     if net is None:
         return request
     return replace(request, te_multiplier=net.te_multiplier, unet_multiplier=net.unet_multiplier)
+
+
+def is_of_hires_pass(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether tags are those of the hires pass: with too little GPU memory, the host encodes its prompt beforehand."""
+    hires_data = getattr(p, "hr_extra_network_data", None)
+    return getattr(p, "is_hr_pass", False) or (hires_data is not None and extra_network_data is hires_data)
 
 
 class TagReader:
@@ -76,8 +90,11 @@ class TagReader:
 
     def __call__(self) -> Any:
         result = self._parse()
-        for data in (self._p.extra_network_data, getattr(self._p, "hr_extra_network_data", None)):
-            drop_tags_beyond_limit(data or {}, self._session.warn)
-            for params in lora_tags(data or {}) if _host_parses_tags() else ():
-                make_readable_for_host(params, prompt.parse(params.items, self._session.warn))
+        for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
+            data = getattr(self._p, name, None) or {}
+            adopt_alias(data)
+            drop_tags_beyond_limit(data, self._session.warn)
+            for params in lora_tags(data) if _host_parses_tags() else ():
+                request = prompt.parse(params.items, self._session.warn)
+                make_readable_for_host(params, request.in_pass(is_hires))
         return result
