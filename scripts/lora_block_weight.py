@@ -10,7 +10,7 @@ _FOLDER = os.path.dirname(os.path.realpath(__file__))
 if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
-from lbw import infotext, ui  # noqa: E402  the folder has to be on sys.path first
+from lbw import api, infotext, ui  # noqa: E402  the folder has to be on sys.path first
 from lbw.hosts import a1111  # noqa: E402
 
 logger = logging.getLogger("lbw")
@@ -54,14 +54,19 @@ class LoraBlockWeight(scripts.Script):
             (components["active"], infotext.pasted_active),
             (components["default_preset"], infotext.pasted_default_preset),
             (components["pasted"], infotext.pasted),
+            *((components[name], infotext.pasted_plot(name)) for name in api.PLOT_ARGUMENT_NAMES),
         ]
         return list(components.values())
 
     def before_process(self, p, *values):
         a1111.before_settings(p, values)
+        a1111.before_cells(p, values, slice(self.args_from, self.args_to))
 
     def process(self, p, *values):
         a1111.begin(p, values)
+
+    def before_process_batch(self, p, *_, prompts, **__):
+        a1111.leave_batch_out(p, prompts)
 
     def after_extra_networks_activate(self, p, *_, extra_network_data, **__):
         a1111.networks_activated(p, extra_network_data)

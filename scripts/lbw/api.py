@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from lbw.limits import LONGEST_TEXT, shortened
+from lbw.plots.axes import AXIS_TYPES
 
 MODES = ("Disable", "XYZ plot", "Effective Block Analyzer")
 """The choices of ``mode``, whose value is the index."""
-
-AXIS_TYPES = ("none", "Block ID", "values", "seed", "Original Weights", "elements")
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,14 @@ class Arguments:
 
 
 ARGUMENTS = tuple(Argument(name=item.name, **item.metadata) for item in fields(Arguments))
+
+PLOT_ARGUMENTS = {
+    1: ("mode", "x_type", "x_values", "y_type", "y_values", "z_type", "z_values"),
+    2: ("mode", "analyzer_range", "analyzer_blocks", "seed_count", "difference_colour", "threshold", "swap_xy"),
+}
+"""The arguments that say what a plot is to be, for each mode that makes one."""
+
+PLOT_ARGUMENT_NAMES = tuple(dict.fromkeys(name for names in PLOT_ARGUMENTS.values() for name in names))
 
 _BY_NAME = {argument.name: argument for argument in ARGUMENTS}
 

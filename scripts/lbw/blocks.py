@@ -62,6 +62,26 @@ def _kind(label: str) -> str:
     return label.rstrip("0123456789")
 
 
+def block_range(text: str, *, either_way: bool = False) -> tuple[str, ...]:
+    """``IN05-OUT05`` -> the labels from IN05 to OUT05, in the order of the family that has both; ``IN05`` -> that one.
+
+    Raises:
+        ValueError: a label is unknown, or the range runs backwards and shall not do so ``either_way``.
+    """
+    first, separator, last = text.partition("-")
+    last = last if separator else first
+    for family in Family:
+        labels = labels_of(family)
+        if first in labels and last in labels:
+            start, stop = labels.index(first), labels.index(last)
+            if start > stop and not either_way:
+                raise ValueError(f"the range {text!r} runs backwards")
+            return labels[min(start, stop) : max(start, stop) + 1]
+    known = {label for family in Family for label in labels_of(family)}
+    unknown = next((label for label in (first, last) if label and label not in known), text)
+    raise ValueError(f"{unknown!r} is not a block")
+
+
 def family_of_layout(length: int) -> Family:
     """The family whose models a vector of ``length`` values is for."""
     return Family.FLUX if length == 61 else Family.UNET

@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lbw.blocks import FLUX_LABELS, UNET_LABELS
+from lbw.blocks import block_range
 from lbw.limits import LONGEST_RULE, MOST_RULES, number, shortened
-
-_KNOWN_LABELS = frozenset(UNET_LABELS) | frozenset(FLUX_LABELS)
 
 ELEMENTS = (
     "attn1", "attn2", "img_attn", "txt_attn", "attn", "ff_net", "img_mlp", "txt_mlp", "mlp", "in_layers", "out_layers",
@@ -61,17 +59,14 @@ def _words(text: str) -> tuple[list[str], bool]:
     return words, False
 
 
-def _block_range(text: str) -> Iterable[str]:
-    """``IN05-OUT05`` -> the labels from IN05 to OUT05, in the order of the family that has both."""
-    first, separator, last = text.partition("-")
-    for labels in (UNET_LABELS, FLUX_LABELS):
-        if first in labels and (last or first) in labels:
-            start, stop = labels.index(first), labels.index(last if separator else first)
-            if start > stop:
-                raise ValueError(f"the range {text!r} runs backwards")
-            return labels[start : stop + 1]
-    unknown = next((label for label in (first, last) if label and label not in _KNOWN_LABELS), text)
-    raise ValueError(f"{unknown!r} is not a block")
+def parse_blocks(text: str, *, either_way: bool = False) -> Selector:
+    """``IN05-OUT05 M00``, ``NOT BASE``: labels or ranges separated by spaces, which a leading ``NOT`` inverts.
+
+    Raises:
+        ValueError: as in :func:`lbw.blocks.block_range`.
+    """
+    words, inverted = _words(text)
+    return Selector(frozenset(label for word in words for label in block_range(word, either_way=either_way)), inverted)
 
 
 def parse_rule(text: str) -> ElementRule:
@@ -89,14 +84,13 @@ def parse_rule(text: str) -> ElementRule:
     fields = [field.strip() for field in text.split(":")]
     if len(fields) != 3:
         raise ValueError(f"rule {shown} has {len(fields)} fields; expected blocks:elements:ratio")
-    block_words, blocks_inverted = _words(fields[0])
     element_words, elements_inverted = _words(fields[1])
     try:
-        labels = frozenset(label for word in block_words for label in _block_range(word))
+        blocks = parse_blocks(fields[0])
         ratio = number(fields[2])
     except ValueError as error:
         raise ValueError(f"rule {shown}: {error}") from None
-    return ElementRule(Selector(labels, blocks_inverted), Selector(frozenset(element_words), elements_inverted), ratio)
+    return ElementRule(blocks, Selector(frozenset(element_words), elements_inverted), ratio)
 
 
 def parse_rules(text: str) -> tuple[ElementRule, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from lbw import __version__
+from lbw.api import MODES, PLOT_ARGUMENTS, Arguments
 from lbw.elements import parse_rules
 from lbw.plan import Drawn, Library, Pass, Plan
 from lbw.presets import parse_presets, parse_rule_sets
@@ -28,6 +29,7 @@ VALUES = "LBW values"
 STEPS = "LBW steps"
 STRENGTHS = "LBW strengths"
 SIGMAS = "LBW sigmas"
+PLOT = "LBW plot"
 VERSION = "LBW version"
 
 
@@ -148,6 +150,26 @@ def pasted_default_preset(parameters: Mapping[str, Any]) -> str:
 def pasted_active(parameters: Mapping[str, Any]) -> bool | None:
     """True where the image was made by the extension; None where the infotext does not say."""
     return True if VERSION in parameters else None
+
+
+def plot(arguments: Arguments) -> str:
+    """What a plot was asked for, which :func:`pasted_plot` reads."""
+    asked = {name: getattr(arguments, name) for name in PLOT_ARGUMENTS[arguments.mode]}
+    return json.dumps({**asked, "mode": MODES[arguments.mode]}, ensure_ascii=False)
+
+
+def pasted_plot(argument: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Reads one argument of the plot that an image is the grid of. An image of another kind asks for no plot."""
+
+    def read(parameters: Mapping[str, Any]) -> Any:
+        try:
+            asked = json.loads(str(parameters.get(PLOT, "{}")))
+            found = asked.get(argument)
+        except (ValueError, AttributeError, RecursionError):
+            found = None
+        return found if found is not None or argument != "mode" else MODES[0]
+
+    return read
 
 
 def pasted(parameters: Mapping[str, Any]) -> str:

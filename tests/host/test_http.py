@@ -54,9 +54,9 @@ def with_args(args: Any, **fields: Any) -> dict[str, Any]:
     return {**SMALL, "alwayson_scripts": {"LoRA Block Weight": {"args": args}}, **fields}
 
 
-def pixels(answer: dict[str, Any]) -> bytes:
-    """The pixels of an answer's first image, without its infotext."""
-    with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
+def pixels(answer: dict[str, Any], index: int = 0) -> bytes:
+    """The pixels of one of an answer's images, without its infotext."""
+    with Image.open(io.BytesIO(base64.b64decode(answer["images"][index]))) as image:
         return image.tobytes()
 
 
@@ -131,14 +131,50 @@ def test_other_scripts_and_requests_without_ours_are_left_alone(post):
     assert post("/sdapi/v1/txt2img", {**SMALL, "script_name": "Nope"}).json()["detail"] == "Script 'Nope' not found"
 
 
-def test_the_originals_way_to_ask_for_a_plot_is_understood(post):
-    """The example of its README; the plot itself is not there yet, and the answer says so."""
-    body = {**SMALL, "prompt": "a red cat <lora:demo:1:XYZ>", "script_name": "LoRA Block Weight",
-            "script_args": [f"XYZ:{ZEROS}", True, 1, "seed", "-1,-1", *[""] * 12]}
-    answer = post("/sdapi/v1/txt2img", body)
-    assert answer.status_code == 200
-    assert extra(answer)["LBW presets"] == f"XYZ:{ZEROS}"
-    assert "not available yet" in extra(answer)["LBW warnings"][0]
+def test_the_originals_example_of_a_plot_makes_a_grid(post):
+    """Word for word, with its 17 values: two seeds beside each other."""
+    body = {**SMALL, "prompt": "myprompt, <lora:demo:1:XYZ>", "script_name": "LoRA Block Weight",
+            "script_args": ["XYZ:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", True, 1, "seed", "-1,-1", *[""] * 12]}
+    answer = post("/sdapi/v1/txt2img", body).json()
+    info = json.loads(answer["info"])
+    assert (len(answer["images"]), info["index_of_first_image"], len(set(info["all_seeds"]))) == (3, 1, 2)
+    assert len(pixels(answer)) > 2 * len(pixels(answer, 1))
+    for index, seed in enumerate(info["all_seeds"], 1):
+        alone = post("/sdapi/v1/txt2img", {**SMALL, "prompt": "myprompt, <lora:demo:1>", "seed": seed}).json()
+        assert pixels(answer, index) == pixels(alone)
+        assert f"Seed: {seed}" in info["infotexts"][index]
+    assert "LBW warnings" not in info["extra_generation_params"]
+
+
+def test_the_originals_example_of_regular_usage_makes_an_image(post):
+    """It says 1, XYZ plot, and no axis."""
+    presets = "MYSETS:1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\nYOURSETS:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1"
+    scripts = {"LoRA Block Weight": {"args": [presets, True, 1, *[""] * 14]}}
+    body = {**SMALL, "prompt": "myprompt, <lora:demo:1:MYSETS>", "alwayson_scripts": scripts}
+    answer = post("/sdapi/v1/txt2img", body).json()
+    alone = {**SMALL, "prompt": "myprompt, <lora:demo:1:lbw=1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0>"}
+    assert [pixels(answer), len(answer["images"])] == [pixels(post("/sdapi/v1/txt2img", alone).json()), 1]
+    assert "LBW warnings" not in json.loads(answer["info"])["extra_generation_params"]
+
+
+@pytest.mark.parametrize("count", [5, 17, 18, 20])
+def test_lists_of_other_lengths_leave_other_scripts_arguments_alone(post, count: int):
+    values = [f"XYZ:{ZEROS}", True, 1, "values", "0,1", *[""] * 15][:count]
+    body = {**SMALL, "prompt": "a red cat <lora:demo:1:XYZ>", "script_name": "lora block weight", "script_args": values}
+    assert "LBW warnings" not in extra(post("/sdapi/v1/txt2img", body))
+
+
+def test_a_plot_and_another_users_image_do_not_disturb_each_other(post):
+    """Both are sent at once, and queue; neither sees the other's presets or marks."""
+    plot = {**SMALL, "prompt": "a red cat <lora:demo:1:XYZ>", "script_name": "LoRA Block Weight",
+            "script_args": [f"XYZ:{ZEROS}", True, 1, "values", "0,0.5,1", "Block ID", "IN04-OUT05"]}
+    single = {**SMALL, "prompt": "a red cat <lora:demo:1:lbw=XYZ>"}
+    bodies = [plot, single, plot, single]
+    alone = [post("/sdapi/v1/txt2img", body).json() for body in bodies[:2]] * 2
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        together = list(pool.map(lambda body: post("/sdapi/v1/txt2img", body).json(), bodies))
+    assert [answer["images"] for answer in together] == [answer["images"] for answer in alone]
+    assert [len(answer["images"]) for answer in together] == [4, 1, 4, 1]
 
 
 def test_an_infotext_makes_the_image_again_without_its_presets(post):

@@ -7,7 +7,7 @@ import math
 import os
 import re
 
-from PIL import Image, ImageColor, PngImagePlugin
+from PIL import Image, ImageColor, ImageDraw, ImageFont, PngImagePlugin
 
 from modules import paths, script_callbacks
 from modules.shared import opts
@@ -37,6 +37,60 @@ def _square_rows(count: int) -> int:
     if not opts.grid_prevent_empty_spots:
         return round(math.sqrt(count))
     return next(rows for rows in range(math.isqrt(count), 0, -1) if count % rows == 0)
+
+
+class GridAnnotation:
+    """A text beside a row or a column of a grid; one that is not active is crossed out."""
+
+    def __init__(self, text: str = "", is_active: bool = True):
+        self.text = text
+        self.is_active = is_active
+        self.size: tuple[int, int] | None = None
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def draw_grid_annotations(im, width: int, height: int, hor_texts, ver_texts, margin: int = 0) -> Image.Image:
+    """A grid of cells of one size, with texts above its columns and beside its rows: one list of them for each."""
+    columns, rows = im.width // width, im.height // height
+    assert (columns, rows) == (len(hor_texts), len(ver_texts)), f"texts do not fit a grid of {columns} x {rows} cells"
+    size = (width + height) // 25
+    font = ImageFont.load_default(size)
+    left = width * 3 // 4 if any(text.text for texts in ver_texts for text in texts) else 0
+    above = ["\n".join(_wrapped(text.text, font, width) for text in texts) for texts in hor_texts]
+    beside = ["\n".join(_wrapped(text.text, font, left) for text in texts) for texts in ver_texts]
+    lines = max(text.count("\n") + 1 if text else 0 for text in above)
+    top = lines * (size + size // 2) + size // 2 if lines else 0
+    result = Image.new(
+        "RGB", (im.width + left + margin * (columns - 1), im.height + top + margin * (rows - 1)),
+        ImageColor.getcolor(opts.grid_background_color, "RGB"))
+    draw = ImageDraw.Draw(result)
+    colour = ImageColor.getcolor(opts.grid_text_active_color, "RGB")
+
+    def write(x: float, y: float, text: str, room: int) -> None:
+        fitting = font
+        while text and draw.multiline_textbbox((0, 0), text, font=fitting)[2] > room and fitting.size > 1:
+            fitting = ImageFont.load_default(fitting.size - 1)
+        draw.multiline_text((x, y), text, colour, fitting, anchor="mm", align="center")
+
+    for row in range(rows):
+        for column in range(columns):
+            box = (width * column, height * row, width * (column + 1), height * (row + 1))
+            result.paste(im.crop(box), (left + (width + margin) * column, top + (height + margin) * row))
+    for column, text in enumerate(above):
+        write(left + (width + margin) * column + width / 2, top / 2, text, width)
+    for row, text in enumerate(beside):
+        write(left / 2, top + (height + margin) * row + height / 2, text, left)
+    return result
 
 
 def resize_image(resize_mode: int, im: Image.Image, width: int, height: int, upscaler_name=None) -> Image.Image:

@@ -12,13 +12,14 @@ from typing import Any
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
-from lbw.hosts.a1111 import network_files, noise
+from lbw.hosts.a1111 import network_files, noise, plots
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.a1111.model import host, solver_step
 from lbw.hosts.a1111.notes import Note
+from lbw.hosts.a1111.plots import leave_batch_out
 from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
-from lbw.hosts.a1111.settings import NAME, add_settings, add_translations, memory_policy, setting
+from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.session import Session
 from lbw.summary import changes, summarise
@@ -32,11 +33,13 @@ __all__ = [
     "add_settings",
     "add_translations",
     "app_started",
+    "before_cells",
     "before_evaluation",
     "before_settings",
     "begin",
     "conditioning_encoded",
     "finish",
+    "leave_batch_out",
     "library",
     "model_loaded",
     "networks_activated",
@@ -50,9 +53,6 @@ __all__ = [
 logger = logging.getLogger("lbw")
 
 _FUNCTIONAL = "lora_functional"
-
-WARNINGS = "LBW warnings"
-"""The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
 
 _SESSION = "lora_block_weight_session"
 """The attribute of the host's processing object that holds its session."""
@@ -101,9 +101,19 @@ def before_settings(p: Any, values: Sequence[Any]) -> None:
         p.override_settings = {**overrides, _FUNCTIONAL: False}
 
 
+def before_cells(p: Any, values: Sequence[Any], place: slice) -> None:
+    """A generation is about to begin, with the script's arguments at ``place`` among those of all scripts.
+
+    If it asks for a plot, its cells are made now, each by a generation of its own.
+    """
+    plots.make(p, _arguments(values, lambda _message: None), place)
+
+
 def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
+    if plots.is_made(p):
+        return
     messages: list[str] = []
     arguments = _arguments(values, messages.append)
     if not arguments.active or shared.opts.lora_functional:
@@ -114,8 +124,9 @@ def begin(p: Any, values: Sequence[Any]) -> None:
             logger.warning("LoRA Block Weight: %s", message)
             p.comment(f"LoRA Block Weight: {message}")
         return
-    if arguments.mode != 0:
-        messages.append(f"mode {api.MODES[arguments.mode]} is not available yet; one image is made")
+    plot = plots.plot_of(p)
+    if plot is not None:
+        messages += plot.messages
     session = Session(
         host,
         engine,
@@ -190,13 +201,17 @@ def before_evaluation(params: Any) -> None:
 def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
+    warnings: list[str] = []
     if session is not None:
         _tell_summary(session, processed)
+        warnings = list(session.warnings)
+    elif plots.is_made(p):
+        warnings = plots.hand_out(p, processed)
     if session is not None and session.tells_more:
         session.log_details()
-    if session is not None and session.warnings:
-        told = {WARNINGS: list(session.warnings)}
-        processed.extra_generation_params = {**processed.extra_generation_params, **told}
+    if warnings:
+        processed.extra_generation_params = {**processed.extra_generation_params, WARNINGS: warnings}
+    plots.forget(p)
     end(p)
 
 

@@ -18,6 +18,9 @@ _TRANSLATIONS = Path(__file__).resolve().parents[2] / "ui"
 NAME = "LoRA Block Weight"
 """What begins each line that is shown with a result: the panel finds its own by it."""
 
+WARNINGS = "LBW warnings"
+"""The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
+
 _SECTION = ("lbw", NAME)
 
 SETTINGS: dict[str, shared.OptionInfo] = {

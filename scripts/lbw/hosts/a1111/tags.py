@@ -53,11 +53,30 @@ def drop_tags_beyond_limit(extra_network_data: Mapping[str, list[Any]], warn: pr
         params[:] = [tag for tag in params if id(tag) not in dropped]
 
 
+class TagItems(list[str]):
+    """The arguments of a tag, equal to those of a tag from which the text encoder gets the same.
+
+    The host's cache of encoded prompts is keyed on them. What else the text encoder gets, by block weights and element
+    rules, :class:`lbw.hosts.a1111.conditioning.ConditioningCaches` keeps apart.
+    """
+
+    def __init__(self, items: Sequence[str], request: prompt.LoraRequest) -> None:
+        super().__init__(items)
+        self._share = (request.name, request.te_multiplier, request.dyn_dim)
+
+    def __eq__(self, other: object) -> bool:
+        return self._share == other._share if isinstance(other, TagItems) else super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
 def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     """Leave in a tag's parsed parameters only numbers that the host can read: one that it cannot would drop every LoRA.
 
-    The text of the tag, which the host's cache is keyed on, stays.
+    The text of the tag stays.
     """
+    params.items = TagItems(params.items, request)
     dyn_dim = [] if request.dyn_dim is None else [str(request.dyn_dim)]
     params.positional = [request.name, repr(request.te_multiplier), repr(request.unet_multiplier), *dyn_dim]
     params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}

@@ -1,0 +1,231 @@
+"""Axes: what a plot varies. A text with values -> the change that each value makes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from random import Random
+from typing import Any
+
+from lbw.blocks import Family, labels_of
+from lbw.elements import Selector, parse_blocks, parse_rules
+from lbw.limits import LARGEST_NUMBER, number, shortened
+from lbw.plan import Library
+from lbw.prompt import Warn
+from lbw.schedule import parse_schedule
+from lbw.weights import parse_value, parse_weights
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks that get a value. ``written`` are the labels that the text spells out: single ones and ends of ranges."""
+
+    selector: Selector
+    written: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What values of axes change in a generation. None and () leave a thing as it is.
+
+    ``originals`` are vectors that stand in for the tag's own, ``value`` is what ``blocks`` get (all blocks, if there
+    are none), ``rules`` come behind the tag's element rules.
+    """
+
+    seed: int | None = None
+    originals: tuple[str, ...] = ()
+    blocks: tuple[Blocks, ...] = ()
+    value: str | None = None
+    rules: str | None = None
+    strength: str | None = None
+    start: str | None = None
+    stop: str | None = None
+
+    def __and__(self, other: Change) -> Change:
+        """Both changes. Vectors and blocks add up; of two values for one thing the other's counts."""
+
+        def both(name: str) -> Any:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            return ours + theirs if isinstance(ours, tuple) else ours if theirs is None else theirs
+
+        return Change(**{item.name: both(item.name) for item in fields(Change)})
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of an axis: what is written beside it, and what it changes."""
+
+    label: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of a plot. One that varies nothing has the kind ``none`` and a single point."""
+
+    kind: str
+    points: tuple[Point, ...]
+
+
+NO_AXIS = Axis("none", (Point("", Change()),))
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the words of an axis's values mean in one request.
+
+    Args:
+        library: names of vectors and rule sets.
+        family: of the model's blocks.
+        draw: makes a seed.
+    """
+
+    library: Library
+    family: Family
+    draw: Callable[[], int]
+
+
+def _blocks(text: str, meaning: Meaning) -> Change:
+    selector = parse_blocks(text, either_way=True)
+    labels = labels_of(meaning.family)
+    strange = sorted(selector.words - set(labels))
+    if strange:
+        family = meaning.family.value
+        raise ValueError(f"{strange[0]!r} is not a block of a {family} model; expected {', '.join(labels)}")
+    written = frozenset(text.replace("-", " ").split()) & selector.words
+    return Change(blocks=(Blocks(selector, written),))
+
+
+def _value(text: str, _meaning: Meaning) -> Change:
+    parse_value(text, 1.0, Random(0))
+    return Change(value=text)
+
+
+def _seed(text: str, meaning: Meaning) -> Change:
+    try:
+        seed = int(text)
+    except ValueError:
+        raise ValueError("expected a whole number, or -1 for a random one") from None
+    return Change(seed=meaning.draw() if seed == -1 else seed)
+
+
+def _original(text: str, meaning: Meaning) -> Change:
+    vector = meaning.library.vector(text)
+    if "," not in vector:
+        names = shortened(", ".join(meaning.library.presets), 400)
+        raise ValueError(f"no preset of this name; expected one of {names}")
+    parse_weights(vector)
+    return Change(originals=(vector,))
+
+
+def _elements(text: str, meaning: Meaning) -> Change:
+    rules = meaning.library.rule_sets.get(text, text)
+    if ":" not in rules:
+        names = shortened(", ".join(meaning.library.rule_sets), 400)
+        raise ValueError(f"no rule set of this name; expected blocks:elements:ratio, or one of {names}")
+    parse_rules(rules)
+    return Change(rules=rules)
+
+
+def _step(key: str, text: str) -> str:
+    _schedule, problems = parse_schedule({key: text})
+    if problems or set(text) & set(":=<>"):
+        raise ValueError("expected a step as in a tag: 5, 0.5 or 50%")
+    return text
+
+
+def _start(text: str, _meaning: Meaning) -> Change:
+    return Change(start=_step("start", text))
+
+
+def _stop(text: str, _meaning: Meaning) -> Change:
+    return Change(stop=_step("stop", text))
+
+
+def _strength(text: str, _meaning: Meaning) -> Change:
+    try:
+        number(text)
+    except ValueError:
+        raise ValueError(f"expected a number up to {LARGEST_NUMBER:.0f}") from None
+    return Change(strength=text)
+
+
+_READERS: Mapping[str, Callable[[str, Meaning], Change]] = {
+    "Block ID": _blocks,
+    "values": _value,
+    "seed": _seed,
+    "Original Weights": _original,
+    "elements": _elements,
+    "start": _start,
+    "stop": _stop,
+    "strength": _strength,
+}
+
+AXIS_TYPES = ("none", *_READERS)
+"""What an axis can vary. The first six are the original extension's."""
+
+_ADDS_UP = ("Block ID", "Original Weights")
+"""What several axes of one plot may vary at once."""
+
+
+def split_values(text: str) -> list[str]:
+    """Values separated by commas or line ends; one that has a comma in it stands in double quotes."""
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return [value.strip() for row in rows for value in row if value.strip()]
+
+
+def read_change(kind: str, text: str, meaning: Meaning) -> Change:
+    """The change of one value of an axis.
+
+    Raises:
+        ValueError: the value cannot be used; the message says what was expected.
+    """
+    try:
+        return _READERS[kind](text, meaning)
+    except ValueError as error:
+        raise ValueError(f"{kind} {shortened(text)!r}: {error}") from None
+
+
+def _read_axis(name: str, kind: str, text: str, meaning: Meaning, warn: Warn) -> Axis:
+    if kind == "none":
+        return NO_AXIS
+    points = []
+    for value in split_values(text):
+        try:
+            change = read_change(kind, value, meaning)
+        except ValueError as error:
+            warn(f"{name}: {error}; it is left out")
+            continue
+        points.append(Point(_label(kind, value, change), change))
+    if not points:
+        warn(f"{name}: {kind} has no value that can be used; the axis is left out")
+    return Axis(kind, tuple(points)) if points else NO_AXIS
+
+
+def _label(kind: str, value: str, change: Change) -> str:
+    """What stands beside the images: numbers of a kind that a plot mostly is not about say which it is."""
+    if change.seed is not None:
+        return f"seed: {change.seed}"
+    return f"{kind}: {value}" if kind in ("start", "stop", "strength") else value
+
+
+def read_axes(given: Mapping[str, tuple[str, str]], meaning: Meaning, warn: Warn) -> tuple[Axis, ...]:
+    """The axes of a plot.
+
+    Args:
+        given: {name of the axis: (type, text with values)}.
+        warn: gets one message for each value or axis that cannot be used, and is left out.
+    """
+    axes: list[Axis] = []
+    for name, (kind, text) in given.items():
+        axis = _read_axis(name, kind, text, meaning, warn)
+        if axis.kind not in ("none", *_ADDS_UP) and axis.kind in [other.kind for other in axes]:
+            warn(f"{name}: another axis has {axis.kind} already; this one is left out")
+            axis = NO_AXIS
+        axes.append(axis)
+    kinds = [axis.kind for axis in axes]
+    if "Block ID" in kinds and "values" not in kinds:
+        warn("an axis of type Block ID needs another one of type values; it is left out")
+        axes = [NO_AXIS if axis.kind == "Block ID" else axis for axis in axes]
+    return tuple(axes)

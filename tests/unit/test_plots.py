@@ -1,0 +1,179 @@
+"""Plots without a host: values of axes, the vectors and tags that they come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lbw.blocks import LAYOUTS, Family
+from lbw.plan import Library
+from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
+from lbw.plots.tags import TagChange, has_mark, rewritten
+from lbw.plots.vectors import changed, complement, ones
+
+PRESETS = {
+    "INS": "1,1,1,0,0,0,0,0,0,0,0,0",
+    "MID": "1,0,0,0,0,1,0,0,0,0,0,0",
+    "OUTD": "1,0,0,0,0,0,1,1,1,0,0,0",
+    "SD": ",".join(["1"] * 17),
+}
+MEANING = Meaning(Library(PRESETS, {"OFF": "::0"}), Family.UNET, draw=lambda: 77)
+
+
+def change(**axes: str) -> Change:
+    total = Change()
+    for kind, value in axes.items():
+        total &= read_change(kind.replace("_", " "), value, MEANING)
+    return total
+
+
+def by_label(vector: str) -> dict[str, str]:
+    values = vector.split(",")
+    return dict(zip(LAYOUTS[len(values)], values, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "changed_blocks"),
+    [
+        ("BASE", "BASE"),
+        ("IN01 OUT11", "IN01 OUT11"),
+        ("IN05-OUT05", "IN05 IN07 IN08 M00 OUT03 OUT04 OUT05"),
+        ("OUT05-IN05", "IN05 IN07 IN08 M00 OUT03 OUT04 OUT05"),
+        ("BASE OUT10-OUT11", "BASE OUT10 OUT11"),
+        ("NOT IN01-OUT10", "BASE OUT11"),
+        ("NOT BASE IN01-OUT11", ""),
+    ],
+)
+def test_blocks_get_the_value(blocks: str, changed_blocks: str):
+    vector = changed(PRESETS["SD"], change(Block_ID=blocks, values="0.5"))
+    assert [label for label, value in by_label(vector).items() if value == "0.5"] == changed_blocks.split()
+
+
+def test_a_block_that_the_layout_lacks_writes_the_vector_out():
+    assert by_label(changed(PRESETS["SD"], change(Block_ID="IN00", values="0.5"))) == {
+        label: "0.5" if label == "IN00" else "1" if label in LAYOUTS[17] else "0" for label in LAYOUTS[26]
+    }
+
+
+def test_a_value_without_blocks_is_for_all_of_them():
+    assert changed(PRESETS["INS"], change(values="0.25")) == ",".join(["0.25"] * 12)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "vector"),
+    [
+        ("INS", "INS", "1,1,1,0,0,0,0,0,0,0,0,0"),
+        ("MID", "INS", "1,1,1,0,0,1,0,0,0,0,0,0"),
+        ("OUTD", "INS", "1,1,1,0,0,0,1,1,1,0,0,0"),
+        ("INS", "MID", "1,1,1,0,0,1,0,0,0,0,0,0"),
+    ],
+)
+def test_original_weights_on_two_axes_add_up(x: str, y: str, vector: str):
+    """The example of the original's README."""
+    both = read_change("Original Weights", x, MEANING) & read_change("Original Weights", y, MEANING)
+    assert changed(ones(Family.UNET), both) == vector
+
+
+def test_of_two_weights_for_a_block_the_first_counts():
+    first, second = ",".join(["0.3"] * 12), ",".join(["0.7"] * 12)
+    assert changed("", Change(originals=(first, second))) == first
+
+
+def test_the_complement_is_one_minus_each_weight():
+    assert complement("1,0,0.25,-0.5,R,U,X") == "0,1,0.75,1.5,R,U,X"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("<lora:a:1:lbw=XYZ>", "<lora:a:1:lbw=V>"),
+        ("<lora:a:1:XYZ>", "<lora:a:1:lbw=V>"),
+        ("<lyco:a:1:1:w=XYZ:x=2>", "<lyco:a:1:1:x=2:lbw=V>"),
+        ("<lora:a:1:lbw=ZYX>", "<lora:a:1:lbw=W>"),
+        ("<lora:a:1:lbw=OUTD>", "<lora:a:1:lbw=OUTD>"),
+        ("<lora:a:1>", "<lora:a:1>"),
+        ("<lora:XYZ:1>", "<lora:XYZ:1>"),
+        ("<hypernet:a:XYZ>", "<hypernet:a:XYZ>"),
+        ("x <lora:a:1:lbw=XYZ> y <lora:b:lbw=ZYX> z", "x <lora:a:1:lbw=V> y <lora:b:lbw=W> z"),
+    ],
+)
+def test_marked_tags_get_the_weights(tag: str, expected: str):
+    of = {"XYZ": "V", "ZYX": "W"}
+    found = rewritten(
+        tag,
+        TagChange(weights=lambda own: of.get(own or "") if own == "XYZ" else None),
+        TagChange(weights=lambda own: of.get(own or "") if own == "ZYX" else None),
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "given", "expected"),
+    [
+        ("<lora:a:1:lbw=XYZ>", {"stop": "5"}, "<lora:a:1:lbw=XYZ:stop=5>"),
+        ("<lora:a:1:lbw=XYZ:stop=9:start=2>", {"stop": "5"}, "<lora:a:1:lbw=XYZ:start=2:stop=5>"),
+        ("<lora:a:1:lbwe=XYZ>", {"start": "50%"}, "<lora:a:1:lbwe=XYZ:start=50%>"),
+        ("<lora:a:1:lbw=XYZ>", {"strength": "0.3"}, "<lora:a:0.3:lbw=XYZ>"),
+        ("<lora:a:1:0.5:lbw=XYZ>", {"strength": "0.3"}, "<lora:a:0.3:lbw=XYZ>"),
+        ("<lora:a:1:0.5:8:lbw=XYZ>", {"strength": "0.3"}, "<lora:a:0.3:0.3:8:lbw=XYZ>"),
+        ("<lora:a:te=1:unet=0.5:lbw=XYZ>", {"strength": "0.3"}, "<lora:a:0.3:lbw=XYZ>"),
+    ],
+)
+def test_other_arguments_take_the_place_of_the_tags_own(tag: str, given: dict[str, str], expected: str):
+    assert rewritten(tag, TagChange(**given)) == expected
+
+
+def test_a_prompt_of_brackets_is_read_in_time():
+    prompt = "<lora:a:lbw=XYZ" * 100_000
+    assert not has_mark(prompt)
+    assert rewritten(prompt, TagChange(start="1")) == prompt
+
+
+def test_values_stand_between_commas_and_line_ends():
+    assert split_values(' a, b ,\nc,"1,0,1", ,') == ["a", "b", "c", "1,0,1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "part"),
+    [
+        ("Block ID", "IN12", "'IN12' is not a block"),
+        ("Block ID", "D00", "'D00' is not a block of a Stable Diffusion model"),
+        ("values", "abc", "is not a value"),
+        ("seed", "1.5", "expected a whole number"),
+        ("Original Weights", "NOPE", "expected one of INS, MID"),
+        ("Original Weights", "1,0,1", "3 values given"),
+        ("elements", "NOPE", "no rule set of this name"),
+        ("elements", "IN05:attn", "has 2 fields"),
+        ("start", "abc", "expected a step"),
+        ("stop", "5:lbw=X", "expected a step"),
+        ("strength", "strong", "expected"),
+    ],
+)
+def test_a_wrong_value_is_left_out_with_one_message(kind: str, value: str, part: str):
+    messages: list[str] = []
+    quoted = f'"{value}"'
+    good = {"Block ID": "BASE", "Original Weights": "INS", "elements": "OFF"}.get(kind, "1")
+    given = {"X": (kind, f"{quoted},{good}"), "Y": ("values", "1") if kind == "Block ID" else ("none", "")}
+    x, *_ = read_axes(given, MEANING, messages.append)
+    assert [len(x.points), len(messages)] == [1, 1]
+    assert all(text in messages[0] for text in (f"X: {kind} '{value}'", part, "left out"))
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds", "part"),
+    [
+        ({"X": ("values", "0,1"), "Y": ("values", "2")}, ["values", "none"], "another axis has values"),
+        ({"X": ("Block ID", "BASE"), "Y": ("none", "")}, ["none", "none"], "needs another one of type values"),
+        ({"X": ("seed", ""), "Y": ("none", "5")}, ["none", "none"], "has no value"),
+    ],
+)
+def test_axes_that_mean_nothing_are_left_out(given: dict[str, Any], kinds: list[str], part: str):
+    messages: list[str] = []
+    assert [axis.kind for axis in read_axes(given, MEANING, messages.append)] == kinds
+    assert [part in message for message in messages] == [True]
+
+
+def test_a_seed_of_minus_one_is_drawn_and_shown():
+    (axis,) = read_axes({"Z": ("seed", "-1,5")}, MEANING, print)
+    assert [(point.label, point.change.seed) for point in axis.points] == [("seed: 77", 77), ("seed: 5", 5)]
