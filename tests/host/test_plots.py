@@ -86,6 +86,7 @@ def test_each_cell_is_the_image_of_its_tag_alone(bench: Bench, kind: str):
     args, tags = GRIDS[kind]
     result = bench.webui.generate(args, prompt=TAG, **SHORT)
     assert len(cells(result)) == len(tags)
+    assert len(messages(result)) == 1
     alone = {tag: pixels(bench, ALONE.format(tag)) for tag in tags}
     for image, text, tag in zip(cells(result), cell_texts(result), tags, strict=True):
         assert np.array_equal(image, alone[tag])
@@ -341,7 +342,7 @@ def test_a_detailer_inside_a_cell_makes_one_image(bench: Bench):
 
         def detail(cell: Any, pp: Any) -> None:
             p.scripts.postprocess_image = postprocess
-            inner = bench.webui.request(prompt=cell.prompt, **SHORT)
+            inner = bench.webui.request(prompt=TAG, **SHORT)
             inner.script_args = cell.script_args
             made.append(len(bench.webui.processing.process_images(inner).images))
             p.scripts.postprocess_image = detail

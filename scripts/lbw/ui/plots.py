@@ -44,13 +44,13 @@ def build(tab: Tab) -> dict[str, Any]:
             )
             put = gr.Button(f"Put :lbw={VARIED} into the tag", size="sm", elem_id=tab.id("lbw_put_varied"))
         gr.HTML(_HOW, elem_classes=["lbw-hint"])
-        with gr.Column(visible=False, elem_id=tab.id("lbw_axes")) as axes:
+        with gr.Column(elem_id=tab.id("lbw_axes")) as axes:
             components |= _axes(tab, defaults)
         with gr.Column(visible=False, elem_id=tab.id("lbw_analyzer")) as analyzer:
             components |= _analyzer(tab, defaults)
     on_click_in_browser(put, f"() => {{ loraBlockWeight.put('{tab.name}', 'lbw', ['{VARIED}']); return []; }}")
     components["mode"].change(
-        lambda mode: [gr.update(visible=mode == 1), gr.update(visible=mode == 2)],
+        lambda mode: [gr.update(visible=mode != 2), gr.update(visible=mode == 2)],
         [components["mode"]], [axes, analyzer], queue=False, show_progress=False,
     )
     return components

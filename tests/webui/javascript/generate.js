@@ -114,6 +114,14 @@ onUiLoaded(() => {
     }
 });
 
+// The infotext below the gallery is that of the image which is looked at.
+onUiLoaded(() => {
+    for (const tabname of ["txt2img", "img2img"]) {
+        const show = () => gradioApp().querySelector(`#${tabname}_generation_info_button`).click();
+        gradioApp().querySelector(`#${tabname}_gallery`).addEventListener("click", show);
+    }
+});
+
 function setInput(input, value) {
     if (input) {
         input.value = value;

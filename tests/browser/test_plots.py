@@ -1,0 +1,59 @@
+"""Plots from the panel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, html
+from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+
+
+@pytest.fixture(autouse=True)
+def files() -> Iterator[None]:
+    with kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}):
+        yield
+
+
+@pytest.fixture
+def panel(page: Page) -> Panel:
+    return Panel(page).open("lbw_plots")
+
+
+def choose_mode(panel: Panel, name: str) -> None:
+    panel.find("lbw_mode").get_by_label(name, exact=True).check()
+
+
+def fill(panel: Panel, **fields: str) -> None:
+    for elem_id, text in fields.items():
+        panel.find(elem_id, ":is(textarea, input)").fill(text)
+
+
+def gallery(panel: Panel) -> Locator:
+    return panel.page.locator("#txt2img_gallery .thumbnails button")
+
+
+def test_an_xyz_plot_is_made_and_a_cells_infotext_turns_it_off_again(panel: Panel):
+    fill_small(panel.page, "a red cat <lora:demo:1:lbw=OUTD>")
+    choose_mode(panel, "XYZ plot")
+    panel.find("lbw_put_varied").click()
+    expect(panel.prompt).to_have_value("a red cat <lora:demo:1:lbw=XYZ>")
+    panel.choose("lbw_xtype", "values")
+    panel.choose("lbw_ytype", "Block ID")
+    fill(panel, lbw_xmen="0,1", lbw_ymen="IN05-OUT05,NOT IN05-OUT05")
+    panel.choose("lbw_ztype", "stop")
+    fill(panel, lbw_zmen="2")
+    generate(panel.page)
+    expect(gallery(panel)).to_have_count(5, timeout=PAGE_LIMIT_MS)
+    expect(panel.find("lbw_status", ".lbw-status")).to_contain_text("XYZ plot: 3 of 3 cells; 1 equal to another")
+    gallery(panel).nth(1).click()
+    info = html(panel.page, "html_info_txt2img")
+    expect(info).to_contain_text(re.compile(r"<lora:demo:1:lbw=1,1,.*,0,0,.*:stop=2>"), timeout=PAGE_LIMIT_MS)
+    panel.prompt.fill(info.inner_text())
+    panel.page.locator("#txt2img_tools #paste").click()
+    expect(panel.find("lbw_mode").get_by_label("Disable", exact=True)).to_be_checked(timeout=PAGE_LIMIT_MS)
+    expect(panel.prompt).to_have_value(re.compile(r"^a red cat <lora:demo:1:lbw=1,1,"))
