@@ -63,7 +63,7 @@ class LoraRequest:
         return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas))
 
 
-def _is_strength(text: str) -> bool:
+def is_strength(text: str) -> bool:
     """Whether a positional argument is meant as a multiplier, or as a curve of multipliers, not as a preset's name."""
     try:
         float(re.split("[@~]", text, maxsplit=1)[0])
@@ -119,7 +119,7 @@ def without_strengths(items: Sequence[str]) -> list[str]:
     """The arguments of a tag whose strengths somebody else reads, whatever their form."""
     name, arguments = list(items[:1]), items[1:]
     return name + [
-        item for item in arguments if not _is_strength(item) and item.partition("=")[0] not in _STRENGTH_KEYS
+        item for item in arguments if not is_strength(item) and item.partition("=")[0] not in _STRENGTH_KEYS
     ]
 
 
@@ -180,8 +180,8 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     def warn_tag(message: str) -> None:
         warn(f"<lora:{shortened(name)}>: {message}")
 
-    strengths = [item for item in positional if _is_strength(item)]
-    words = [item for item in positional if not _is_strength(item)]
+    strengths = [item for item in positional if is_strength(item)]
+    words = [item for item in positional if not is_strength(item)]
     for word in words[1:]:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     weights = named.get("lbw", named.get("w"))

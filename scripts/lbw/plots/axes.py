@@ -13,7 +13,7 @@ from lbw.elements import Selector, parse_blocks, parse_rules
 from lbw.limits import LARGEST_NUMBER, number, shortened
 from lbw.plan import Library
 from lbw.prompt import Warn
-from lbw.schedule import parse_schedule
+from lbw.schedule import parse_windows
 from lbw.weights import parse_value, parse_weights
 
 
@@ -129,7 +129,7 @@ def _elements(text: str, meaning: Meaning) -> Change:
 
 
 def _step(key: str, text: str) -> str:
-    _schedule, problems = parse_schedule({key: text})
+    _windows, problems = parse_windows({key: text})
     if problems or set(text) & set(":=<>"):
         raise ValueError("expected a step as in a tag: 5, 0.5 or 50%")
     return text

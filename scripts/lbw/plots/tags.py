@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lbw.prompt import split_arguments
+from lbw.prompt import is_strength, split_arguments
 
 VARIED = "XYZ"
 INVERSE = "ZYX"
@@ -31,20 +31,12 @@ class TagChange:
     stop: str | None = None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _kind(item: str) -> str:
     """What an argument of a tag is about, whichever way it is written."""
     _positional, named = split_arguments([item])
     key = next(iter(named), None)
     if key is None:
-        return "multiplier" if _is_number(item) else "lbw"
+        return "multiplier" if is_strength(item) else "lbw"
     return {"w": "lbw", "te": "multiplier", "unet": "multiplier"}.get(key, key)
 
 
@@ -67,7 +59,7 @@ def _changed(items: list[str], change: TagChange) -> list[str]:
     new: list[str] = []
     if change.strength is not None:
         positional, _named = split_arguments(rest)
-        dyn_dim = [item for item in positional if _is_number(item)][2:3]
+        dyn_dim = [item for item in positional if is_strength(item)][2:3]
         head = [change.strength, *([change.strength] if dyn_dim else []), *dyn_dim]
         rest = [item for item in rest if _kind(item) != "multiplier"]
     weights = change.weights(weights_of(rest))

@@ -62,7 +62,7 @@ class TagItems(list[str]):
 
     def __init__(self, items: Sequence[str], request: prompt.LoraRequest) -> None:
         super().__init__(items)
-        self._share = (request.name, request.te_multiplier, request.dyn_dim)
+        self._share = (request.name, request.te_multiplier, request.te_schedule, request.dyn_dim)
 
     def __eq__(self, other: object) -> bool:
         return self._share == other._share if isinstance(other, TagItems) else super().__eq__(other)
