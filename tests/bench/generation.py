@@ -1,9 +1,11 @@
 """What LoRAs cost in whole generations: the start, each step, and the memory; ours against the host's own way.
 
     python -m tests.bench.generation [--model sdxl] [--steps 20] [--repeat 3] [--json FILE]
+    python -m tests.bench.generation --curves [--scale 1] [--steps 30] [--repeat 3] [--json FILE]
 
 Runs on the stand-in WebUI, with narrow models, on the CPU or on a CUDA GPU: the number of layers is the real one, the
 sampling itself is far cheaper. So seconds are those of bookkeeping, and the shares of a generation are upper bounds.
+``--curves`` is another measurement, of SDXL's real shape and without a WebUI: see tests/bench/curves.py.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+from tests.bench import curves
 from tests.host.measure import restore_counter
 from tests.host.slow_path import generate as generate_by_host
 from tests.host.webui import WebUI
@@ -135,10 +138,16 @@ def memory_of_backups(webui: WebUI) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=list(MODELS), default="sdxl")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--curves", action="store_true", help="what curves cost, in SDXL's real shape")
+    parser.add_argument("--scale", type=int, default=1, help="divides all widths, for --curves on a CPU")
     options = parser.parse_args()
+    if options.curves:
+        curves.main(options.scale, options.steps or 30, options.repeat, options.json)
+        return
+    options.steps = options.steps or 20
     checkpoint, lora = MODELS[options.model]
     with tempfile.TemporaryDirectory(prefix="webui-") as folder:
         webui = WebUI(Path(folder))
