@@ -1,18 +1,8 @@
 // Make Weights: one slider a block, a picture of the model coloured by weight, and a text box that holds the vector.
 
 const lbwMakeWeights = (() => {
-    const SVG = "http://www.w3.org/2000/svg";
     const LOWEST = -1;
     const HIGHEST = 1.5;
-
-    function element(tag, properties = {}, ...children) {
-        const {className, data, ...rest} = properties;
-        const made = Object.assign(document.createElement(tag), rest);
-        if (className) made.className = className;
-        Object.assign(made.dataset, data);
-        made.append(...children);
-        return made;
-    }
 
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
@@ -39,45 +29,37 @@ const lbwMakeWeights = (() => {
 
     // `all` are the model's blocks; those that the vector has no value for are drawn as outlines.
     function picture(all, labels, onPick) {
+        const {svg} = lbwDom;
         const places = positions(all);
         const [width, height] = [34, 15];
         const columns = Math.max(...places.map(place => place.column)) + 1;
         const rows = Math.max(...places.map(place => place.row)) + 1;
-        const svg = document.createElementNS(SVG, "svg");
-        svg.setAttribute("viewBox", `0 0 ${columns * width} ${rows * height}`);
-        svg.setAttribute("class", "lbw-picture");
-        svg.setAttribute("role", "img");
+        const drawing = svg("svg", {viewBox: `0 0 ${columns * width} ${rows * height}`, class: "lbw-picture", role: "img"});
         const shapes = {};
         for (const {label, column, row} of places) {
-            const group = document.createElementNS(SVG, "g");
-            group.setAttribute("transform", `translate(${column * width} ${row * height})`);
-            const box = document.createElementNS(SVG, "rect");
-            for (const [key, value] of Object.entries({x: 1, y: 1, width: width - 2, height: height - 2, rx: 2})) box.setAttribute(key, value);
-            const text = document.createElementNS(SVG, "text");
-            text.setAttribute("x", width / 2);
-            text.setAttribute("y", height / 2 + 0.5);
-            text.textContent = label;
-            const title = document.createElementNS(SVG, "title");
-            title.textContent = `${label} 0`;
-            group.append(box, text, title);
+            const box = svg("rect", {x: 1, y: 1, width: width - 2, height: height - 2, rx: 2});
+            const text = svg("text", {x: width / 2, y: height / 2 + 0.5}, label);
+            const title = svg("title", {}, `${label} 0`);
+            const group = svg("g", {transform: `translate(${column * width} ${row * height})`}, box, text, title);
             if (labels.includes(label)) group.addEventListener("click", () => onPick(label));
             else group.setAttribute("class", "lbw-missing");
-            svg.append(group);
+            drawing.append(group);
             shapes[label] = {box, title, text};
         }
-        return {svg, paint(values) {
+        return {drawing, paint(values) {
             for (const [label, value] of Object.entries(values)) {
                 shapes[label].box.style.fill = colourOf(value);
                 shapes[label].text.classList.toggle("lbw-strong", Math.abs(Number(value)) > 0.5);
                 shapes[label].title.textContent = `${label} ${value}`;
             }
             const on = Object.entries(values).filter(([, value]) => Number(value) !== 0).map(([label, value]) => `${label} ${value}`);
-            svg.setAttribute("aria-label", `Blocks by weight: ${on.join(", ") || "all 0"}`);
+            drawing.setAttribute("aria-label", `Blocks by weight: ${on.join(", ") || "all 0"}`);
         }};
     }
 
     // One block's name, slider and number. The text is what counts: it may also be R, U or X+0.2.
     function blockRow(label, onChange) {
+        const {element} = lbwDom;
         const slider = element("input", {type: "range", min: LOWEST, max: HIGHEST, step: 0.05, value: 0, ariaLabel: label});
         const text = element("input", {type: "text", value: "0", ariaLabel: `${label} value`, autocomplete: "off"});
         const show = value => {
@@ -110,6 +92,7 @@ const lbwMakeWeights = (() => {
     }
 
     function build({frame, vector, presets}) {
+        const {element, button} = lbwDom;
         const layouts = JSON.parse(frame.dataset.layouts);
         // Ranges count through the blocks that a short layout leaves out; 12 and 20 values are for SDXL.
         const MODEL = {12: 20, 17: 26};
@@ -119,10 +102,9 @@ const lbwMakeWeights = (() => {
         let blocks = {};
         let shown;
 
-        const said = element("p", {className: "lbw-said"});
-        said.setAttribute("role", "status");
+        const said = lbwDom.said();
         const rows = element("div", {className: "lbw-blocks"});
-        const drawing = element("div", {className: "lbw-drawing"});
+        const frameOfDrawing = element("div", {className: "lbw-drawing"});
         const select = element("select", {ariaLabel: "Weights type"},
             ...layouts.map(item => element("option", {value: String(item.labels.length), textContent: item.name})));
         const copy = element("select", {ariaLabel: "Copy from preset"});
@@ -146,7 +128,7 @@ const lbwMakeWeights = (() => {
             blocks = Object.fromEntries(layout.labels.map(label => [label, blockRow(label, publish)]));
             rows.replaceChildren(...layout.labels.map(label => blocks[label].row));
             shown = picture(modelOf(layout.labels), layout.labels, label => blocks[label].slider.focus());
-            drawing.replaceChildren(shown.svg);
+            frameOfDrawing.replaceChildren(shown.drawing);
             fill(Object.fromEntries(layout.labels.map(label => [label, before[label] ?? "0"])));
         };
         const take = text => {
@@ -164,12 +146,6 @@ const lbwMakeWeights = (() => {
             fill(Object.fromEntries(labels.map(label => [label, value])));
             publish();
         };
-        const button = (text, onClick) => {
-            const made = element("button", {type: "button", textContent: text, className: "lbw-button"});
-            made.addEventListener("click", onClick);
-            return made;
-        };
-
         const listPresets = () => {
             const chosen = copy.value;
             copy.replaceChildren(element("option", {value: "", textContent: "Copy from preset"}),
@@ -201,7 +177,7 @@ const lbwMakeWeights = (() => {
                 button("Set all 0", () => setAll(layout.labels, "0")), button("Set all 1", () => setAll(layout.labels, "1")),
                 element("span", {className: "lbw-group"}, amount, button("Set all", () => setAll(layout.labels, amount.value || "0")),
                     range, button("Set range", setRange))),
-            said, drawing, rows,
+            said, frameOfDrawing, rows,
         );
         useLayout(17);
         listPresets();

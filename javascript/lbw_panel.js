@@ -5,6 +5,7 @@ const loraBlockWeight = (() => {
     const CHECK_AFTER_MS = 400;
     // What the ids of a preset file's buttons begin with, its text box, and what is said of its content.
     const TEXT_FILES = [["lbw", "lbw_ratiospreset", "lbw_ratios"], ["lbw_element", "element", "lbw_element_names"]];
+    const USUAL_STEPS = 20;
     const HIRES_PROMPT = "#hires_prompt textarea";
 
     const find = (tabname, id) => gradioApp().querySelector(`#${tabname === "txt2img" ? "" : `${tabname}_`}${id}`);
@@ -62,14 +63,30 @@ const loraBlockWeight = (() => {
     }
 
     function putArguments(tabname, values) {
+        say(tabname, setInPrompt(tabname, values));
+    }
+
+    // Sets arguments of LoRA tags, and returns what was done.
+    function setInPrompt(tabname, values) {
         const bad = Object.entries(values).find(([, value]) => /[:=<>]/.test(value));
-        if (bad) return say(tabname, `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`);
+        if (bad) return `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`;
         const area = promptOf(tabname);
         const result = lbwPrompt.setArguments(area.value, area.selectionStart, values);
-        if (!result.names.length) return say(tabname, "There is no LoRA tag in the prompt.");
+        if (!result.names.length) return "There is no LoRA tag in the prompt.";
         if (result.text !== area.value) retype(area, result.text, result.caret);
         const what = Object.entries(values).map(([key, value]) => (value ? `${key}=${value}` : `no ${key}=`)).join(", ");
-        say(tabname, `${result.names.join(", ")}: ${what}`);
+        return `${result.names.join(", ")}: ${what}`;
+    }
+
+    const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
+
+    function buildCurveEditor(tabname) {
+        lbwCurve.build({
+            frame: find(tabname, "lbw_curve_editor .lbw-make"),
+            steps: () => stepsOf(tabname),
+            read: key => lbwPrompt.getStrength(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
+            write: values => setInPrompt(tabname, values),
+        });
     }
 
     // Saving and loading check the text too, and a check that came after them would take their message away.
@@ -175,6 +192,7 @@ const loraBlockWeight = (() => {
             setUpStatus(tabname);
             onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
             onFirstSight(find(tabname, "lbw_panel"), () => labelSymbols(tabname));
+            onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
             onFirstSight(find(tabname, "lbw_sliders"), () => lbwMakeWeights.build({
                 frame: find(tabname, "lbw_sliders .lbw-make"),
                 vector: find(tabname, "lbw_made").querySelector("textarea, input"),

@@ -5,6 +5,9 @@ const lbwPrompt = (() => {
 
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
+    // A number, or a curve of them: weight@position pairs.
+    const isStrength = text => isNumber(text.split(/[@~]/)[0]);
+
     // As the host reads it: an item with exactly one "=" is named, any other is positional.
     function keyOf(item) {
         const parts = item.split("=");
@@ -15,7 +18,7 @@ const lbwPrompt = (() => {
     function isItemOf(key, item, index) {
         const found = keyOf(item);
         if (key !== "lbw") return found === key;
-        return found === "lbw" || found === "w" || (found === null && index > 0 && !isNumber(item));
+        return found === "lbw" || found === "w" || (found === null && index > 0 && !isStrength(item));
     }
 
     function withArgument(items, key, value) {
@@ -37,20 +40,55 @@ const lbwPrompt = (() => {
         return result;
     }
 
+    // The strengths that stand behind the name: of the text encoder, of the U-Net, and the rank.
+    const places = items => items.map((item, index) => index).filter(index => index > 0 && keyOf(items[index]) === null && isStrength(items[index]));
+
+    // One strength for text encoder and U-Net, in the place of all that the tag says of them.
+    function withStrength(items, value) {
+        const kept = items.filter(item => !["te", "unet"].includes(keyOf(item)));
+        const [first, second] = places(kept);
+        if (first === undefined) kept.splice(1, 0, value);
+        else kept[first] = value;
+        if (second !== undefined) kept[second] = value;
+        return kept;
+    }
+
     function setInTag(body, values) {
         let items = body.split(":");
         if ("start" in values || "stop" in values) items = withoutStepRange(items);
-        for (const [key, value] of Object.entries(values)) items = withArgument(items, key, value);
+        for (const [key, value] of Object.entries(values)) {
+            items = key === "strength" ? withStrength(items, value) : withArgument(items, key, value);
+        }
         return items.join(":");
     }
 
-    // Sets arguments, {key: value}, in the tag that the caret is in, or in all tags if it is in none; "" takes one out.
-    // Returns the new text, where the caret belongs in it, and the names of the tags.
-    function setArguments(text, caret, values) {
-        const tags = [...text.matchAll(TAG)].map(match => ({
+    function tagsIn(text) {
+        return [...text.matchAll(TAG)].map(match => ({
             start: match.index, end: match.index + match[0].length, kind: match[1], body: match[2],
         }));
-        const atCaret = tags.filter(tag => tag.start < caret && caret < tag.end);
+    }
+
+    const isAt = (tag, caret) => tag.start < caret && caret < tag.end;
+
+    // What the tag at the caret, or else the first one, says of a strength (`strength`, `unet` or `hr`), and of its curve:
+    // {name, text, shape}; null where there is no tag.
+    function getStrength(text, caret, key) {
+        const tags = tagsIn(text);
+        const tag = tags.find(each => isAt(each, caret)) ?? tags[0];
+        if (!tag) return null;
+        const items = tag.body.split(":");
+        const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => item.split("=")));
+        const [te, unet = te] = places(items).map(index => items[index]);
+        const both = named.unet ?? unet ?? named.te ?? "1";
+        return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};
+    }
+
+    // Sets arguments, {key: value}, in the tag that the caret is in, or in all tags if it is in none; "" takes one out.
+    // `strength` is what stands behind the name without a key. Returns the new text, where the caret belongs in it, and
+    // the names of the tags.
+    function setArguments(text, caret, values) {
+        const tags = tagsIn(text);
+        const atCaret = tags.filter(tag => isAt(tag, caret));
         const chosen = atCaret.length ? atCaret : tags;
         let result = "";
         let done = 0;
@@ -65,5 +103,5 @@ const lbwPrompt = (() => {
         return {text: result + text.slice(done), caret: newCaret, names: chosen.map(tag => tag.body.split(":")[0])};
     }
 
-    return {setArguments};
+    return {setArguments, getStrength};
 })();

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from lbw.curves import parse_curve
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser.actions import open_page, open_tab
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
@@ -64,6 +65,12 @@ EDITS = [
     ("<lora:a", 3, {"lbw": "X"}, "<lora:a"),
     ("\u732b <lora:\u732b:1>", 6, {"lbw": "\u7d75"}, "\u732b <lora:\u732b:1:lbw=\u7d75>"),
     ("<lora:a:1:te=0:dyn=4>", 3, {"lbw": "X"}, "<lora:a:1:te=0:dyn=4:lbw=X>"),
+    ("<lora:a:0@0,1@1>", 3, {"lbw": "X"}, "<lora:a:0@0,1@1:lbw=X>"),
+    ("<lora:a:1:lbw=X:curve=step>", 3, {"strength": "0@0,1@1", "curve": ""}, "<lora:a:0@0,1@1:lbw=X>"),
+    ("<lora:a>", 3, {"strength": "0@0,1@1", "curve": "step"}, "<lora:a:0@0,1@1:curve=step>"),
+    ("<lora:a:1:0.5:8:te=1:unet=0>", 3, {"strength": "0@0,1@1"}, "<lora:a:0@0,1@1:0@0,1@1:8>"),
+    ("<lora:a:INS:1>", 3, {"strength": "0@0;1@1"}, "<lora:a:INS:0@0;1@1>"),
+    ("<lora:a:1:unet=0>", 3, {"unet": "0@0,1@1"}, "<lora:a:1:unet=0@0,1@1>"),
 ]
 
 
@@ -73,6 +80,71 @@ def test_arguments_are_set_as_people_would_type_them(page: Page):
         [list(edit[:3]) for edit in EDITS],
     )
     assert found == [edit[3] for edit in EDITS]
+
+
+# (tag, which strength, its text and shape)
+STRENGTHS = [
+    ("<lora:a:0@0,1@1:curve=cosine>", "strength", ["0@0,1@1", "cosine"]),
+    ("<lora:a:1:0@0,1@1>", "strength", ["0@0,1@1", ""]),
+    ("<lora:a:INS:1:0.5:unet=0.2>", "unet", ["0.2", ""]),
+    ("<lora:a>", "unet", ["1", ""]),
+    ("<lora:a:0.5:hr=1@0,0@1>", "hr", ["1@0,0@1", ""]),
+    ("<lora:a:0.5>", "hr", ["0.5", ""]),
+]
+
+
+def test_strengths_are_found_where_the_host_would_look_for_them(page: Page):
+    found = page.evaluate(
+        "tags => tags.map(([tag, key]) => lbwPrompt.getStrength(`x ${tag} <lora:b:9>`, 0, key))",
+        [list(item[:2]) for item in STRENGTHS],
+    )
+    assert [[item["text"], item["shape"]] for item in found] == [item[2] for item in STRENGTHS]
+    assert page.evaluate("lbwPrompt.getStrength('<lora:a:1> <lora:b:9>', 14, 'strength').name") == "b"
+    assert page.evaluate("lbwPrompt.getStrength('a cat', 0, 'strength')") is None
+
+
+# (curve, steps of the tab, what the editor makes of it: shares and weights, the text that it writes)
+CURVES = [
+    ("0@0,1@0.5,0@1", 20, [[0, 0], [0.5, 1], [1, 0]], "0@0,1@0.5,0@1"),
+    ("0@0;1@25%;-0.5@100%", 20, [[0, 0], [0.25, 1], [1, -0.5]], "0@0,1@0.25,-0.5@1"),
+    ("1@0.5,0@0", 20, [[0, 0], [0.5, 1]], "0@0,1@0.5"),
+    ("0@0,1", 20, [[0, 0], [1, 1]], "0@0,1@1"),
+    ("0.7", 20, [[0, 0.7], [1, 0.7]], "0.7@0,0.7@1"),
+    ("0~0,1~1", 20, [[0, 0], [1, 1]], "0@0,1@1"),
+    ("0@0,1@1,0.5@10", 11, [[0, 0], [0.1, 1], [1, 0.5]], "0@0,1@1,0.5@10"),
+    ("0@0,1@30", 20, [[0, 0], [1, 1]], "0@0,1@30"),
+    ("0@14sigma,1@2sigma", 20, None, None),
+    ("0@-1,1@1", 20, None, None),
+    ("0@120%,1@1", 20, None, None),
+    ("OUTD@0,1@1", 20, None, None),
+    ("", 20, None, None),
+]
+
+
+def test_a_curve_is_read_and_written_as_the_grammar_says(page: Page):
+    for curve, steps, points, text in CURVES:
+        found = page.evaluate("([text, steps]) => lbwCurve.parse(text, steps)", [curve, steps])
+        if points is None:
+            assert found is None, curve
+            continue
+        flat = [value for point in found["points"] for value in (point["share"], point["weight"])]
+        assert flat == pytest.approx([value for point in points for value in point])
+        written = page.evaluate("found => lbwCurve.format(found.points, found.steps, found.inSteps)", found)
+        assert written == text
+        for step in range(found["steps"]):
+            meant, made = (parse_curve(each).value(step, found["steps"]) for each in (curve, written))
+            assert made == pytest.approx(meant), curve
+
+
+def test_positions_that_are_no_whole_steps_are_never_written_too_late(page: Page):
+    points = [{"share": step / 29, "weight": 1} for step in range(30)]
+    text = page.evaluate("points => lbwCurve.format(points, 30, false)", points)
+    for step, item in enumerate(text.split(",")):
+        assert step - 0.01 <= float(item.partition("@")[2]) * 29 <= step + 1e-9
+
+
+def test_in_a_pass_of_two_steps_a_step_is_written_as_a_share(page: Page):
+    assert page.evaluate("lbwCurve.format([{share: 0, weight: 0}, {share: 1, weight: 1}], 2, true)") == "0@0,1@1"
 
 
 def test_the_cursor_stays_where_it_was(page: Page):
@@ -338,6 +410,102 @@ def test_the_panel_shows_what_rules_hit(panel: Panel):
     expect(hits.locator("li:visible").first).to_contain_text("middle_block")
 
 
+def curve_text(panel: Panel) -> Locator:
+    return panel.find("lbw_curve").get_by_label("Curve", exact=True)
+
+
+def points_of(panel: Panel) -> Locator:
+    return panel.find("lbw_curve").locator("circle[role=button]")
+
+
+def test_a_curve_is_drawn_with_the_mouse_and_written_into_the_tag(panel: Panel):
+    panel.write("<lora:a:1:lbw=OUTD> <lora:b:1>", caret=3)
+    panel.open("lbw_curve")
+    expect(curve_text(panel)).to_have_value("0@0,1@1")
+    panel.button("lbw_curve", "Pulse").click()
+    expect(curve_text(panel)).to_have_value("0@0,1@0.5,0@1")
+    drawing = panel.find("lbw_curve", "svg")
+    drawing.scroll_into_view_if_needed()
+    box = drawing.bounding_box()
+    assert box is not None
+    place = lambda share, weight: (  # noqa: E731
+        box["x"] + (30 + share * 378) / 420 * box["width"], box["y"] + (150 - weight * 138) / 170 * box["height"]
+    )
+    mouse = panel.page.mouse
+    mouse.move(*place(0.5, 1))
+    mouse.down()
+    mouse.move(*place(0.3, 0.6), steps=3)
+    mouse.up()
+    expect(curve_text(panel)).to_have_value("0@0,0.6@0.3,0@1")
+    mouse.click(*place(0.8, 0.5))
+    expect(curve_text(panel)).to_have_value("0@0,0.6@0.3,0.5@0.8,0@1")
+    mouse.dblclick(*place(0.3, 0.6))
+    expect(curve_text(panel)).to_have_value("0@0,0.5@0.8,0@1")
+    panel.find("lbw_curve").get_by_label("Between the points").select_option("cosine")
+    panel.button("lbw_curve", "Write into the tag").click()
+    expect(panel.prompt).to_have_value("<lora:a:0@0,0.5@0.8,0@1:lbw=OUTD:curve=cosine> <lora:b:1>")
+    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("a: strength=0@0,0.5@0.8,0@1, curve=cosine")
+
+
+def test_a_curve_is_made_with_the_keyboard_alone(panel: Panel):
+    panel.write("<lora:a:1>")
+    panel.open("lbw_curve")
+    keyboard = panel.page.keyboard
+    panel.button("lbw_curve", "Add a point").focus()
+    keyboard.press("Enter")
+    added = points_of(panel).nth(1)
+    expect(added).to_be_focused()
+    expect(added).to_have_accessible_name("Point 2 of 3: weight 0.5 at 0.5")
+    for key in ("ArrowUp", "ArrowUp", "ArrowLeft"):
+        keyboard.press(key)
+    expect(curve_text(panel)).to_have_value("0@0,0.6@0.49,1@1")
+    expect(added).to_be_focused()
+    keyboard.press("Tab")
+    expect(points_of(panel).nth(2)).to_be_focused()
+    for _ in range(60):
+        keyboard.press("ArrowLeft")
+    expect(points_of(panel).nth(1)).to_be_focused()
+    expect(curve_text(panel)).to_have_value("0@0,1@0.4,0.6@0.49")
+    keyboard.press("Delete")
+    expect(curve_text(panel)).to_have_value("0@0,0.6@0.49")
+    expect(points_of(panel).nth(1)).to_be_focused()
+    keyboard.press("Delete")
+    keyboard.press("Delete")
+    expect(curve_text(panel)).to_have_value("0@0")
+    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("at least one point")
+
+
+def test_points_snap_to_steps_and_are_written_as_such(panel: Panel):
+    panel.open("lbw_curve")
+    panel.button("lbw_curve", "Pulse").click()
+    section = panel.find("lbw_curve")
+    section.get_by_label("Snap to steps").check()
+    section.get_by_label("Steps", exact=True).fill("11")
+    section.get_by_label("Steps", exact=True).blur()
+    points_of(panel).nth(1).focus()
+    panel.page.keyboard.press("ArrowRight")
+    expect(curve_text(panel)).to_have_value("0@0,1@6,0@10")
+    section.get_by_label("Position", exact=True).fill("3")
+    section.get_by_label("Weight", exact=True).fill("1.5")
+    section.get_by_label("Weight", exact=True).blur()
+    expect(curve_text(panel)).to_have_value("0@0,1.5@3,0@10")
+
+
+def test_the_curve_of_a_tag_is_read_and_what_cannot_be_drawn_is_said(panel: Panel):
+    panel.write("a cat <lora:a:1:unet=0.2@0,0.8@25%,0@1:curve=step>")
+    panel.open("lbw_curve")
+    expect(curve_text(panel)).to_have_value("0.2@0,0.8@0.25,0@1")
+    expect(panel.find("lbw_curve").get_by_label("Between the points")).to_have_value("step")
+    panel.write("<lora:b:0@14sigma,1@2sigma>")
+    panel.button("lbw_curve", "Read from the tag").click()
+    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("0@14sigma,1@2sigma: cannot be drawn")
+    expect(curve_text(panel)).to_have_value("0.2@0,0.8@0.25,0@1")
+    panel.write("a cat")
+    for button in ("Read from the tag", "Write into the tag"):
+        panel.button("lbw_curve", button).click()
+        expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("no LoRA tag")
+
+
 def test_a_files_strength_is_shown_with_its_numbers(panel: Panel):
     panel.open("lbw_strength")
     panel.choose("lbw_strength_name", "demo")
@@ -424,7 +592,8 @@ def test_closing_the_panel_does_not_switch_it_off(panel: Panel):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
     open_page(page, server, f"?__theme={theme}")
-    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_strength")
+    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_strength", "lbw_curve")
+    points_of(panel).first.focus()
     panel.button("lbw_sliders", "Set all 1").click()
     panel.choose("lbw_strength_name", "demo")
     panel.find("lbw_strength_show").click()

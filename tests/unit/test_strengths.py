@@ -160,12 +160,12 @@ def test_no_element_is_in_the_name_of_every_layer():
 def test_the_picture_shows_the_numbers(theme: Theme):
     figure = draw(sample("a $x^$ \u732b \U0001f600"), theme)
     bars, heat, _scale = figure.axes
-    assert [bar.get_height() for bar in bars.patches] == [50.0, 0.0, 100.0, 0.0]
-    assert [label.get_text() for label in heat.get_xticklabels()] == ["BASE", "IN04", "M00", "other"]
-    assert [label.get_text() for label in heat.get_yticklabels()] == ["attn1", "attn", "other"]
+    assert [bar.get_width() for bar in bars.patches] == [50.0, 0.0, 100.0, 0.0]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["BASE", "IN04", "M00", "other"]
+    assert [label.get_text() for label in heat.get_xticklabels()] == ["attn1", "attn", "other"]
     cells = heat.images[0].get_array()
-    expected = np.full((3, 4), np.nan)
-    expected[0, 2], expected[1, 0], expected[2, 2] = 75.0, 50.0, 400 / 3
+    expected = np.full((4, 3), np.nan)
+    expected[2, 0], expected[0, 1], expected[2, 2] = 75.0, 50.0, 400 / 3
     np.testing.assert_allclose(cells.filled(np.nan), expected)
     assert {text.get_text() for text in heat.texts} == {"75", "50", "133"}
     with Image.open(io.BytesIO(png(figure))) as image:

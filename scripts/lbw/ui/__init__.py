@@ -10,7 +10,7 @@ import gradio as gr
 
 from lbw.api import ARGUMENTS
 from lbw.strengths import Strengths
-from lbw.ui import elemental, insert, make_weights, plots, presets_text, strengths
+from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, strengths
 from lbw.ui.tab import Tab
 from modules.ui_components import InputAccordion
 
@@ -55,6 +55,7 @@ def build(
             tab, presets_file, row.preset, row.default_preset, make_weights.build
         )
         components |= elemental.build(tab, rule_sets_file, row.rule_set, layers)
+        curve.build(tab)
         strengths.build(tab, network_names, measure)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
