@@ -65,11 +65,13 @@ class Panel:
         return self.find("lbw_ratios", ".lbw-notes")
 
     def open(self, *sections: str) -> Panel:
-        """Open the panel and some of its sections, and wait until it knows what is in the files."""
+        """Open the panel and some of its sections, look at each, and wait until it knows what is in the files."""
         for section in ("lbw_active", *sections):
             title = self.find(section, "> .label-wrap")
             if "open" not in (title.get_attribute("class") or ""):
                 title.click()
+            # Sections are built when they are seen.
+            self.find(section).evaluate("section => section.scrollIntoView({block: 'start'})")
         expect(self.find("lbw_ratios", ".lbw-name").first).to_be_attached()
         return self
 
