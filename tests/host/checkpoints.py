@@ -50,3 +50,23 @@ def other_weights(tensors: dict[str, Tensor]) -> None:
         if value.is_floating_point() and value.dim() > 1 and not name.startswith("first_stage_model"):
             noise = torch.randn(value.shape, generator=random)
             tensors[name] = (value.float() + 0.1 * value.float().std() * noise).to(value.dtype)
+
+
+def with_channels(count: int, target: str) -> tuple[Callable[[dict[str, Tensor]], None], Callable[[str], str]]:
+    """What makes of SD1 a model that reads so many channels, and of its configuration one that names this class."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        name = "model.diffusion_model.input_blocks.0.0.weight"
+        first = tensors[name]
+        more = torch.randn((len(first), count - first.shape[1], *first.shape[2:]), generator=torch.manual_seed(3))
+        tensors[name] = torch.cat([first, (0.1 * first.float().std() * more).to(first.dtype)], dim=1)
+
+    def configure(text: str) -> str:
+        text = text.replace("in_channels: 4", f"in_channels: {count}").replace("crossattn", "hybrid")
+        if count == 8:
+            text = text.replace("cond_stage_key: txt", "cond_stage_key: edit")
+        else:
+            text = text.replace("conditioning_key: hybrid", "conditioning_key: hybrid\n    finetune_keys: null")
+        return text.replace("ldm.models.diffusion.ddpm.LatentDiffusion", target)
+
+    return change, configure

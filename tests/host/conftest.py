@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from tests.host.checkpoints import with_channels, write_checkpoint
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import Recording, changed_layers, copy_weights, recording
 from tests.host.webui import STAND_IN, WebUI
@@ -98,6 +99,10 @@ def _rarer_checkpoints(webui: WebUI) -> None:
         command = [sys.executable, str(STAND_IN / "make_demo.py"), "--rarer", "--data-dir", str(webui.data)]
         subprocess.run(command, check=True)
         sd_models.list_models()
+        return
+    classes = "ldm.models.diffusion.ddpm.LatentInpaintDiffusion", "modules.models.diffusion.ddpm_edit.LatentDiffusion"
+    write_checkpoint(webui, "inpainting", *with_channels(9, classes[0]))
+    write_checkpoint(webui, "edit", *with_channels(8, classes[1]))
 
 
 @pytest.fixture

@@ -85,7 +85,8 @@ def restore_counter(networks: Any) -> Iterator[RestoreCounter]:
     original = networks.network_restore_weights_from_backup
 
     def restore(layer: Any) -> Any:
-        counter.add()
+        if next(layer.parameters(), None) is not None:
+            counter.add()
         return original(layer)
 
     networks.network_restore_weights_from_backup = restore

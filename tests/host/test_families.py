@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,7 +21,9 @@ from tests.host.test_isolation import difference
 from tests.host.test_model_switch import use
 from tests.unit.ulp import ulp_distance
 
-FAMILIES = ("inpainting", "sd2", "sdxl", "refiner")
+FAMILIES = ("inpainting", "edit", "sd2", "sdxl", "refiner", "sd3")
+WITHOUT_TEXT_ENCODER = ("refiner", "sd3")
+"""The host knows no names for the layers of theirs."""
 OUTPUT_BLOCKS = ",".join(["0.5", *["0"] * 13, *["1"] * 12])
 """A vector of 26 values: half the text encoder, and the output blocks."""
 STOP = 2
@@ -28,6 +31,11 @@ STOP = 2
 
 def parts_of(name: str, layer: nn.Module) -> dict[str, tuple[str, torch.Size]]:
     """{a part's name in the file: (the parameter that it is for, its shape)}."""
+    if name.endswith("x_block_attn_qkv"):
+        number = name.partition("joint_blocks_")[2].partition("_")[0]
+        out, into = layer.weight.shape
+        shape = torch.Size((out // 3, into))
+        return {f"transformer.transformer_blocks.{number}.attn.to_{part}": ("weight", shape) for part in "qkv"}
     if name.startswith("diffusion_model"):
         return {"lora_unet" + name.removeprefix("diffusion_model"): ("weight", layer.weight.shape)}
     if "resblocks" not in name:
@@ -47,7 +55,9 @@ def trained_layers(layers: Mapping[str, Any]) -> dict[str, nn.Module]:
     found = attention_layers(layers)
     for name, layer in layers.items():
         is_open_clip = name.endswith("_attn") or name.endswith(("mlp_c_fc", "mlp_c_proj"))
-        if name == "diffusion_model_input_blocks_0_0" or ("resblocks_1" in name and is_open_clip):
+        is_first = name == "diffusion_model_input_blocks_0_0"
+        is_joint = "joint_blocks" in name and name.endswith(("attn_qkv", "attn_proj", "mlp_fc1"))
+        if is_first or is_joint or ("resblocks_1" in name and is_open_clip):
             found[name] = layer
     return found
 
@@ -86,23 +96,34 @@ def weights_of(layers: Mapping[str, Any], deltas: Mapping[str, Mapping[str, Tens
     }
 
 
+def fields_of(family: str) -> dict[str, Any]:
+    """A request of three steps; to edit an image, instruct-pix2pix needs one, and follows it by a scale of its own."""
+    if family != "edit":
+        return {"steps": 3}
+    picture = Image.new("RGB", (64, 64), (200, 40, 40))
+    return {"steps": 3, "init_images": [picture], "denoising_strength": 1.0, "image_cfg_scale": 1.5}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_and_steps_in_a_model_of_the_family(bench: Bench, checkpoints: list[str], family: str):
     use(checkpoints, family)
     layers = bench.layers()
     trained = trained_layers(layers)
-    if family == "refiner":  # the host knows no names for its text encoder
+    if family in WITHOUT_TEXT_ENCODER:
         trained = {name: layer for name, layer in trained.items() if name.startswith("diffusion_model")}
     deltas = write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained)
     base = weights_of(layers, deltas)
     seen: list[dict[tuple[str, str], Tensor]] = []
     prompt = f"a red cat <lora:t_family:0.8:lbw={OUTPUT_BLOCKS}:stop={STOP}>"
+    fields = fields_of(family)
     with (
         restore_counter(bench.webui.networks) as counter,
         bench.webui.observing(lambda _params: seen.append(weights_of(layers, deltas))),
     ):
-        ours = bench.webui.generate(prompt=prompt, steps=3)
+        torch.manual_seed(1)  # the host draws from what the autoencoder makes of a picture
+        ours = bench.webui.generate(prompt=prompt, **fields)
         assert counter.take() == 0, "the host re-patched"
+    assert len(seen) == 3
     for step, weights in enumerate(seen):
         for (name, parameter), weight in weights.items():
             label = block_of(name)
@@ -110,10 +131,12 @@ def test_blocks_and_steps_in_a_model_of_the_family(bench: Bench, checkpoints: li
             wanted = base[name, parameter].double() + 0.8 * ratio * deltas[name][parameter]
             assert ulp_distance(weight, wanted.to(weight.dtype)) <= (1 if ratio else 0), (step, name, parameter)
     labels = {block_of(name) for name in deltas}
-    assert labels > {"M00", "IN00"} and any((label or "").startswith("OUT") for label in labels)
-    assert ("BASE" in labels) == (family != "refiner")
-    assert difference(ours, slow_path.generate(bench.webui, prompt, steps=3)) <= 1
-    assert difference(ours, bench.webui.generate(prompt="a red cat", steps=3)) > 0
+    assert labels > ({"IN00", "OUT11"} if family == "sd3" else {"M00", "IN00", "OUT03"})
+    assert ("BASE" in labels) == (family not in WITHOUT_TEXT_ENCODER)
+    torch.manual_seed(1)
+    assert difference(ours, slow_path.generate(bench.webui, prompt, **fields)) <= 1
+    torch.manual_seed(1)
+    assert difference(ours, bench.webui.generate(prompt="a red cat", **fields)) > 0
     assert all(weight.equal(base[key]) for key, weight in weights_of(layers, deltas).items())
 
 

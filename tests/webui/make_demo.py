@@ -20,12 +20,12 @@ from torch import nn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from modules import paths
-from modules.diffusion.latent_diffusion import MODEL_CLASSES
+from modules.models import MODEL_CLASSES
 
 # How strongly a random part of the network speaks, against 1 for passing its input on at the same size.
 RESIDUAL_GAIN = 0.5
 EPS_NOISE_GAIN = 0.05
-COARSE_GAIN = {"sd1": 0.16, "inpainting": 0.16, "sd2": 0.16, "sdxl": 0.04, "refiner": 0.04}
+COARSE_GAIN = {"sd1": 0.16, "inpainting": 0.16, "edit": 0.16, "sd2": 0.16, "sdxl": 0.04, "refiner": 0.04}
 FINE_SHARE = 0.15
 RESIDUAL_ENDS = ("out_layers.3", "to_out.0", "ff.net.2", "proj_out", "fc2", "attn.out_proj", "c_proj")
 
@@ -146,10 +146,11 @@ def make_checkpoint(kind: str, seed: str) -> dict[str, torch.Tensor]:
         name: make_weight(name, tuple(value.shape), name.rpartition(".")[0] in norms, seed)
         for name, value in model.state_dict().items()
     }
-    unet = without_prefix(state_dict, "model.diffusion_model.")
-    favour_coarse_features(unet)
-    pass_latents_through(unet, COARSE_GAIN[kind])
-    map_latents_to_colours(without_prefix(state_dict, "first_stage_model."), model.scale_factor)
+    if kind in COARSE_GAIN:
+        unet = without_prefix(state_dict, "model.diffusion_model.")
+        favour_coarse_features(unet)
+        pass_latents_through(unet, COARSE_GAIN[kind])
+        map_latents_to_colours(without_prefix(state_dict, "first_stage_model."), model.scale_factor)
     return {name: value.half() for name, value in state_dict.items()}
 
 
@@ -258,7 +259,10 @@ def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, s
 
 
 CHECKPOINTS = {"demo-sd1": "sd1", "other-sd1": "sd1", "demo-sdxl": "sdxl"}
-RARER_CHECKPOINTS = {"demo-inpainting": "inpainting", "demo-sd2": "sd2", "demo-refiner": "refiner"}
+RARER_CHECKPOINTS = {
+    "demo-inpainting": "inpainting", "demo-edit": "edit", "demo-sd2": "sd2", "demo-refiner": "refiner",
+    "demo-sd3": "sd3",
+}
 LORAS = {
     "demo": {"kind": "sd1"},
     "demo2": {"kind": "sd1"},

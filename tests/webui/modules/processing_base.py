@@ -198,6 +198,9 @@ class StableDiffusionProcessing:
     def img2img_image_conditioning(
         self, source_image, latent_image, image_mask=None, round_image_mask=True
     ) -> torch.Tensor:
+        """Of an image in -1..1: the latents of the image itself for a model that edits it."""
+        if self.sd_model.cond_stage_key == "edit":
+            return self.sd_model.encode_first_stage(source_image.to(devices.dtype_vae)).mode().to(latent_image.dtype)
         return self.txt2img_image_conditioning(latent_image)
 
     def init(self, all_prompts, all_seeds, all_subseeds) -> None:

@@ -106,7 +106,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def init(self, all_prompts, all_seeds, all_subseeds) -> None:
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
-        self.image_cfg_scale = None
+        self.image_cfg_scale = self.image_cfg_scale if self.sd_model.cond_stage_key == "edit" else None
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         mask, region = self._prepare_mask()
         batch = [image_to_tensor(self._prepare_image(image, mask, region)) for image in self.init_images]

@@ -33,6 +33,8 @@ class StableDiffusionModelHijack:
                 elif isinstance(embedder, FrozenOpenCLIPEmbedder2):
                     conditioner.embedders[i] = sd_hijack_clip.FrozenOpenCLIPEmbedder2WithCustomWords(embedder, self)
             m.cond_stage_model = conditioner
+        elif m.is_sd3:
+            pass  # it cuts prompts into chunks by itself
         elif isinstance(m.cond_stage_model, FrozenOpenCLIPEmbedder):
             m.cond_stage_model = sd_hijack_clip.FrozenOpenCLIPEmbedderWithCustomWords(m.cond_stage_model, self)
         else:

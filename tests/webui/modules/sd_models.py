@@ -12,7 +12,8 @@ from types import TracebackType
 import torch
 
 from modules import devices, errors, lowvram, script_callbacks, sd_hijack, sd_vae, shared
-from modules.diffusion.latent_diffusion import MODEL_CLASSES, LatentDiffusionBase
+from modules.diffusion.latent_diffusion import LatentDiffusionBase
+from modules.models import MODEL_CLASSES
 from modules.sd_checkpoints import (  # noqa: F401  (part of this module's interface)
     CheckpointInfo,
     checkpoint_aliases,
@@ -31,6 +32,7 @@ from modules.sd_checkpoints import (  # noqa: F401  (part of this module's inter
 SDXL_KEY = "conditioner.embedders.1.model.ln_final.weight"
 REFINER_KEY = "conditioner.embedders.0.model.ln_final.weight"
 SD2_KEY = "cond_stage_model.model.ln_final.weight"
+SD3_KEY = "model.diffusion_model.x_embedder.proj.weight"
 FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -92,10 +94,10 @@ model_data = SdModelData()
 
 def find_config(state_dict: dict[str, torch.Tensor]) -> str:
     """Which kind of model a checkpoint holds."""
-    for key, kind in ((SDXL_KEY, "sdxl"), (REFINER_KEY, "refiner"), (SD2_KEY, "sd2")):
+    for key, kind in ((SD3_KEY, "sd3"), (SDXL_KEY, "sdxl"), (REFINER_KEY, "refiner"), (SD2_KEY, "sd2")):
         if key in state_dict:
             return kind
-    return "inpainting" if state_dict[FIRST_KEY].shape[1] == 9 else "sd1"
+    return {9: "inpainting", 8: "edit"}.get(state_dict[FIRST_KEY].shape[1], "sd1")
 
 
 def build_model(config: str) -> LatentDiffusionBase:
@@ -103,7 +105,8 @@ def build_model(config: str) -> LatentDiffusionBase:
     with torch.random.fork_rng(devices=[]):
         model = MODEL_CLASSES[config]()
     model.used_config = config
-    model.model_type = ModelType.SDXL if model.is_sdxl else ModelType.SD2 if model.is_sd2 else ModelType.SD1
+    is_kind = {ModelType.SD3: model.is_sd3, ModelType.SDXL: model.is_sdxl, ModelType.SD2: model.is_sd2}
+    model.model_type = next((kind for kind, is_it in is_kind.items() if is_it), ModelType.SD1)
     return model
 
 

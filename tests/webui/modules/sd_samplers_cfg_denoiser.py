@@ -89,6 +89,15 @@ class CFGDenoiser(torch.nn.Module):
                 denoised[image] += (x_out[row] - denoised_uncond[image]) * (weight * cond_scale)
         return denoised
 
+    @property
+    def _edits(self) -> bool:
+        """Whether the image to be edited has a guidance of its own, for which a third set of rows goes without it."""
+        return shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (None, 1.0)
+
+    def combine_denoised_for_edit_model(self, x_out, cond_scale: float):
+        with_both, with_image, with_none = x_out.chunk(3)
+        return with_none + cond_scale * (with_both - with_image) + self.image_cfg_scale * (with_image - with_none)
+
     def pad_cond_uncond(self, cond, uncond):
         """Bring prompt and negative prompt to one length, by encodings of an empty prompt."""
         empty = shared.sd_model.cond_stage_model_empty_prompt
@@ -129,7 +138,7 @@ class CFGDenoiser(torch.nn.Module):
         """All rows of one evaluation: in one call where the lengths agree, else prompts and negative prompts apart."""
         whole = uncond is None or cond.shape[1] == uncond.shape[1]
         if whole:
-            rows = [cond] if uncond is None else [cond, uncond]
+            rows = [cond] if uncond is None else [cond, *[uncond] * (1 + self._edits)]
             if opts.batch_cond_uncond:
                 return self._call_model(x, sigma, catenate_conds(rows), image_cond)
             groups = [(catenate_conds(rows), x.shape[0])]
@@ -157,8 +166,12 @@ class CFGDenoiser(torch.nn.Module):
 
         # Rows: for each image its AND parts, then all images once more for their negative prompts.
         rows = [image for image, parts in enumerate(conds_list) for _ in parts] + list(range(len(conds_list)))
+        image_conds = image_cond[rows]
+        if self._edits:
+            rows += range(len(conds_list))
+            image_conds = torch.cat([image_conds, torch.zeros_like(self.init_latent)])
         params = CFGDenoiserParams(
-            x[rows], image_cond[rows], sigma[rows], state.sampling_step, state.sampling_steps, tensor, uncond, self)
+            x[rows], image_conds, sigma[rows], state.sampling_step, state.sampling_steps, tensor, uncond, self)
         cfg_denoiser_callback(params)
         x_in, tensor, uncond = params.x, params.text_cond, params.text_uncond
         sigma_in, image_cond_in = params.sigma, params.image_cond
@@ -179,7 +192,10 @@ class CFGDenoiser(torch.nn.Module):
             self.last_noise_uncond = x_out[-uncond.shape[0]:].clone()
 
         scale = 1.0 if skip_uncond else cond_scale * self.cond_scale_miltiplier
-        denoised = self.combine_denoised(x_out, conds_list, uncond, scale)
+        if self._edits:
+            denoised = self.combine_denoised_for_edit_model(x_out, scale)
+        else:
+            denoised = self.combine_denoised(x_out, conds_list, uncond, scale)
         if not self.mask_before_denoising and self.mask is not None:
             denoised = self._blend(denoised, sigma)
         self._store_previews(x_in, x_out, denoised, sigma, first_rows)

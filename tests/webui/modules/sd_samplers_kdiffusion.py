@@ -44,6 +44,8 @@ sampler_extra_params = {
 
 class CFGDenoiserKDiffusion(sd_samplers_cfg_denoiser.CFGDenoiser):
     def wrap_model(self, sd_model):
+        if hasattr(sd_model, "create_denoiser"):
+            return sd_model.create_denoiser()
         wrapper = denoisers.VDenoiser if sd_model.parameterization == "v" else denoisers.EpsDenoiser
         return wrapper(sd_model, quantize=opts.enable_quantization)
 

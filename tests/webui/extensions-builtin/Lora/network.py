@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules import errors, hashes, sd_models, shared
+from modules.models.sd3.mmdit import QkvLinear
 
 METADATA_FIRST = (
     "ss_sd_model_name", "ss_resolution", "ss_clip_skip", "ss_num_train_images", "ss_tag_frequency",
@@ -125,7 +126,9 @@ class NetworkModule:
 
     @staticmethod
     def _weight_shape(layer: nn.Module) -> torch.Size | None:
-        """The shape of the weight that is changed; with MultiheadAttention that of each of q, k, v and out."""
+        """The shape of the weight that is changed; where q, k and v are in one weight that of each of them."""
+        if isinstance(layer, QkvLinear):
+            return torch.Size((layer.weight.shape[0] // 3, layer.weight.shape[1]))
         if isinstance(layer, nn.MultiheadAttention):
             return layer.out_proj.weight.shape
         return layer.weight.shape if hasattr(layer, "weight") else None

@@ -25,6 +25,7 @@ from torch import nn
 
 import network
 from modules import devices, errors, paths, sd_hijack, sd_models, shared, util
+from modules.models.sd3.mmdit import QkvLinear
 
 if TYPE_CHECKING:
     import lora_patches
@@ -83,9 +84,15 @@ def load_network(name: str, network_on_disk: network.NetworkOnDisk) -> network.N
     layers = shared.sd_model.network_layer_mapping
     matched: dict[str, network.NetworkWeights] = {}
     unmatched = []
+    diffusers_names = dict(getattr(shared.sd_model, "diffusers_weight_mapping", tuple)())
     for key_network, weight in sd_models.read_state_dict(network_on_disk.filename).items():
-        layer_name, _, part = key_network.partition(".")
-        key, layer = find_layer(layer_name, layers)
+        if diffusers_names:
+            # As in the host, which cannot read a file with parts of one word, such as "alpha", for these models.
+            layer_name, *parts = key_network.rsplit(".", 2)
+            part = "{}.{}".format(*parts)
+        else:
+            layer_name, _, part = key_network.partition(".")
+        key, layer = find_layer(diffusers_names.get(layer_name, layer_name), layers)
         if layer is None:
             unmatched.append(key_network)
             continue
@@ -268,6 +275,11 @@ def _add_network(self: nn.Module, net: network.Network, layer_name: str) -> None
     parts = [net.modules.get(layer_name + suffix) for suffix in ("_q_proj", "_k_proj", "_v_proj", "_out_proj")]
     if isinstance(self, nn.MultiheadAttention) and all(parts):
         _add_to_attention(self, *parts)
+    elif isinstance(self, QkvLinear) and all(parts[:3]):
+        with torch.no_grad():
+            weights = self.weight.chunk(3, 0)
+            self.weight += torch.vstack(
+                [part.calc_updown(weight)[0] for part, weight in zip(parts[:3], weights, strict=True)])
     elif module is not None:
         raise RuntimeError(f"a layer of type {type(self).__name__} cannot be changed")
 

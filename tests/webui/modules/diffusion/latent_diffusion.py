@@ -10,6 +10,7 @@ from torch import nn
 from modules import shared
 from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
 from modules.diffusion.unet import (
+    EDIT_UNET,
     INPAINTING_UNET,
     REFINER_UNET,
     SD1_UNET,
@@ -44,7 +45,7 @@ class DiffusionWrapper(nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        c_concat: list[torch.Tensor] | None = None,  # mask and masked image, which only inpainting models read
+        c_concat: list[torch.Tensor] | None = None,  # mask and masked image, or the image to be edited
         c_crossattn: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         if self.conditioning_key == "hybrid":
@@ -174,6 +175,13 @@ class LatentInpaintDiffusion(LatentDiffusion):
     unet = INPAINTING_UNET
 
 
+class LatentEditDiffusion(LatentDiffusion):
+    """instruct-pix2pix: SD1 that is given the image to be edited."""
+
+    cond_stage_key = "edit"
+    unet = EDIT_UNET
+
+
 class LatentDiffusion2(LatentDiffusion):
     """SD2."""
 
@@ -252,6 +260,7 @@ class RefinerEngine(DiffusionEngine):
 MODEL_CLASSES = {
     "sd1": LatentDiffusion,
     "inpainting": LatentInpaintDiffusion,
+    "edit": LatentEditDiffusion,
     "sd2": LatentDiffusion2,
     "sdxl": DiffusionEngine,
     "refiner": RefinerEngine,

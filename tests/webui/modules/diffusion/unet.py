@@ -36,6 +36,7 @@ SDXL_UNET = UNetConfig(
     linear_projection=True, vector_dim=48 + 6 * 16,
 )
 INPAINTING_UNET = replace(SD1_UNET, image_channels=5)
+EDIT_UNET = replace(SD1_UNET, image_channels=4)
 SD2_UNET = replace(SD1_UNET, context_dim=48, linear_projection=True)
 REFINER_UNET = UNetConfig(
     model_channels=16, channel_mult=(1, 2, 4, 4), depths=(0, 4, 4, 0), middle_depth=4, context_dim=48,
