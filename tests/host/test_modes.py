@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
@@ -185,14 +185,35 @@ def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(
     assert output_block(record, block="IN04") == ([0] * 4 if "lbw" in tag else wanted)
 
 
-def test_a_bundled_embedding_stays_the_hosts_business(bench: Bench):
-    """A network may carry textual inversions; they are neither read nor changed."""
-    bench.webui.generate(prompt="a red cat <lora:t_lora:1>", steps=1)
-    net = bench.webui.networks.loaded_networks[0]
-    embedding = SimpleNamespace(loaded=True, vec=torch.ones(2))
-    net.bundle_embeddings["bundled"] = embedding
-    try:
-        bench.webui.generate(prompt=SCHEDULED, steps=1)
-        assert net.bundle_embeddings == {"bundled": embedding} and embedding.vec.equal(torch.ones(2))
-    finally:
-        net.bundle_embeddings.clear()
+def write_bundle(bench: Bench, word: str) -> None:
+    """t_lora once more, with two vectors for a word."""
+    tensors = load_file(bench.webui.lora_folder / "t_lora.safetensors")
+    width = next(weight.shape[1] for name, weight in bench.base.items() if name.endswith("self_attn_q_proj"))
+    vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(9))
+    save_file(
+        tensors | {f"bundle_emb.{word}.string_to_param.*": vectors}, bench.webui.lora_folder / "t_bundle.safetensors"
+    )
+
+
+def test_words_that_a_network_brings_along_are_the_hosts_business(bench: Bench, capfd: pytest.CaptureFixture):
+    """Bundled textual inversions are in force as long as the network is loaded, and nothing stumbles over them."""
+    from modules.sd_hijack import model_hijack
+
+    write_bundle(bench, "qxword")
+    plain = bench.webui.generate(prompt="a qxword cat", steps=STEPS)
+    without = bench.webui.generate(prompt="a qxword cat <lora:t_lora:1:lbw=OUTALL:stop=2>", steps=STEPS)
+    words: list[bool] = []
+    with bench.webui.observing(lambda _params: words.append("qxword" in model_hijack.embedding_db.word_embeddings)):
+        bench.deltas["t_bundle"] = bench.deltas["t_lora"]
+        result, record = bench.record(
+            "t_bundle", prompt="a qxword cat <lora:t_bundle:1:lbw=OUTALL:stop=2>", steps=STEPS, n_iter=2
+        )
+    assert words == [True] * 2 * STEPS
+    assert output_block(record, "t_bundle") == [1, 1, 0, 0] * 2
+    assert difference(without, result) > 0, "the word means something else"
+    ours = bench.webui.generate(prompt="a qxword cat <lora:t_bundle:1>", steps=STEPS)
+    hosts = bench.webui.generate(args=["", False], prompt="a qxword cat <lora:t_bundle:1>", steps=STEPS)
+    assert difference(ours, hosts) <= 1
+    assert difference(plain, bench.webui.generate(prompt="a qxword cat", steps=STEPS)) == 0
+    assert "qxword" not in model_hijack.embedding_db.word_embeddings
+    assert "Error" not in "".join(capfd.readouterr())

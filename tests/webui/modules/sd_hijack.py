@@ -21,6 +21,7 @@ class StableDiffusionModelHijack:
     def __init__(self):
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []
+        self.fixes: list | None = None
         self.embedding_db = EmbeddingDatabase()
 
     def hijack(self, m: nn.Module) -> None:
@@ -53,6 +54,9 @@ class StableDiffusionModelHijack:
                 del m.cond_stage_model
         elif isinstance(m.cond_stage_model, sd_hijack_clip.TextConditionalModel):
             m.cond_stage_model = m.cond_stage_model.wrapped
+            table = getattr(getattr(m.cond_stage_model, "transformer", None), "text_model", None)
+            if table is not None:
+                table.embeddings.token_embedding = table.embeddings.token_embedding.wrapped
         self.apply_circular(False)
         self.layers = None
         self.clip = None

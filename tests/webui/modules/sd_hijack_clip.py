@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -12,11 +13,19 @@ from modules.shared import opts
 
 
 class PromptChunk:
-    """As much of a prompt as a text encoder reads at once, with a weight for each token."""
+    """As much of a prompt as a text encoder reads at once, with a weight for each token.
+
+    `fixes` are the vectors of textual inversions, as (position, vector).
+    """
 
     def __init__(self):
         self.tokens: list[int] = []
         self.multipliers: list[float] = []
+        self.fixes: list[tuple[int, torch.Tensor]] = []
+
+
+Token = tuple[int, float, torch.Tensor | None]
+"""(its number, its weight, the vector that takes its place)."""
 
 
 class TextConditionalModel(nn.Module):
@@ -45,17 +54,30 @@ class TextConditionalModel(nn.Module):
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         return [self.wrapped.tokenizer.encode(text) for text in texts]
 
-    def _finish_chunk(self, tokens: list[tuple[int, float]]) -> PromptChunk:
+    def _with_vectors(self, tokens: list[int], weight: float) -> Iterator[Token]:
+        """The tokens of a piece of a prompt, with those of words that stand for vectors replaced."""
+        position = 0
+        while position < len(tokens):
+            embedding, length = self.hijack.embedding_db.find_embedding_at_position(tokens, position)
+            if embedding is None:
+                yield tokens[position], weight, None
+                position += 1
+            else:
+                yield from ((0, weight, vector) for vector in embedding.vec)
+                position += length
+
+    def _finish_chunk(self, tokens: list[Token]) -> PromptChunk:
         padding = self.chunk_length - len(tokens)
         chunk = PromptChunk()
-        chunk.tokens = [self.id_start, *(token for token, _ in tokens), *[self.id_end] * (padding + 1)]
-        chunk.multipliers = [1.0, *(weight for _, weight in tokens), *[1.0] * (padding + 1)]
+        chunk.tokens = [self.id_start, *(token for token, *_ in tokens), *[self.id_end] * (padding + 1)]
+        chunk.multipliers = [1.0, *(weight for _, weight, _ in tokens), *[1.0] * (padding + 1)]
+        chunk.fixes = [(i, vector) for i, (*_, vector) in enumerate(tokens, start=1) if vector is not None]
         return chunk
 
     def empty_chunk(self) -> PromptChunk:
         return self._finish_chunk([])
 
-    def _break_position(self, tokens: list[tuple[int, float]]) -> int:
+    def _break_position(self, tokens: list[Token]) -> int:
         """Where to cut a full chunk: behind its last comma if that is near the end, else at the end."""
         for distance in range(1, opts.comma_padding_backtrack + 1):
             if tokens[-distance][0] == self.comma_token:
@@ -66,18 +88,18 @@ class TextConditionalModel(nn.Module):
         """One prompt to chunks, and the number of its tokens, where all but the last chunk count as full."""
         parsed = [[line, 1.0]] if opts.emphasis == "None" else prompt_parser.parse_prompt_attention(line)
         chunks: list[PromptChunk] = []
-        current: list[tuple[int, float]] = []
+        current: list[Token] = []
         for tokens, (text, weight) in zip(self.tokenize([text for text, _ in parsed]), parsed, strict=True):
             if text == "BREAK" and weight == -1:
                 chunks.append(self._finish_chunk(current))
                 current = []
                 continue
-            for token in tokens:
+            for token in self._with_vectors(tokens, weight):
                 if len(current) == self.chunk_length:
-                    cut = len(current) if token == self.comma_token else self._break_position(current)
+                    cut = len(current) if token[0] == self.comma_token else self._break_position(current)
                     chunks.append(self._finish_chunk(current[:cut]))
                     current = current[cut:]
-                current.append((token, weight))
+                current.append(token)
         token_count = len(chunks) * self.chunk_length + len(current)
         if current or not chunks:
             chunks.append(self._finish_chunk(current))
@@ -94,6 +116,7 @@ class TextConditionalModel(nn.Module):
         encoded = []
         for i in range(max(len(chunks) for chunks in prompts)):
             batch = [chunks[i] if i < len(chunks) else self.empty_chunk() for chunks in prompts]
+            self.hijack.fixes = [x.fixes for x in batch]
             encoded.append(self.process_tokens([x.tokens for x in batch], [x.multipliers for x in batch]))
         if opts.emphasis != "Original" and any("(" in text or "[" in text for text in texts):
             self.hijack.extra_generation_params["Emphasis"] = opts.emphasis
@@ -112,8 +135,35 @@ class TextConditionalModel(nn.Module):
         return z, pooled
 
 
+class EmbeddingsWithFixes(nn.Module):
+    """Takes the place of the table of token vectors, and puts those of textual inversions where they belong."""
+
+    def __init__(self, wrapped: nn.Embedding, hijack):
+        super().__init__()
+        self.wrapped = wrapped
+        self.hijack = hijack
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        vectors = self.wrapped(input_ids)
+        fixes, self.hijack.fixes = self.hijack.fixes or [], None
+        for row, of_row in zip(vectors, fixes, strict=False):
+            for position, vector in of_row:
+                row[position] = vector
+        return vectors
+
+
 class FrozenCLIPEmbedderWithCustomWords(TextConditionalModel):
     wrapped: FrozenCLIPEmbedder
+
+    def __init__(self, wrapped: FrozenCLIPEmbedder, hijack):
+        super().__init__(wrapped, hijack)
+        table = wrapped.transformer.text_model.embeddings
+        table.token_embedding = EmbeddingsWithFixes(table.token_embedding, hijack)
+
+    def encode_embedding_init_text(self, init_text: str, nvpt: int) -> torch.Tensor:
+        """The vectors of a text's first tokens."""
+        ids = torch.tensor(self.tokenize([init_text])[0][:nvpt], device=devices.device)
+        return self.wrapped.transformer.text_model.embeddings.token_embedding.wrapped(ids)
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
         outputs = self.wrapped.transformer(tokens)

@@ -26,6 +26,7 @@ from torch import nn
 import network
 from modules import devices, errors, paths, sd_hijack, sd_models, shared, util
 from modules.models.sd3.mmdit import QkvLinear
+from modules.textual_inversion.textual_inversion import EmbeddingDatabase, create_embedding_from_data
 
 if TYPE_CHECKING:
     import lora_patches
@@ -83,6 +84,7 @@ def load_network(name: str, network_on_disk: network.NetworkOnDisk) -> network.N
     net.mtime = os.path.getmtime(network_on_disk.filename)
     layers = shared.sd_model.network_layer_mapping
     matched: dict[str, network.NetworkWeights] = {}
+    bundled: dict[str, dict] = {}
     unmatched = []
     diffusers_names = dict(getattr(shared.sd_model, "diffusers_weight_mapping", tuple)())
     for key_network, weight in sd_models.read_state_dict(network_on_disk.filename).items():
@@ -92,6 +94,11 @@ def load_network(name: str, network_on_disk: network.NetworkOnDisk) -> network.N
             part = "{}.{}".format(*parts)
         else:
             layer_name, _, part = key_network.partition(".")
+        if layer_name == "bundle_emb":
+            word, _, parameter = part.partition(".")
+            owner, _, rest = parameter.partition(".")
+            known = bundled.setdefault(word, {})
+            known.update({owner: {rest: weight}} if owner == "string_to_param" else {parameter: weight})
         key, layer = find_layer(diffusers_names.get(layer_name, layer_name), layers)
         if layer is None:
             unmatched.append(key_network)
@@ -105,6 +112,10 @@ def load_network(name: str, network_on_disk: network.NetworkOnDisk) -> network.N
         if module is None:
             raise AssertionError(f"{weights.network_key}: no known kind of network has {', '.join(weights.w)}")
         net.modules[key] = module
+    net.bundle_embeddings = {
+        word: create_embedding_from_data(data, word, f"{network_on_disk.filename}/{word}")
+        for word, data in bundled.items()
+    }
     logger.debug("%s: the model has no layers for %s", network_on_disk.filename, unmatched)
     return net
 
@@ -160,6 +171,9 @@ def load_networks(
 ) -> None:
     """Make `loaded_networks` these networks, with these strengths. One that cannot be had is left out, with a note."""
     active = {net.name: net for net in loaded_networks if net.name in names}
+    words = sd_hijack.model_hijack.embedding_db
+    for word in [word for net in loaded_networks for word, bundled in net.bundle_embeddings.items() if bundled.loaded]:
+        words.register_embedding_by_name(None, shared.sd_model, word)
     loaded_networks.clear()
     not_found = []
     for i, (name, file) in enumerate(zip(names, _files_by_names(names), strict=True)):
@@ -174,9 +188,23 @@ def load_networks(
         net.te_multiplier, net.unet_multiplier, net.dyn_dim = (
             given[i] if given else 1.0 for given in (te_multipliers, unet_multipliers, dyn_dims))
         loaded_networks.append(net)
+        _register_bundled(net, words)
     if not_found:
         _report_not_found(not_found)
     purge_networks_from_memory()
+
+
+def _register_bundled(net: network.Network, words: EmbeddingDatabase) -> None:
+    """Put the words that a network brings along into use, but for those that are taken, or do not fit the model."""
+    for word, embedding in net.bundle_embeddings.items():
+        if embedding.loaded is None and word in words.word_embeddings:
+            logger.warning("%s: the word %r is taken", net.name, word)
+            continue
+        embedding.loaded = words.expected_shape in (-1, embedding.shape)
+        if embedding.loaded:
+            words.register_embedding(embedding, shared.sd_model)
+        else:
+            words.skipped_embeddings[net.name] = embedding
 
 
 def _report_not_found(names: list[str]) -> None:

@@ -13,6 +13,7 @@ from modules.diffusion.text_encoder import CLIPTextModel, Tokenizer
 from modules.models.sd3 import mmdit
 from modules.sampling.denoisers import DiscreteSchedule
 from modules.sd_hijack_clip import TextConditionalModel
+from modules.textual_inversion.textual_inversion import EmbeddingDatabase
 
 CLIP_L, CLIP_G, CONTEXT = 32, 48, 96
 SHIFT = 3
@@ -32,7 +33,7 @@ class ClipEncoder(nn.Module):
 
 class Sd3ClipLG(TextConditionalModel):
     def __init__(self, clip_l: ClipEncoder, clip_g: ClipEncoder):
-        notes = SimpleNamespace(extra_generation_params={})  # SD3's encoder has no part in the hijack
+        notes = SimpleNamespace(extra_generation_params={}, embedding_db=EmbeddingDatabase())  # no part in the hijack
         super().__init__(SimpleNamespace(tokenizer=Tokenizer(), return_pooled=True), notes)
         self.clip_l, self.clip_g = clip_l, clip_g
 
