@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -147,42 +148,62 @@ def test_a_multiplier_written_before_each_evaluation_takes_effect(bench: Bench):
 
 
 @pytest.fixture
-def weight_scheduler(bench: Bench) -> Iterator[None]:
-    """As loractl: a Lora network of its own, derived from the host's, with keyframes where that has a number."""
+def weight_scheduler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As loractl: a Lora network of its own, derived from the host's, reads keyframes where that has a number, and
+    raises at all else; the multipliers of the host's networks are properties that follow the host's step counter."""
     import extra_networks_lora
+    import network
     from modules import extra_networks
+
+    keyframes: dict[str, list[tuple[list[float], list[float]]]] = {}
 
     class WeightScheduler(extra_networks_lora.ExtraNetworkLora):
         def activate(self, p: Any, params_list: list[Any]) -> None:
-            strengths = {}
             for params in params_list:
-                strengths[params.positional[0]] = float(params.positional[1].partition("@")[0])
-                params.positional, params.named = [params.positional[0], "1"], {}
+                name, *strengths = params.positional
+                pairs = [[item.split("@") for item in text.split(",")] for text in strengths]
+                curves = [
+                    ([float(pair[-1]) if pair[1:] else 1.0 for pair in curve], [float(pair[0]) for pair in curve])
+                    for curve in pairs
+                ]
+                keyframes[name] = [curves[0], curves[-1]]
+                params.positional, params.named = [name, 1], {}
             super().activate(p, params_list)
-            for net in bench.webui.networks.loaded_networks:
-                net.te_multiplier = net.unet_multiplier = strengths[net.name]
 
-    registry = extra_networks.extra_network_registry
-    host, registry["lora"] = registry["lora"], WeightScheduler()
-    yield
-    registry["lora"] = host
+    def multiplier(index: int) -> property:
+        def value(net: Any) -> float:
+            state = bench.webui.shared.state
+            positions, values = keyframes.get(net.name, [([1.0], [1.0])] * 2)[index]
+            return float(np.interp(state.sampling_step / (state.sampling_steps - 2), positions, values))
+
+        return property(value, lambda _net, _value: None)
+
+    bench.webui.generate(prompt="a red cat", steps=1)  # no network is loaded that has multipliers of its own
+    monkeypatch.setattr(network.Network, "te_multiplier", multiplier(0), raising=False)
+    monkeypatch.setattr(network.Network, "unet_multiplier", multiplier(1), raising=False)
+    monkeypatch.setitem(extra_networks.extra_network_registry, "lora", WeightScheduler())
 
 
 @pytest.mark.parametrize(
     ("tag", "wanted"),
     [
-        ("<lora:t_lora:0.5@0,1@1>", [0.5] * 4),
-        ("<lora:t_lora:0.5@0,1@1:lbw=OUTALL>", [0.5] * 4),
+        ("<lora:t_lora:0@0,1@1>", [0, 0, 0.5, 1]),
+        ("<lora:t_lora:0.5:0@0,1@1:lbw=OUTALL>", [0, 0, 0.5, 1]),
+        ("<lora:t_lora:0@0,1@1:lbw=OUTALL:stop=3>", [0, 0, 0.5, 0]),
         ("<lora:t_lora:0.5:lbw=OUTALL:stop=2>", [0.5, 0.5, 0, 0]),
+        ("<lora:t_lora:0.5:OUTALL>", [0.5] * 4),
     ],
 )
 def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(
     bench: Bench, weight_scheduler: None, tag: str, wanted: list[float]
 ):
-    result, record = bench.record("t_lora", prompt=f"a red cat {tag}", steps=STEPS)
+    with restore_counter(bench.webui.networks) as counter:
+        result, record = bench.record("t_lora", prompt=f"a red cat {tag}", steps=STEPS)
+        assert counter.take() == 0, "the host re-patched"
     assert len(result.images) == 1 and "<lora:t_lora>" not in (result.comments or "")
     assert output_block(record) == wanted
-    assert output_block(record, block="IN04") == ([0] * 4 if "lbw" in tag else wanted)
+    assert output_block(record, block="IN04") == ([0] * 4 if "OUTALL" in tag else wanted)
+    bench.webui.generate(prompt="a red cat", steps=2)
 
 
 def write_bundle(bench: Bench, word: str) -> None:

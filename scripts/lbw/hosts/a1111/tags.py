@@ -82,6 +82,12 @@ def make_readable_for_host(params: Any, request: prompt.LoraRequest) -> None:
     params.named = {key: value for key, value in params.named.items() if key not in ("te", "unet", "dyn")}
 
 
+def make_readable_for_others(params: Any) -> None:
+    """Leave in a tag's parsed parameters only strengths, for whoever reads them: a preset's name would drop every LoRA.
+    """
+    params.positional = [*params.positional[:1], *filter(prompt.is_strength, params.positional[1:])]
+
+
 def request_of(params: Any, is_hires: bool, warn: prompt.Warn) -> prompt.LoraRequest:
     """The request of a tag whose network is loaded. A strength that another extension reads is in the network."""
     if _host_parses_tags():
@@ -113,7 +119,10 @@ class TagReader:
             data = getattr(self._p, name, None) or {}
             adopt_alias(data)
             drop_tags_beyond_limit(data, self._session.warn)
-            for params in lora_tags(data) if _host_parses_tags() else ():
+            for params in lora_tags(data):
+                if not _host_parses_tags():
+                    make_readable_for_others(params)
+                    continue
                 request = prompt.parse(params.items, self._session.warn)
                 make_readable_for_host(params, request.in_pass(is_hires))
         return result
