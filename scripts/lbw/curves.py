@@ -8,8 +8,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
-from lbw.limits import MOST_KEYFRAMES, number, shortened
+from lbw.limits import LARGEST_NUMBER, MOST_KEYFRAMES, number, shortened
 from lbw.positions import Position, Sigmas, Unit, parse_places, sigma_at
 
 
@@ -38,17 +39,26 @@ class Curve:
     positions: tuple[Position, ...]
     shape: Shape = Shape.LINEAR
 
+    @cached_property
+    def _in_order(self) -> dict[int, tuple[list[float], list[float]]]:
+        """{number of steps: places and values of the keyframes, in the order of time}, filled as it is asked for."""
+        return {}
+
+    def _keyframes(self, steps: int) -> tuple[list[float], list[float]]:
+        if steps not in self._in_order:
+            places = [position.place(steps) for position in self.positions]
+            order = sorted(range(len(places)), key=places.__getitem__)
+            self._in_order[steps] = [places[i] for i in order], [self.values[i] for i in order]
+        return self._in_order[steps]
+
     def value(self, step: int, steps: int, sigmas: Sigmas = ()) -> float:
         """The value at ``step`` of a pass of ``steps`` steps. It is exact wherever the curve is constant."""
-        keyframes = sorted(
-            zip((position.place(steps) for position in self.positions), self.values, strict=True),
-            key=lambda keyframe: keyframe[0],
-        )
+        places, values = self._keyframes(steps)
         now = -sigma_at(step, steps, sigmas) if self.positions[0].unit is Unit.SIGMA else step
-        index = bisect_right([place for place, _ in keyframes], now)
-        if index in (0, len(keyframes)):
-            return keyframes[max(index - 1, 0)][1]
-        (left, before), (right, after) = keyframes[index - 1 : index + 1]
+        index = bisect_right(places, now)
+        if index in (0, len(places)):
+            return values[max(index - 1, 0)]
+        (left, right), (before, after) = places[index - 1 : index + 1], values[index - 1 : index + 1]
         return before + (after - before) * self.shape.ease((now - left) / (right - left))
 
 
@@ -90,8 +100,11 @@ def parse_curve(text: str, shape: Shape = Shape.LINEAR) -> Curve:
     for value, position in keyframes:
         try:
             values.append(number(value))
-        except ValueError as error:
-            raise ValueError(f"{shortened(f'{value}@{position}', 40)!r}: {error}; expected weight@position") from None
+        except ValueError:
+            shown = shortened(f"{value}@{position}", 40)
+            raise ValueError(
+                f"{shown!r} is not weight@position; expected a number up to {LARGEST_NUMBER:.0f} before the @"
+            ) from None
     return Curve(tuple(values), parse_places([position for _, position in keyframes]), shape)
 
 

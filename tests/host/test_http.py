@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,6 +246,35 @@ def test_parsed_random_values_are_those_of_an_image_with_this_seed(post):
     parsed = post("/lbw/v1/parse", {"prompt": prompt, "seed": 1}).json()["tags"][0]["values"]
     told = extra(post("/sdapi/v1/txt2img", {**SMALL, "prompt": prompt}))["LBW values"]
     assert told == "demo:" + ",".join(f"{value:g}" for value in parsed)
+
+
+def test_parsed_curves_have_strengths_and_keyframes_of_each_pass(post):
+    prompt = "<loractl:demo:te=0.5@0,1@1:unet=0@14sigma,1@4sigma:lbw=NONE@0,OUTD@2,ALL@100%:hr=0.25:hrlbw=OUTD>"
+    asked = {"prompt": prompt, "steps": 5, "sigmas": [14, 10, 6, 4, 1]}
+    answer = post("/lbw/v1/parse", asked).json()
+    tag = answer["tags"][0]
+    assert answer["warnings"] == []
+    assert (tag["te_multiplier"], tag["unet_multiplier"], tag["values"]) == (0.5, 1, None)
+    assert tag["strengths"] == pytest.approx([0, 0.4, 0.8, 1, 1])
+    assert [keyframe["position"] for keyframe in tag["keyframes"]] == ["0", "2", "100%"]
+    groups = {group["block"]: group for group in tag["groups"]}
+    assert groups["OUT03"]["ratio"] is None
+    assert groups["OUT03"]["coefficients"] == pytest.approx([0, 0.2, 0.8, 1, 1])
+    assert groups["IN05"]["coefficients"] == pytest.approx([0, 0, 0, 0.5, 1])
+    assert groups["BASE"]["coefficients"] == [0] * 5
+    hires = post("/lbw/v1/parse", {**asked, "hires": True}).json()["tags"][0]
+    assert (hires["te_multiplier"], hires["unet_multiplier"], hires["strengths"]) == (0.25, 0.25, [1] * 5)
+    assert {group["block"]: group["ratio"] for group in hires["groups"]}["IN05"] == 0
+
+
+def test_a_prompt_full_of_curves_is_answered_in_bounded_time(post):
+    blocks = ";".join(f"{','.join([str(i % 7)] * 17)}@{i / 150:.3f}" for i in range(150))
+    strengths = ",".join(f"{i % 5}@{i / 150:.3f}" for i in range(150))
+    prompt = "".join(f"<lora:n{i}:{strengths}:lbw={blocks}>" for i in range(100))
+    began = time.monotonic()
+    answer = post("/lbw/v1/parse", {"prompt": prompt, "steps": 150})
+    assert answer.status_code == 200
+    assert time.monotonic() - began < 60
 
 
 def test_an_answer_that_would_be_too_large_is_refused(post):

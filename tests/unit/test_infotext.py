@@ -60,6 +60,42 @@ def test_a_share_of_the_steps_is_told_in_steps():
     )
 
 
+def test_a_noise_level_is_told_in_steps_with_the_levels_of_all_steps():
+    sigmas = (14.0, 7.0, 3.0, 0.5)
+    texts = infotext.describe([Pass(made(["a", "1", "stop=2.5sigma"]), 4, sigmas)], LIBRARY)
+    assert texts["LBW steps"] == "a: 0-2 of 4"
+    assert texts["LBW sigmas"] == "14 7 3 0.5"
+
+
+def test_strengths_of_curves_are_told_for_each_pass():
+    first, hires = ["a", "0@0,1@3,1@5"], ["a", "0.5"]
+    texts = infotext.describe([Pass(made(first), 6), Pass(made(hires), 3)], LIBRARY)
+    assert texts["LBW strengths"] == "a: te 0, unet 0 0.3333 0.6667 1x3"
+    assert "LBW sigmas" not in texts
+
+
+def test_keyframes_of_blocks_come_with_what_they_mean():
+    tag = ["a", "lbw=RND@0,OUTD@0.5;RND@1"]
+    texts = described(tag)
+    assert texts["LBW presets"] == f"OUTD:{OUTD}\nRND:{RANDOM}"
+    drawn = texts["LBW values"].split("\n")
+    assert len(drawn) == 2
+    assert drawn[0] != drawn[1]
+    library = Library(LIBRARY.presets, {}, "OUTD@0,ALL@1")
+    assert described(["a"], library=library)["LBW default preset"] == "OUTD@0,ALL@1"
+
+
+def test_drawn_values_of_keyframes_come_back_in_their_order():
+    tag = ["a", "lbw=RND@0;RND@1"]
+    plan = made(tag)
+    texts = infotext.describe([Pass(plan, 20)], LIBRARY)
+    library = infotext.recall(infotext.pasted({**texts, "Seed": "1"}), LIBRARY)
+    assert [[round(value, 3) for value in each.values] for each in made(tag, library=library).weights[0]] == [
+        [round(value, 3) for value in each.values] for each in plan.weights[0]
+    ]
+    assert library.drawn is not None
+
+
 def test_the_default_preset_is_told_where_it_was_used():
     library = Library(LIBRARY.presets, {}, "OUTD")
     assert described(["a"], library=library)["LBW default preset"] == f"OUTD:{OUTD}"

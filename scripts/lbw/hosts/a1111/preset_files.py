@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbw import api, infotext, prompt
+from lbw.curves import is_curve
 from lbw.limits import shortened
 from lbw.plan import Library
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
@@ -39,7 +40,7 @@ def recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> L
     except ValueError as error:
         warn(f"argument pasted: {error}")
     default = library.default_preset
-    if default is not None and "," not in library.vector(default):
+    if default is not None and not is_curve(default) and "," not in library.vector(default):
         warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
              f"{shortened(', '.join(library.presets), 400)}; tags without lbw= keep all blocks at 1")
         library = replace(library, default_preset=None)
