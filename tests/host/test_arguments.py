@@ -57,7 +57,7 @@ def test_plots_of_nothing_are_answered_with_one_image_and_one_message(bench: Ben
     assert not is_on(record)
     assert len(result.images) == 1
     assert len(warnings(result)) == 1
-    assert "is not available yet" in warnings(result)[0] or "no LoRA tag has lbw=XYZ" in warnings(result)[0]
+    assert "no LoRA tag has lbw=XYZ" in warnings(result)[0]
 
 
 @pytest.mark.parametrize(

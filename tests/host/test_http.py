@@ -158,6 +158,17 @@ def test_the_originals_example_of_regular_usage_makes_an_image(post):
     assert "LBW warnings" not in json.loads(answer["info"])["extra_generation_params"]
 
 
+def test_the_originals_example_of_the_analyzer_examines_17_blocks(post):
+    """Word for word: a sheet, a chart, and the images."""
+    body = {**SMALL, "prompt": "myprompt, <lora:demo:1:XYZ>", "script_name": "LoRA Block Weight",
+            "script_args": ["XYZ:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", True, 2, "", "", "", "", "", "", "0,1", "17ALL",
+                            1, "white", 20, True, "", ""]}
+    answer = post("/sdapi/v1/txt2img", body)
+    assert list(json.loads(extra(answer)["LBW analysis"])["percent"]) == list(LAYOUTS[17])
+    assert len(answer.json()["images"]) == 2 + 1 + 17
+    assert "LBW warnings" not in extra(answer)
+
+
 @pytest.mark.parametrize("count", [5, 17, 18, 20])
 def test_lists_of_other_lengths_leave_other_scripts_arguments_alone(post, count: int):
     values = [f"XYZ:{ZEROS}", True, 1, "values", "0,1", *[""] * 15][:count]

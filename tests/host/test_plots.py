@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageChops
 
 from lbw.blocks import LAYOUTS
 from tests.host.conftest import Bench
@@ -229,9 +230,9 @@ def test_img2img_has_plots_too(bench: Bench):
         assert np.array_equal(found, pixels(bench, ALONE.format(preset), **fields))
 
 
-@pytest.mark.parametrize(("stop", "finished"), [("interrupted", 1), ("stopping_generation", 2), ("skipped", 2)])
-def test_what_is_done_is_returned(bench: Bench, evaluations: Callable[..., Any], stop: str, finished: int):
-    """Interrupt, interrupt after the current image, and skip, each in the first step of the second of three cells."""
+@pytest.mark.parametrize("stop", ["interrupted", "stopping_generation", "skipped"])
+def test_what_is_done_is_returned(bench: Bench, evaluations: Callable[..., Any], stop: str):
+    """Interrupt, interrupt after the current image, and skip, each in the first step of the second of four cells."""
     state = bench.webui.shared.state
 
     def press(count: int) -> None:
@@ -281,8 +282,6 @@ def test_infotexts_make_a_cell_and_the_plot_again(bench: Bench):
 
 
 def test_files_are_saved_as_the_settings_say(bench: Bench, tmp_path: Path):
-    from PIL import Image
-
     def files(**fields: Any) -> list[str]:
         p = bench.webui.request(xyz(("values", "0,1"), ("none", ""), ("seed", "1,2")), prompt=TAG, **SHORT)
         p.outpath_samples, p.outpath_grids = str(tmp_path / "samples"), str(tmp_path / "grids")
@@ -363,6 +362,96 @@ def test_a_style_may_hold_the_marked_tag(bench: Bench, monkeypatch: pytest.Monke
     result = bench.webui.generate(xyz(("Original Weights", "INS,OUTD")), prompt="a red cat", styles=["marked"], **SHORT)
     for image, preset in zip(cells(result), ("INS", "OUTD"), strict=True):
         assert np.array_equal(image, pixels(bench, f"a red cat, <lora:t_lora:1:lbw={preset}>"))
+
+
+def differing_values(image: np.ndarray, original: np.ndarray, threshold: int) -> float:
+    """The share, in percent, of colour values whose difference is above a threshold: from Pillow's histogram."""
+    histogram = ImageChops.difference(Image.fromarray(image), Image.fromarray(original)).histogram()
+    above = sum(sum(histogram[band * 256 + threshold + 1 : (band + 1) * 256]) for band in range(3))
+    return 100 * above / sum(histogram)
+
+
+def analyzer(weights: str, blocks: str, *rest: Any) -> list[Any]:
+    return [PRESETS, True, 2, *[None] * 6, weights, blocks, *rest]
+
+
+def analysis(result: Any) -> dict[str, Any]:
+    return json.loads(json.loads(result.js())["extra_generation_params"]["LBW analysis"])
+
+
+def test_the_analyzer_measures_what_each_block_changes(bench: Bench):
+    result = bench.webui.generate(
+        analyzer("0,0.8", "BASE,IN05-M00,OUT05 OUT06,OUT11", 2, "black", 3), prompt=TAG, **SHORT
+    )
+    found = analysis(result)
+    every = 0
+    for block, labels in {
+        "BASE": ["BASE"], "IN05-M00": LAYOUTS[26][6:14], "OUT05 OUT06": ["OUT05", "OUT06"], "OUT11": ["OUT11"]
+    }.items():
+        for number, seed in enumerate((1, 2)):
+            values = {label: 0 if label in labels else 0.8 for label in LAYOUTS[26]}
+            image = pixels(bench, ALONE.format(vector(**values)), seed=seed)
+            original = pixels(bench, ALONE.format(vector(**dict.fromkeys(LAYOUTS[26], 0.8))), seed=seed)
+            assert found["percent"][block][number] == pytest.approx(differing_values(image, original, 3))
+            every += found["percent"][block][number]
+    assert every > 0
+    assert (result.index_of_first_image, len(result.images)) == (3, 3 + 2 * 5)
+
+
+def test_a_preset_is_made_of_the_analysis(bench: Bench):
+    result = bench.webui.generate(analyzer("-1,1", "BASE,M00,OUT03-OUT05", 1, "white", "0"), prompt=TAG, **SHORT)
+    found = analysis(result)
+    (name, values), means = found["preset"].split(":"), {key: one[0] for key, one in found["percent"].items()}
+    weights = dict(zip(LAYOUTS[26], map(float, values.split(",")), strict=True))
+    strongest = max(means.values())
+    assert name == "ANALYZED"
+    assert weights["M00"] == pytest.approx(means["M00"] / strongest, abs=0.006)
+    assert weights["OUT04"] == pytest.approx(means["OUT03-OUT05"] / strongest, abs=0.006)
+    assert weights["IN05"] == 1
+    assert found["preset"] in messages(result)
+    bench.webui.generate([found["preset"]], prompt=ALONE.format("ANALYZED"), **SHORT)
+
+
+def test_the_sheet_shows_difference_image_and_original(bench: Bench):
+    args = analyzer("0,1", "M00,OUT05", 1, "white", 20)
+    result = bench.webui.generate(args, prompt=TAG, **SHORT)
+    original, m00, out05 = cells(result)
+    sheet = np.asarray(result.images[0])
+    rows, columns = sheet.shape[0] - 2 * 64, sheet.shape[1] - 3 * 64
+    for row, image in enumerate((m00, out05)):
+        difference = 255 - np.abs(image.astype(int) - original)
+        for column, expected in enumerate((difference, image, original)):
+            part = sheet[rows + 64 * row : rows + 64 * (row + 1), columns + 64 * column : columns + 64 * (column + 1)]
+            assert np.array_equal(part, expected)
+    swapped = np.asarray(bench.webui.generate([*args, True], prompt=TAG, **SHORT).images[0])
+    assert np.array_equal(swapped[-3 * 64 : -2 * 64, -2 * 64 : -64], original)
+    assert np.array_equal(swapped[-64:, -64:], 255 - np.abs(out05.astype(int) - original))
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (analyzer("1", "M00"), "range '1': expected two numbers, such as 0.5,1, which is used"),
+        (analyzer("0,1", "M00,XX"), "blocks: Block ID 'XX': 'XX' is not a block; it is left out"),
+        (analyzer("0,1", "61ALL"), "blocks 61ALL: not for a Stable Diffusion model; 26ALL is used"),
+        (analyzer("1,1", "M00"), "no block made a difference"),
+        (analyzer("0,1", "XX"), "no analysis"),
+    ],
+)
+def test_what_the_analyzer_cannot_use_is_said(bench: Bench, args: list[Any], part: str):
+    result = bench.webui.generate(args, prompt=TAG, steps=1)
+    assert part in " ".join(messages(result))
+    assert result.images
+
+
+def test_an_interrupted_analysis_has_the_blocks_that_are_done(bench: Bench, evaluations: Callable[..., Any]):
+    def press(count: int) -> None:
+        if count == 2 * SHORT["steps"] + 1:
+            bench.webui.shared.state.interrupt()
+
+    result, _count = evaluations(analyzer("0,1", "M00,OUT05,OUT06"), press, prompt=TAG)
+    assert list(analysis(result)["percent"]) == ["M00"]
+    assert len(result.images) == 2 + 2
 
 
 def _style() -> Any:

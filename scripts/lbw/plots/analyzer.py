@@ -1,0 +1,118 @@
+"""Effective Block Analyzer: how much of an image each block changes, measured by turning one down at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lbw.blocks import LAYOUTS, family_of_layout, labels_of
+from lbw.limits import number, shortened
+from lbw.plots.axes import Change, Meaning, Point, read_change, split_values
+from lbw.prompt import Warn
+from lbw.weights import shown
+
+PRESET_NAME = "ANALYZED"
+
+_LAYOUT_NAMES = {f"{length}ALL": length for length in LAYOUTS}
+_DEFAULT_RANGE = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is to be analyzed.
+
+    Args:
+        weight: of the block that is examined.
+        other_weight: of all others.
+        points: the blocks to be examined, one or several at a time.
+        length: of the vector that the result is written as.
+    """
+
+    weight: float
+    other_weight: float
+    points: tuple[Point, ...]
+    length: int
+
+    def original(self) -> Change:
+        """What the image is made with that others are compared to."""
+        family = family_of_layout(self.length)
+        return Change(originals=(",".join(shown(self.other_weight) for _ in labels_of(family)),))
+
+    def examined(self, point: Point) -> Change:
+        return self.original() & point.change & Change(value=shown(self.weight))
+
+
+def read_inquiry(weights: str, blocks: str, meaning: Meaning, warn: Warn) -> Inquiry:
+    """What the analyzer's two texts ask for.
+
+    Args:
+        weights: ``0.5,1``, of the block and of all others.
+        blocks: as the values of an axis of type Block ID, or all of a layout: ``17ALL``.
+        warn: gets one message for each thing that cannot be used.
+    """
+    weight, other_weight = _read_range(weights, warn)
+    name = blocks.strip()
+    whole = len(labels_of(meaning.family))
+    length = _LAYOUT_NAMES.get(name, whole)
+    if family_of_layout(length) is not meaning.family:
+        warn(f"blocks {name}: not for a {meaning.family.value} model; {whole}ALL is used")
+        length = whole
+    values = LAYOUTS[length] if name in _LAYOUT_NAMES else split_values(blocks)
+    points = []
+    for value in values:
+        try:
+            points.append(Point(value, read_change("Block ID", value, meaning)))
+        except ValueError as error:
+            warn(f"blocks: {error}; it is left out")
+    return Inquiry(weight, other_weight, tuple(points), length)
+
+
+def _read_range(text: str, warn: Warn) -> tuple[float, float]:
+    try:
+        weight, other_weight = map(number, text.split(","))
+    except ValueError:
+        default = ",".join(map(shown, _DEFAULT_RANGE))
+        warn(f"range {shortened(text)!r}: expected two numbers, such as {default}, which is used")
+        return _DEFAULT_RANGE
+    return weight, other_weight
+
+
+def difference(image: Image.Image, original: Image.Image, threshold: float, colour: str) -> tuple[Image.Image, float]:
+    """How two images of one size differ.
+
+    Args:
+        threshold: differences of a colour value, 0 to 255, up to it do not count.
+        colour: ``black`` or ``white``, where nothing differs.
+
+    Returns:
+        The differences as a picture, and how many of the colour values count, in percent.
+    """
+    values = [np.asarray(each.convert("RGB"), dtype=np.int16) for each in (image, original)]
+    differences = np.abs(values[0] - values[1]).astype(np.uint8)
+    percent = float(np.mean(differences > threshold) * 100)
+    return Image.fromarray(255 - differences if colour == "white" else differences), percent
+
+
+def preset(inquiry: Inquiry, percents: Mapping[str, float]) -> str | None:
+    """A preset in which each block has its share of the strongest one's effect.
+
+    Args:
+        percents: of each point, by its label; one that is missing was not measured.
+
+    Blocks that were not examined are 1. None, if nothing had an effect.
+    """
+    strongest = max(percents.values(), default=0.0)
+    if strongest == 0:
+        return None
+    weights = dict.fromkeys(LAYOUTS[inquiry.length], 1.0)
+    for label in weights:
+        found = [
+            percents[point.label] for point in inquiry.points for blocks in point.change.blocks
+            if point.label in percents and blocks.selector.selects(label in blocks.selector.words)
+        ]
+        if found:
+            weights[label] = round(max(found) / strongest, 2)
+    return f"{PRESET_NAME}:{','.join(map(shown, weights.values()))}"
