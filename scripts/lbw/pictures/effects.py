@@ -21,11 +21,14 @@ def draw(percents: Mapping[str, Sequence[float]], title: str, theme: Theme = The
     colours = theme.colours
     figure = new_figure(7, 1.2 + 0.26 * len(percents), theme)
     axes = figure.add_subplot()
-    bars = axes.barh(rows, means, color=colours.lines[0], height=0.7)
-    axes.bar_label(bars, [f"{mean:.2f} %" for mean in means], padding=6, fontsize=8, color=colours.text)
-    for row, values in zip(rows, percents.values(), strict=True):
+    axes.barh(rows, means, color=colours.lines[0], height=0.7)
+    for row, mean, values in zip(rows, means, percents.values(), strict=True):
         if len(values) > 1:
             axes.plot(values, [row] * len(values), "o", color=colours.lines[1], markersize=3)
+        axes.annotate(
+            f"{mean:.2f} %", (max(values), row), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,
+            color=colours.text,
+        )
     axes.set_yticks(rows, [plain(label, 30) for label in percents])
     axes.invert_yaxis()
     axes.margins(x=0.14, y=0.01)

@@ -18,29 +18,22 @@ def draw_grids(x: Axis, y: Axis, z: Axis, cells: Sequence[Made | None]) -> list[
     size = len(columns) * len(rows)
     planes = [cells[start : start + size] for start in range(0, len(cells), size)]
     return [
-        titled(draw_table([None if cell is None else cell.picture for cell in plane], columns, rows), point.label)
+        draw_table([None if cell is None else cell.picture for cell in plane], columns, rows, point.label)
         for point, plane in zip(z.points, planes, strict=True) if any(plane)
     ]
 
 
 def draw_table(
-    pictures: Sequence[Image.Image | None], columns: Sequence[str], rows: Sequence[str]
+    pictures: Sequence[Image.Image | None], columns: Sequence[str], rows: Sequence[str], title: str = ""
 ) -> Image.Image:
-    """Pictures row by row, with a text above each column and beside each row. One that is None stays empty."""
+    """Pictures row by row, with texts above each column and beside each row. One that is None stays empty.
+
+    The title is repeated above each column: the host has no other place for a text in the size of the others.
+    """
     there = [picture for picture in pictures if picture is not None]
     width, height = max(picture.width for picture in there), max(picture.height for picture in there)
     empty = Image.new("RGB", (width, height), opts.grid_background_color)
     grid = images.image_grid([empty if picture is None else picture for picture in pictures], rows=len(rows))
-    return _with_labels(grid, width, height, columns, rows)
-
-
-def titled(picture: Image.Image, title: str) -> Image.Image:
-    """A picture with a text above it, if there is one."""
-    return _with_labels(picture, picture.width, picture.height, [title], [""]) if title else picture
-
-
-def _with_labels(
-    grid: Image.Image, width: int, height: int, columns: Sequence[str], rows: Sequence[str]
-) -> Image.Image:
-    above, beside = ([[images.GridAnnotation(text)] for text in texts] for texts in (columns, rows))
+    above = [[images.GridAnnotation(line) for line in ([title, text] if title else [text])] for text in columns]
+    beside = [[images.GridAnnotation(text)] for text in rows]
     return images.draw_grid_annotations(grid, width, height, above, beside)

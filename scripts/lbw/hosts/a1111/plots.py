@@ -15,7 +15,7 @@ from PIL import Image
 from lbw import infotext
 from lbw.api import MODES, Arguments
 from lbw.hosts.a1111.cells import CellMaker, Made
-from lbw.hosts.a1111.grids import draw_grids, draw_table, titled
+from lbw.hosts.a1111.grids import draw_grids, draw_table
 from lbw.hosts.a1111.settings import NAME
 from lbw.pictures import effects, png
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
@@ -172,13 +172,13 @@ def _analyze(plot: Plot, maker: CellMaker, arguments: Arguments) -> None:
         original, *examined = plot.cells[number * len(changes) : (number + 1) * len(changes)]
         if original is None or not any(examined):
             continue
-        sheet = _draw_sheet(inquiry, original, examined, arguments, percents)
-        plot.grids.append(titled(sheet, f"seed: {seed.seed}" if len(seeds) > 1 else ""))
+        title = f"seed: {seed.seed}" if len(seeds) > 1 else ""
+        plot.grids.append(_draw_sheet(inquiry, original, examined, arguments, title, percents))
     if not percents:
         return
     means = {label: sum(values) / len(values) for label, values in percents.items()}
-    title = f"weight {shown(inquiry.weight)} in one block, {shown(inquiry.other_weight)} in all others"
-    with Image.open(io.BytesIO(png(effects.draw(percents, title)))) as chart:
+    heading = f"weight {shown(inquiry.weight)} in one block, {shown(inquiry.other_weight)} in all others"
+    with Image.open(io.BytesIO(png(effects.draw(percents, heading)))) as chart:
         plot.grids.append(chart.convert("RGB"))
     line = preset(inquiry, means)
     plot.told.append(line or "no block made a difference; try a range further apart, or a lower threshold")
@@ -186,7 +186,7 @@ def _analyze(plot: Plot, maker: CellMaker, arguments: Arguments) -> None:
 
 
 def _draw_sheet(
-    inquiry: Inquiry, original: Made, examined: Sequence[Made | None], arguments: Arguments,
+    inquiry: Inquiry, original: Made, examined: Sequence[Made | None], arguments: Arguments, title: str,
     percents: dict[str, list[float]],
 ) -> Image.Image:
     """Difference, image and original for each block that was examined, whose percentage goes into ``percents``."""
@@ -204,5 +204,5 @@ def _draw_sheet(
     columns = ["diff", shown(inquiry.weight), "source"]
     if arguments.swap_xy:
         turned = [row[column] for column in (2, 1, 0) for row in rows]
-        return draw_table(turned, labels, columns[::-1])
-    return draw_table([picture for row in rows for picture in row], columns, labels)
+        return draw_table(turned, labels, columns[::-1], title)
+    return draw_table([picture for row in rows for picture in row], columns, labels, title)
