@@ -82,6 +82,9 @@ class LoraBlockWeight(scripts.Script):
 
 
 a1111.add_translations()
+if _original is None:
+    a1111.add_axes()  # here, because without a page the scripts' panels are built before before_ui is called
+    script_callbacks.on_before_ui(a1111.add_axes)
 script_callbacks.on_ui_settings(a1111.add_settings)
 script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
 script_callbacks.on_model_loaded(a1111.model_loaded)

@@ -17,6 +17,11 @@ def ones(family: Family) -> str:
     return ",".join("1" for _ in labels_of(family))
 
 
+def is_vector(text: str) -> bool:
+    """Whether a text has as many values as a layout."""
+    return text.count(",") + 1 in LAYOUTS
+
+
 def changed(base: str, change: Change) -> str:
     """The vector of a cell.
 

@@ -12,7 +12,7 @@ from typing import Any
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
-from lbw.hosts.a1111 import network_files, noise, plots
+from lbw.hosts.a1111 import network_files, noise, plots, xyz_axes
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.a1111.model import host, solver_step
@@ -21,6 +21,7 @@ from lbw.hosts.a1111.plots import leave_batch_out
 from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
 from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
+from lbw.hosts.a1111.xyz_axes import add as add_axes
 from lbw.session import Session
 from lbw.summary import changes, summarise
 from modules import shared
@@ -30,6 +31,7 @@ __all__ = [
     "RULE_SETS_FILE",
     "WARNINGS",
     "Backend",
+    "add_axes",
     "add_settings",
     "add_translations",
     "app_started",
@@ -104,9 +106,12 @@ def before_settings(p: Any, values: Sequence[Any]) -> None:
 def before_cells(p: Any, values: Sequence[Any], place: slice) -> None:
     """A generation is about to begin, with the script's arguments at ``place`` among those of all scripts.
 
-    If it asks for a plot, its cells are made now, each by a generation of its own.
+    What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
+    made now, each by a generation of its own.
     """
-    plots.make(p, _arguments(values, lambda _message: None), place)
+    arguments = _arguments(values, lambda _message: None)
+    xyz_axes.apply(p, arguments, place)
+    plots.make(p, arguments, place)
 
 
 def begin(p: Any, values: Sequence[Any]) -> None:

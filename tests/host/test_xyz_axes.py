@@ -1,0 +1,123 @@
+"""Our axes in the host's own X/Y/Z plot: each cell is the image that its tag makes alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.host.conftest import Bench
+from tests.host.measure import messages
+
+SHORT = {"steps": 2, "cfg_scale": 2}
+PRESETS = "INS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\nOUTD:1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
+INS = "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0"
+ONES = ",".join(["1"] * 26)
+
+
+def plot_script(bench: Bench) -> tuple[int, Any]:
+    """The number of the host's X/Y/Z plot in the Script menu, and the script."""
+    scripts = bench.webui.scripts.scripts_txt2img.selectable_scripts
+    return next((number, script) for number, script in enumerate(scripts, 1) if script.title() == "X/Y/Z plot")
+
+
+def plot(bench: Bench, prompt: str, *axes: tuple[str, str], args: list[Any] | None = None) -> Any:
+    number, script = plot_script(bench)
+    labels = [option.label for option in script.current_axis_options]
+    values: list[Any] = []
+    for label, text in [*axes, *[("Nothing", "")] * 3][:3]:
+        values += [labels.index(label), text, []]
+    values += [True, True, False, False, False, False, False, 0, True]
+    p = bench.webui.request(args or [PRESETS], prompt=prompt, **SHORT)
+    p.script_args = (number, *p.script_args[1:])
+    with closing(p):
+        bench.webui.shared.state.begin(job="test")
+        try:
+            return script.run(p, *values)
+        finally:
+            bench.webui.shared.state.end()
+
+
+def alone(bench: Bench, prompt: str, args: list[Any] | None = None, **fields: Any) -> np.ndarray:
+    return np.asarray(bench.webui.generate(args or [PRESETS], prompt=prompt, **{**SHORT, **fields}).images[0])
+
+
+CASES = {
+    "presets of all tags": (
+        "a cat <lora:t_lora:1> <lora:t_lora2:0.5:lbw=OUTD>", [("[LBW] preset", "INS,OUTD")],
+        ["a cat <lora:t_lora:1:lbw=INS> <lora:t_lora2:0.5:lbw=INS>",
+         "a cat <lora:t_lora:1:lbw=OUTD> <lora:t_lora2:0.5:lbw=OUTD>"],
+    ),
+    "presets of the marked tag, and seeds": (
+        "a cat <lora:t_lora:1:lbw=XYZ> <lora:t_lora2:0.5>", [("[LBW] preset", "INS,OUTD"), ("CFG Scale", "1.5,3")],
+        [("a cat <lora:t_lora:1:lbw=INS> <lora:t_lora2:0.5>", {"cfg_scale": 1.5}),
+         ("a cat <lora:t_lora:1:lbw=OUTD> <lora:t_lora2:0.5>", {"cfg_scale": 1.5}),
+         ("a cat <lora:t_lora:1:lbw=INS> <lora:t_lora2:0.5>", {"cfg_scale": 3}),
+         ("a cat <lora:t_lora:1:lbw=OUTD> <lora:t_lora2:0.5>", {"cfg_scale": 3})],
+    ),
+    "blocks at value": (
+        "a cat <lora:t_lora:1:lbw=INS>", [("[LBW] blocks at value", "IN01 M00=0.5,NOT BASE=0")],
+        ["a cat <lora:t_lora:1:lbw=1,0.5,1,1,0,0,0,0.5,0,0,0,0,0,0,0,0,0>",
+         "a cat <lora:t_lora:1:lbw=1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0>"],
+    ),
+    "weights, start and stop": (
+        "a cat <lora:t_lora:1>",
+        [("[LBW] weights", f'"{INS}","{ONES}"'), ("[LBW] start", "0,1"), ("[LBW] stop", "50%")],
+        [f"a cat <lora:t_lora:1:lbw={weights}:start={start}:stop=50%>"
+         for start in (0, 1) for weights in (INS, ONES)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_cell_is_the_image_of_its_tag_alone(bench: Bench, case: str):
+    prompt, axes, expected = CASES[case]
+    result = plot(bench, prompt, *axes)
+    images = [np.asarray(image) for image in result.images[1:]]
+    assert len(images) == len(expected)
+    for image, text, tags in zip(images, result.infotexts[1:], expected, strict=True):
+        prompt, fields = tags if isinstance(tags, tuple) else (tags, {})
+        assert np.array_equal(image, alone(bench, prompt, **fields))
+        assert "lbw=" in text.splitlines()[0]
+
+
+def test_elements(bench: Bench):
+    result = plot(bench, "a cat <lora:t_lora:1>", ("[LBW] elements", "IN05-OUT05:attn1:0,ATTNDEEPOFF"))
+    for image, words in zip(result.images[1:], ("attn1", "attn"), strict=True):
+        elements = [{"elements": f"MINE:IN05-OUT05:{words}:0"}]
+        assert np.array_equal(np.asarray(image), alone(bench, "a cat <lora:t_lora:1:lbwe=MINE>", elements))
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "part"),
+    [
+        ("[LBW] preset", "NOPE", "expected one of INS, OUTD"),
+        ("[LBW] blocks at value", "IN05", "expected BLOCKS=VALUE"),
+        ("[LBW] blocks at value", "XX=1", "is not a block"),
+        ("[LBW] weights", "1", "no preset of this name"),
+        ("[LBW] start", "abc", "expected a step"),
+    ],
+)
+def test_a_wrong_value_stops_the_plot_before_it_begins(bench: Bench, label: str, value: str, part: str):
+    with pytest.raises(ValueError, match=part):
+        plot(bench, "a cat <lora:t_lora:1>", (label, value))
+
+
+def test_an_inactive_extension_says_so(bench: Bench):
+    result = plot(bench, "a cat <lora:t_lora:1>", ("[LBW] stop", "1,2"), args=[PRESETS, False])
+    assert "not active, so that its axes change nothing" in messages(result)[0]
+
+
+def test_the_axes_are_there_once(bench: Bench):
+    from lbw.hosts import a1111
+
+    a1111.add_axes()
+    _number, script = plot_script(bench)
+    from_module = [option.label for data in bench.webui.scripts.scripts_data if data.path.endswith("xyz_grid.py")
+                   for option in data.module.axis_options]
+    for labels in ([option.label for option in script.current_axis_options], from_module):
+        assert len([label for label in labels if label.startswith("[LBW]")]) == 6
+    presets = next(option for option in script.current_axis_options if option.label == "[LBW] preset")
+    assert "OUTD" in presets.choices()
