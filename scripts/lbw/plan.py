@@ -202,18 +202,12 @@ class Pass:
         return tuple(share * strength for strength in schedule.strengths(self.steps, self.sigmas))
 
     def text_encoder_ratios(self) -> tuple[tuple[str, tuple[tuple[int, float], ...]], ...]:
-        """What a cached text conditioning depends on beyond the tags' text: all ratios in the text encoder but 1.
-
-        Where a tag has another strength in the hires pass, its text does not tell the multiplier either.
-        """
-        plan = self.plan
-        strengths = plan.strengths(0, self.steps, self.sigmas)
-        multipliers = [request.te_multiplier if request.differs_by_pass else 1.0 for request in plan.requests]
+        """What a cached text conditioning depends on beyond the tags: all ratios in the text encoder but 1, times the
+        value that a curve has at the start of the pass."""
+        strengths = self.plan.strengths(0, self.steps, self.sigmas)
         ratios = (
-            (layer, tuple(
-                (term.request, multipliers[term.request] * term.ratio * _strength(term, strengths)) for term in terms
-            ))
-            for layer, terms in sorted(plan.terms.items())
+            (layer, tuple((term.request, term.ratio * _strength(term, strengths)) for term in terms))
+            for layer, terms in sorted(self.plan.terms.items())
             if is_text_encoder(layer)
         )
         return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])

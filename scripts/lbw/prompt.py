@@ -28,7 +28,7 @@ class LoraRequest:
 
     A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
     of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
-    ``differs_by_pass`` is true of both, because the tag's text does not tell which of the two it is.
+    ``differs_by_pass`` is true of both.
     """
 
     name: str

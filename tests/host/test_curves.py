@@ -97,6 +97,30 @@ def test_the_hires_prompt_is_encoded_with_its_own_strength_in_every_batch(bench:
     assert conditioning(bench, "a red cat <lora:t_lora:0.2@0,1@1>")[0].equal(second)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "fields"),
+    [
+        ("Euler", {}),
+        ("DDIM", {}),
+        ("UniPC", {}),
+        ("DPM adaptive", {}),
+        ("Euler", {"init_images": [Image.new("RGB", (64, 64))], "denoising_strength": 0.4}),
+        ("DDIM", {"init_images": [Image.new("RGB", (64, 64))], "denoising_strength": 0.4}),
+    ],
+)
+def test_a_prompt_is_encoded_with_the_value_at_the_noise_level_where_sampling_begins(
+    bench: Bench, sampler: str, fields: dict[str, Any]
+):
+    prompt = "a red cat <lora:t_lora:te=1@20sigma,0@0.1sigma:unet=1>"
+    _, record = record_few_layers(bench, prompt=prompt, sampler_name=sampler, **fields)
+    start = np.interp(levels(record, bench, sampler)[0], [0.1, 20], [0, 1])
+    found, same, other = (
+        conditioning(bench, text, sampler_name=sampler, **fields)[0]
+        for text in (prompt, *(f"a red cat <lora:t_lora:te={te:.5f}:unet=1>" for te in (start, start - 0.02)))
+    )
+    assert (found - same).abs().max() < (found - other).abs().max() / 4
+
+
 def test_block_curves_blend_block_by_block(bench: Bench):
     prompt = "a red cat <lora:t_lora:0.8:lbw=NONE@0,OUTD@4,ALL@7:start=1>"
     _, record = bench.record("t_lora", prompt=prompt)

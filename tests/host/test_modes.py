@@ -192,6 +192,7 @@ def weight_scheduler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         ("<lora:t_lora:0@0,1@1:lbw=OUTALL:stop=3>", [0, 0, 0.5, 0]),
         ("<lora:t_lora:0.5:lbw=OUTALL:stop=2>", [0.5, 0.5, 0, 0]),
         ("<lora:t_lora:0.5:OUTALL>", [0.5] * 4),
+        ("<lora:t_lora:0@0,1@1:hr=0.3:lbw=OUTALL@0,OUTALL@1>", [0, 0, 0.5, 1]),
     ],
 )
 def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(

@@ -149,7 +149,7 @@ def test_a_cached_text_conditioning_depends_on_that_value():
         Pass(plan(tag)[0], 8, sigmas).text_encoder_ratios()
         for tag, sigmas in (
             ("a:0.25@0,1@1", ()), ("a:0.5@0,1@1", ()), ("a:0@14sigma,1@7sigma", (14.0,)),
-            ("a:0@14sigma,1@7sigma", (12.0,)), ("a:0.4:hr=1", ()),
+            ("a:0@14sigma,1@7sigma", (12.0,)),
         )
     ]
     assert len(set(ratios)) == len(ratios)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -51,13 +52,20 @@ def expected_levels(p: Any, is_hires: bool) -> tuple[float, ...]:
         p.extra_generation_params.update(notes)
 
 
+_START_AT_THE_TOP = {"UniPC"}
+"""Samplers that begin at the model's highest noise level, whatever timesteps they are given."""
+
+
 def _levels(p: Any, sampler: Any, is_hires: bool) -> tuple[float, ...]:
     steps, run = _schedule_length(p, is_hires)
     if hasattr(sampler, "get_timesteps"):
         timesteps = sampler.get_timesteps(p, steps)
         if _starts_from_image(p, is_hires):
             timesteps = timesteps[: run - 1]
-        return tuple(_level_of_timestep(float(timestep)) for timestep in reversed(timesteps))
+        levels = [_level_of_timestep(timestep) for timestep in reversed(timesteps.tolist())]
+        if sampler.config.name in _START_AT_THE_TOP and not _starts_from_image(p, is_hires):
+            levels[:1] = [_level_of_timestep(math.inf)]
+        return tuple(levels)
     sigmas = sampler.get_sigmas(p, steps)
     return tuple(sigmas[len(sigmas) - 1 - run : -1].tolist())
 
