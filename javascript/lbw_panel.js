@@ -80,6 +80,19 @@ const loraBlockWeight = (() => {
 
     const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
 
+    // What the schedule follows from, for the server. A pass from an image has a denoising strength.
+    function askedFor(tabname) {
+        const field = id => gradioApp().querySelector(`#${id} :is(input[type=number], textarea)`)?.value;
+        const hires = tabname === "txt2img" && gradioApp().querySelector("#txt2img_hr-checkbox input, #txt2img_hr-visible-checkbox")?.checked;
+        return JSON.stringify({
+            prompt: field(`${tabname}_prompt`),
+            steps: stepsOf(tabname),
+            denoising: tabname === "img2img" ? Number(field("img2img_denoising_strength") ?? 1) : null,
+            hires: hires ? {prompt: field("hires_prompt") ?? "", steps: Number(field("txt2img_hires_steps")) || 0} : null,
+            theme: theme(),
+        });
+    }
+
     function buildCurveEditor(tabname) {
         lbwCurve.build({
             frame: find(tabname, "lbw_curve_editor .lbw-make"),
@@ -201,5 +214,5 @@ const loraBlockWeight = (() => {
         }
     });
 
-    return {put, theme};
+    return {put, theme, askedFor};
 })();

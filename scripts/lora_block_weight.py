@@ -40,14 +40,11 @@ class LoraBlockWeight(scripts.Script):
         return scripts.AlwaysVisible if _original is None else False
 
     def ui(self, is_img2img):
-        backend = a1111.Backend()
         components = ui.build(
             is_img2img,
             presets_file=a1111.PRESETS_FILE,
             rule_sets_file=a1111.RULE_SETS_FILE,
-            layers=backend.layer_names,
-            network_names=backend.network_names,
-            measure=backend.strengths,
+            backend=a1111.Backend(),
             separate_checkbox=a1111.setting("old_active_check_lbw"),
         )
         self.infotext_fields = [

@@ -165,6 +165,7 @@ class Arguments:
     debug: bool = _argument(False, "tell more in the console")
     default_preset: str = _argument("", "name or values for every LoRA tag that has no lbw= of its own; empty: none")
     pasted: str = _argument("", "what reading an image's parameters brought: presets, rule sets and random values")
+    schedule_picture: bool = _argument(False, "add a picture of the LoRAs' strengths over the steps to the images")
 
 
 ARGUMENTS = tuple(Argument(name=item.name, **item.metadata) for item in fields(Arguments))

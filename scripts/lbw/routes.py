@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConstrainedFloat, Field
 
-from lbw import api, prompt
+from lbw import api
 from lbw.blocks import (
     FLUX_LABELS,
     LAYOUTS,
@@ -26,11 +26,12 @@ from lbw.blocks import (
     family_of_layers,
     is_text_encoder,
 )
-from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT, MOST_TAGS
+from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.plan import Library, Pass, Plan, Term, build
+from lbw.plan import Library, Pass, Plan, Term
 from lbw.presets import Problem, parse_presets, parse_rule_sets
+from lbw.preview import Backend, preview
 from lbw.schedule import ALWAYS
 from lbw.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
 
@@ -40,34 +41,6 @@ MOST_COEFFICIENTS = 1_000_000
 
 LONGEST_NAME = 500
 """Characters of a network's name."""
-
-
-class Backend(Protocol):
-    """What the API needs to know of the host."""
-
-    def preset_text(self) -> str:
-        """The text of the preset file."""
-        ...
-
-    def rule_set_text(self) -> str:
-        """The text of the file with element rules."""
-        ...
-
-    def layer_names(self) -> tuple[str, ...]:
-        """The host's names of the layers of the loaded model; none if none is loaded."""
-        ...
-
-    def is_sdxl(self) -> bool:
-        """Whether that model is an SDXL one."""
-        ...
-
-    def tags(self, text: str) -> list[list[str]]:
-        """The arguments of each LoRA tag of a prompt."""
-        ...
-
-    def strengths(self, name: str) -> Strengths:
-        """The strengths of a network file in the loaded model; raises UnmeasurableError."""
-        ...
 
 
 class Model(str, Enum):
@@ -274,31 +247,18 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     def warn(message: str) -> None:
         warnings[message] = None
 
-    found = backend.tags(asked.prompt)
-    if len(found) > MOST_TAGS:
-        warn(f"{len(found)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
-    layers = backend.layer_names()
-    if not layers:
-        warn("no model is loaded, so there are no groups of layers")
     library = Library(
         parse_presets(asked.presets or backend.preset_text())[0],
         parse_rule_sets(asked.elements or backend.rule_set_text())[0],
         asked.default_preset.strip() or None,
     )
-    requests = [prompt.parse(items, warn).in_pass(asked.hires) for items in found[:MOST_TAGS]]
-    plan = build(
-        requests,
-        {request.name: layers for request in requests},
-        library,
-        warn,
-        model_layers=layers,
-        is_sdxl=backend.is_sdxl(),
-        seed=asked.seed,
+    made = preview(
+        asked.prompt, library, backend, warn,
+        steps=asked.steps, sigmas=asked.sigmas, hires=asked.hires, seed=asked.seed,
     )
-    groups = _groups(plan, family_of_layers(layers))
+    groups = _groups(made.plan, family_of_layers(made.plan.terms))
     if sum(map(len, groups)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    made = Pass(plan, asked.steps, tuple(asked.sigmas))
     tags = [_tag(made, index, each, library) for index, each in enumerate(groups)]
     return ParseAnswer(tags=tags, warnings=list(warnings))
 

@@ -23,7 +23,7 @@ class Session:
 
     ``passes`` are those of the batch that is being made, ``notes`` what the infotexts of all batches say,
     {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in the console for
-    each tag of the last batch, and one for the switches.
+    each tag of the last batch, and one for the switches, ``draws_schedule`` for a picture behind the images.
 
     Args:
         host: the adapter of the WebUI.
@@ -40,6 +40,7 @@ class Session:
         self.passes: list[Pass] = []
         self.notes: dict[str, dict[int, str]] = {}
         self.tells_more = False
+        self.draws_schedule = False
         self.updates: list[Update] = []
         self.prints_changes = False
         self._comment = comment

@@ -506,6 +506,18 @@ def test_the_curve_of_a_tag_is_read_and_what_cannot_be_drawn_is_said(panel: Pane
         expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("no LoRA tag")
 
 
+def test_the_schedule_is_shown_before_an_image_is_made(panel: Panel):
+    panel.open("lbw_schedule")
+    panel.find("lbw_schedule_show").click()
+    expect(panel.find("lbw_schedule_preview")).to_contain_text("There is no LoRA tag in the prompt.")
+    panel.write("<lora:a:0@0,1@1:lbw=INS> <lora:b:1:lbw=NOPE>")
+    panel.find("lbw_schedule_show").click()
+    picture = panel.find("lbw_schedule_preview", "img")
+    expect(picture).to_have_attribute("alt", re.compile(r"First pass, a: 0 0\.053 .* 1; First pass, b: 1 1 "))
+    assert picture.evaluate("image => image.decode().then(() => image.naturalHeight)") > 400
+    expect(panel.find("lbw_schedule_preview")).to_contain_text("lbw=NOPE: no preset of this name")
+
+
 def test_a_files_strength_is_shown_with_its_numbers(panel: Panel):
     panel.open("lbw_strength")
     panel.choose("lbw_strength_name", "demo")
@@ -592,7 +604,8 @@ def test_closing_the_panel_does_not_switch_it_off(panel: Panel):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
     open_page(page, server, f"?__theme={theme}")
-    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_strength", "lbw_curve")
+    panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental")
+    panel.open("lbw_strength", "lbw_curve", "lbw_schedule")
     points_of(panel).first.focus()
     panel.button("lbw_sliders", "Set all 1").click()
     panel.choose("lbw_strength_name", "demo")

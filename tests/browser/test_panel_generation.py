@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,29 @@ def test_the_status_shows_warnings_and_is_of_this_tab_alone(panel: Panel, browse
     open_tab(panel.page, "img2img")
     expect(Panel(panel.page, "img2img").open().find("lbw_status", ".lbw-status")).to_be_empty()
     context.close()
+
+
+def test_the_schedule_picture_of_both_passes_comes_before_and_with_the_image(panel: Panel):
+    fill_small(panel.page, "a red cat <lora:demo:0@0,1@1:hr=0.5>")
+    panel.page.locator("#txt2img_hr-visible-checkbox").check()
+    steps = panel.page.locator("#txt2img_hires_steps input[type=number]")
+    steps.fill("2")
+    steps.blur()
+    panel.open("lbw_schedule").find("lbw_schedule_show").click()
+    expect(panel.find("lbw_schedule_preview", "img")).to_have_attribute(
+        "alt", "Strength in the U-Net in each step. First pass, demo: 0 0.33 0.67 1; Hires pass, demo: 0.5 0.5"
+    )
+    panel.find("lbw_schedule_picture", "input").check()
+    generate(panel.page)
+    expect(panel.page.locator("#txt2img_gallery .thumbnail-item")).to_have_count(2)
+    open_tab(panel.page, "img2img")
+    other = Panel(panel.page, "img2img").open("lbw_schedule")
+    other.write("<lora:demo:0.5>")
+    number = panel.page.locator("#img2img_steps input[type=number]")
+    number.fill("8")
+    number.blur()
+    other.find("lbw_schedule_show").click()
+    expect(other.find("lbw_schedule_preview", "img")).to_have_attribute("alt", re.compile("First pass, demo:( 0.5){7}$"))
 
 
 def test_what_stands_in_the_text_box_counts_for_the_image(panel: Panel):

@@ -63,10 +63,29 @@ def serve_with_head() -> None:
     gr.routes.templates.TemplateResponse = response
 
 
-def measure(name: str) -> Strengths:
-    """What a network that changes all layers could come to; torch is not there to compute it."""
-    parts = [Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + i, 50.0)) for i, layer in enumerate(LAYERS)]
-    return Strengths(name, ("BASE", *(part.block for part in parts[::3])), tuple(parts))
+class Backend:
+    """What a host could answer; torch is not there to compute it."""
+
+    def layer_names(self) -> tuple[str, ...]:
+        return LAYERS
+
+    def is_sdxl(self) -> bool:
+        return False
+
+    def tags(self, text: str) -> list[list[str]]:
+        return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
+
+    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
+        return max(round(steps * denoising_strength), 1)
+
+    def network_names(self) -> list[str]:
+        return ["demo"]
+
+    def strengths(self, name: str) -> Strengths:
+        parts = [
+            Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + i, 50.0)) for i, layer in enumerate(LAYERS)
+        ]
+        return Strengths(name, ("BASE", *(part.block for part in parts[::3])), tuple(parts))
 
 
 def tab(name: str) -> None:
@@ -76,9 +95,7 @@ def tab(name: str) -> None:
             name == "img2img",
             presets_file=PROJECT / "scripts" / "lbwpresets.txt",
             rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
-            layers=lambda: LAYERS,
-            network_names=lambda: ["demo"],
-            measure=measure,
+            backend=Backend(),
         )
         gr.HTML(elem_id=f"html_log_{name}")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lbw.api import ARGUMENTS
-from lbw.strengths import Strengths
-from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, strengths
+from lbw.preview import Backend
+from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, schedule, strengths
 from lbw.ui.tab import Tab
 from modules.ui_components import InputAccordion
 
@@ -22,17 +21,13 @@ def build(
     *,
     presets_file: Path,
     rule_sets_file: Path,
-    layers: Callable[[], Iterable[str]],
-    network_names: Callable[[], list[str]],
-    measure: Callable[[str], Strengths],
+    backend: Backend,
     separate_checkbox: bool = False,
 ) -> dict[str, Any]:
     """Make the panel of one tab.
 
     Args:
-        layers: names the layers of the model that is in use.
-        network_names: names the network files that the host knows.
-        measure: the strengths of one of them; raises UnmeasurableError.
+        backend: what the sections ask of the host.
         separate_checkbox: whether "Active" is a checkbox inside a plain accordion, and not in the accordion's title.
 
     Returns:
@@ -54,9 +49,12 @@ def build(
         components["presets"] = presets_text.build(
             tab, presets_file, row.preset, row.default_preset, make_weights.build
         )
-        components |= elemental.build(tab, rule_sets_file, row.rule_set, layers)
+        components |= elemental.build(tab, rule_sets_file, row.rule_set, backend.layer_names)
         curve.build(tab)
-        strengths.build(tab, network_names, measure)
+        components["schedule_picture"] = schedule.build(
+            tab, backend, components["presets"], components["elements"], row.default_preset
+        )
+        strengths.build(tab, backend)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
     components["pasted"] = gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))

@@ -12,18 +12,14 @@ import gradio as gr
 from lbw.limits import shortened
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw, name_of, percent
+from lbw.preview import Backend
 from lbw.strengths import Norms, Strengths, UnmeasurableError
 from lbw.ui.tab import Tab, on_click
 from modules.ui_components import FormRow
 
 
-def build(tab: Tab, names: Callable[[], list[str]], measure: Callable[[str], Strengths]) -> None:
-    """Make the section. The names are asked for when it is first seen: there may be thousands.
-
-    Args:
-        names: lists the network files that the host knows.
-        measure: raises UnmeasurableError.
-    """
+def build(tab: Tab, backend: Backend) -> None:
+    """Make the section. The names are asked for when it is first seen: there may be thousands."""
     with gr.Accordion("Strength of a LoRA", open=False, elem_id=tab.id("lbw_strength")):
         with FormRow(variant="compact", elem_classes=["lbw-add"]):
             name = gr.Dropdown(label="LoRA", choices=[""], value="", elem_id=tab.id("lbw_strength_name"), scale=4)
@@ -32,9 +28,9 @@ def build(tab: Tab, names: Callable[[], list[str]], measure: Callable[[str], Str
         theme = gr.Textbox(value="", visible=False)
         picture = gr.HTML(elem_id=tab.id("lbw_strength_picture"), value='<div role="status"></div>')
     name.do_not_save_to_config = True
-    renew.click(lambda: gr.update(choices=["", *names()]), [], [name], queue=False, show_progress=False)
+    renew.click(lambda: gr.update(choices=["", *backend.network_names()]), [], [name], queue=False, show_progress=False)
     on_click(
-        show, lambda chosen, seen: strengths_html(chosen, seen, measure), [name, theme], [picture],
+        show, lambda chosen, seen: strengths_html(chosen, seen, backend.strengths), [name, theme], [picture],
         "(name) => [name, loraBlockWeight.theme()]",
     )
 
@@ -42,14 +38,14 @@ def build(tab: Tab, names: Callable[[], list[str]], measure: Callable[[str], Str
 def strengths_html(name: str | None, theme: str, measure: Callable[[str], Strengths]) -> str:
     """The picture of a network's strengths, with its numbers as a table that opens; or why there is none."""
     if not name:
-        return _said("Choose a LoRA first.")
+        return said_html("Choose a LoRA first.")
     try:
         strengths = measure(name)
     except UnmeasurableError as error:
-        return _said(f"{error}.")
+        return said_html(f"{error}.")
     return picture_html(
         png(draw(strengths, Theme.DARK if theme == Theme.DARK.value else Theme.LIGHT)), _in_words(strengths)
-    ) + _said(shortened("; ".join(strengths.messages), 400)) + _table(strengths)
+    ) + said_html(shortened("; ".join(strengths.messages), 400)) + _table(strengths)
 
 
 def picture_html(image: bytes, in_words: str) -> str:
@@ -58,7 +54,8 @@ def picture_html(image: bytes, in_words: str) -> str:
     return f'<img class="lbw-plot" src="data:image/png;base64,{data}" alt="{escape(in_words)}">'
 
 
-def _said(message: str) -> str:
+def said_html(message: str) -> str:
+    """A message, which is read out."""
     return f'<div class="lbw-said" role="status">{escape(message)}</div>'
 
 

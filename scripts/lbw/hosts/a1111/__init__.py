@@ -12,7 +12,7 @@ from typing import Any
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
-from lbw.hosts.a1111 import network_files, noise, plots, xyz_axes
+from lbw.hosts.a1111 import network_files, noise, plots, schedule_picture, xyz_axes
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.a1111.model import host, solver_step
@@ -141,6 +141,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     for message in messages:
         session.warn(message)
     session.tells_more = arguments.debug
+    session.draws_schedule = arguments.schedule_picture
     session.prints_changes = arguments.print_changes
     engine.policy = memory_policy()
     setattr(p, _SESSION, session)
@@ -209,6 +210,8 @@ def finish(p: Any, processed: Any) -> None:
     warnings: list[str] = []
     if session is not None:
         _tell_summary(session, processed)
+        if session.draws_schedule:
+            schedule_picture.append(p, processed, session.passes)
         warnings = list(session.warnings)
     elif plots.is_made(p):
         warnings = plots.hand_out(p, processed)

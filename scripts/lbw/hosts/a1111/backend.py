@@ -1,8 +1,8 @@
-"""What the API asks of the host."""
+"""What the API and the panel ask of the host."""
 
 from __future__ import annotations
 
-from lbw.hosts.a1111 import network_files, preset_files
+from lbw.hosts.a1111 import network_files, noise, preset_files
 from lbw.hosts.a1111.model import host, is_loaded
 from lbw.hosts.a1111.tags import adopt_alias, lora_tags
 from lbw.strengths import Strengths
@@ -10,7 +10,7 @@ from modules import extra_networks
 
 
 class Backend:
-    """The :class:`lbw.routes.Backend` protocol: what the API asks of the host. Nothing here loads a model."""
+    """The :class:`lbw.preview.Backend` protocol: what API and panel ask of the host. Nothing here loads a model."""
 
     def preset_text(self) -> str:
         return preset_files.preset_text()
@@ -29,6 +29,9 @@ class Backend:
         _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
         adopt_alias(found)
         return [params.items for params in lora_tags(found)]
+
+    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
+        return noise.steps_from_image(steps, denoising_strength)
 
     def network_names(self) -> list[str]:
         return network_files.names()

@@ -158,7 +158,7 @@ class CellMaker:
         p.seed = cell.seed
         p.extra_generation_params = dict(p.extra_generation_params)
         p.override_settings = dict(p.override_settings)
-        arguments = replace(self._arguments, mode=0, elements=cell.elements)
+        arguments = replace(self._arguments, mode=0, elements=cell.elements, schedule_picture=False)
         values = list(p.script_args)
         values[self._place] = [getattr(arguments, item.name) for item in fields(arguments)]
         p.script_args = tuple(values)

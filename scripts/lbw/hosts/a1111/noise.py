@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +33,12 @@ def _schedule_length(p: Any, is_hires: bool) -> tuple[int, int]:
 def steps_of_pass(p: Any, is_hires: bool) -> int:
     """The number of steps that the host is going to run in a pass."""
     return _schedule_length(p, is_hires)[1]
+
+
+def steps_from_image(steps: int, denoising_strength: float) -> int:
+    """The number of steps that the host runs in img2img where ``steps`` are asked for."""
+    asked = SimpleNamespace(steps=steps, denoising_strength=denoising_strength)
+    return int(sd_samplers_common.setup_img2img_steps(asked)[1]) + 1
 
 
 def expected_levels(p: Any, is_hires: bool) -> tuple[float, ...]:

@@ -1,0 +1,96 @@
+"""Schedule: the strengths of the prompt's LoRAs over the steps, as a picture before an image is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from lbw.limits import LONGEST_TEXT, shortened
+from lbw.pictures import Theme, png
+from lbw.pictures.courses import PASSES, draw
+from lbw.plan import Library, Pass
+from lbw.presets import parse_presets, parse_rule_sets
+from lbw.preview import Backend, preview
+from lbw.ui.strengths import picture_html, said_html
+from lbw.ui.tab import Tab, on_click
+
+_MOST_STEPS = 150
+
+
+def build(tab: Tab, backend: Backend, presets: Any, elements: Any, default_preset: Any) -> Any:
+    """Make the section; returns the checkbox of the argument ``schedule_picture``."""
+    with gr.Accordion("Schedule", open=False, elem_id=tab.id("lbw_schedule")):
+        show = gr.Button("Show the prompt's schedule", size="sm", elem_id=tab.id("lbw_schedule_show"))
+        asked = gr.Textbox(value="", visible=False)
+        picture = gr.HTML(elem_id=tab.id("lbw_schedule_preview"), value='<div role="status"></div>')
+        schedule_picture = gr.Checkbox(
+            value=False, label="Add this picture to the images", elem_id=tab.id("lbw_schedule_picture")
+        )
+    on_click(
+        show,
+        lambda *values: schedule_html(*values, backend=backend),
+        [asked, presets, elements, default_preset],
+        [picture],
+        f"(asked, ...others) => [loraBlockWeight.askedFor('{tab.name}'), ...others]",
+    )
+    return schedule_picture
+
+
+def schedule_html(
+    asked: str, presets: str, elements: str, default_preset: str | None, *, backend: Backend
+) -> str:
+    """The schedule of what the page is set to, with what cannot be used of it; or why there is none.
+
+    Args:
+        asked: JSON from the page: prompt, steps, hires pass and theme, see lbw_panel.js.
+    """
+    warnings: dict[str, None] = {}
+
+    def warn(message: str) -> None:
+        warnings[message] = None
+
+    try:
+        page = json.loads(asked[:LONGEST_TEXT])
+        library = Library(
+            parse_presets(presets[:LONGEST_TEXT])[0],
+            parse_rule_sets(elements[:LONGEST_TEXT])[0],
+            (default_preset or "").strip() or None,
+        )
+        passes = _passes(page, library, backend, warn)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return said_html("The page did not say what is asked for; reload it.")
+    if not any(made.plan.requests for made in passes):
+        return said_html("There is no LoRA tag in the prompt.")
+    theme = Theme.DARK if page["theme"] == Theme.DARK.value else Theme.LIGHT
+    return picture_html(png(draw(passes, theme)), _in_words(passes)) + said_html("; ".join(warnings))
+
+
+def _passes(page: dict[str, Any], library: Library, backend: Backend, warn: Callable[[str], None]) -> list[Pass]:
+    """The passes that the host will run. A pass from an image runs a part of the steps; hires runs all that it has."""
+
+    def steps_of(value: Any) -> int:
+        return min(max(int(value), 1), _MOST_STEPS)
+
+    steps = steps_of(page["steps"])
+    if page["denoising"] is not None:
+        steps = backend.steps_from_image(steps, min(max(float(page["denoising"]), 0.0), 1.0))
+    passes = [preview(str(page["prompt"]), library, backend, warn, steps=steps)]
+    if page["hires"] is not None:
+        prompt, own_steps = str(page["hires"]["prompt"]), int(page["hires"]["steps"])
+        passes.append(preview(
+            prompt or str(page["prompt"]), library, backend, warn, steps=steps_of(own_steps or steps), hires=True
+        ))
+    return passes
+
+
+def _in_words(passes: list[Pass]) -> str:
+    parts = []
+    for title, made in zip(PASSES, passes, strict=False):
+        for request in made.plan.requests[:10]:
+            strengths = request.unet_strengths(made.steps, made.sigmas)
+            numbers = " ".join(f"{strength:.2g}" for strength in strengths)
+            parts.append(f"{title}, {shortened(request.name)}: {shortened(numbers, 400)}")
+    return "Strength in the U-Net in each step. " + "; ".join(parts)
