@@ -80,7 +80,8 @@ def test_the_status_shows_warnings_and_is_of_this_tab_alone(panel: Panel, browse
 
 def test_the_schedule_picture_of_both_passes_comes_before_and_with_the_image(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:0@0,1@1:hr=0.5>")
-    panel.page.locator("#txt2img_hr-visible-checkbox").check()
+    panel.page.locator("#txt2img_hr > .label-wrap").click()
+    expect(panel.page.locator("#txt2img_hr-visible-checkbox")).to_be_checked()
     steps = panel.page.locator("#txt2img_hires_steps input[type=number]")
     steps.fill("2")
     steps.blur()
@@ -90,7 +91,7 @@ def test_the_schedule_picture_of_both_passes_comes_before_and_with_the_image(pan
     )
     panel.find("lbw_schedule_picture", "input").check()
     generate(panel.page)
-    expect(panel.page.locator("#txt2img_gallery .thumbnail-item")).to_have_count(2)
+    expect(panel.page.locator("#txt2img_gallery .thumbnail-lg")).to_have_count(2)
     open_tab(panel.page, "img2img")
     other = Panel(panel.page, "img2img").open("lbw_schedule")
     other.write("<lora:demo:0.5>")
@@ -98,7 +99,7 @@ def test_the_schedule_picture_of_both_passes_comes_before_and_with_the_image(pan
     number.fill("8")
     number.blur()
     other.find("lbw_schedule_show").click()
-    expect(other.find("lbw_schedule_preview", "img")).to_have_attribute("alt", re.compile("First pass, demo:( 0.5){7}$"))
+    expect(other.find("lbw_schedule_preview", "img")).to_have_attribute("alt", re.compile("pass, demo:( 0.5){7}$"))
 
 
 def test_what_stands_in_the_text_box_counts_for_the_image(panel: Panel):

@@ -98,3 +98,12 @@ def test_what_no_page_would_ask_for_is_answered_with_a_message(bench: Bench, pag
 def test_a_name_in_the_picture_is_text_and_nothing_else(bench: Bench):
     found = shown(asked(prompt='<lora:"$x^{<b:1:lbw=<i>oh</i>>'))
     assert "<b" not in found and "<i" not in found.replace("<img", "")
+
+
+def test_a_plots_cells_have_none(bench: Bench):
+    plot = {"mode": 1, "x_type": "values", "x_values": "0,1", "y_type": "none", "presets": f"XYZ:{','.join('1' * 17)}"}
+    counts = [
+        len(bench.webui.generate(args=[plot | more], prompt="a red cat <lora:t_lora:1:lbw=XYZ>", steps=1).images)
+        for more in ({}, {"schedule_picture": True})
+    ]
+    assert counts == [3, 3]
