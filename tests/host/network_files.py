@@ -197,6 +197,19 @@ def dora(inner: Callable[[Tensor, Random], Made]) -> Callable[[Tensor, Random], 
     return make
 
 
+def dora_by_output(weight: Tensor, random: Random) -> Made:
+    """A length for each output channel, as today's trainers write it; the host divides by the norms of the inputs."""
+    tensors, formula, bias = lora_with_scale(weight, random)
+    wanted = 1 + random(len(weight), *[1] * (weight.dim() - 1), size=0.2).abs()
+
+    def decomposed(w: Tensor) -> Tensor:
+        moved = w + formula(w)
+        norms = moved.pow(2).sum([dim for dim in range(w.dim()) if dim != 1], keepdim=True).sqrt()
+        return wanted.double() * moved / norms - w
+
+    return tensors | {"dora_scale": wanted}, decomposed, bias
+
+
 LINEAR, CONVOLUTION, NORM = "linear", "convolution", "norm"
 
 MAKERS: dict[str, tuple[Callable[[Tensor, Random], Made], tuple[str, ...]]] = {
@@ -217,6 +230,7 @@ MAKERS: dict[str, tuple[Callable[[Tensor, Random], Made], tuple[str, ...]]] = {
     "oft_diag": (oft_diag, (LINEAR, CONVOLUTION)),
     "boft": (boft, (LINEAR, CONVOLUTION)),
     "dora": (dora(lora_with_scale), (LINEAR, CONVOLUTION)),
+    "dora_by_output": (dora_by_output, (LINEAR, CONVOLUTION)),
     "dora_loha": (dora(loha(RANK)), (LINEAR, CONVOLUTION)),
     "dora_full": (dora(full_with_bias), (LINEAR, CONVOLUTION)),
     "dora_ia3": (dora(ia3), (LINEAR, CONVOLUTION)),

@@ -42,3 +42,22 @@ def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype)
             assert ulp_distance(layer.bias, wanted_bias, floor) <= 1
     engine.manual_lora_update({KEY: (0.0,)}, ((case[0], 1.0, 1.0, None),))
     assert layer.weight.equal(base) and layer.bias.equal(bias_base)
+
+
+@pytest.mark.parametrize("kind", ["glora", "dora", "dora_by_output"])
+def test_what_is_remembered_of_a_weight_goes_with_it(kind: str):
+    """Another checkpoint is loaded into the same layer, and the host drops the backup."""
+    torch.manual_seed(1)
+    layer = layer_for("linear").half()
+    network = Network(kind)
+    tensors, formula, _ = MAKERS[kind][0](layer.weight.detach().float(), Random(3))
+    network.modules[KEY] = make_module(network, tensors)
+    engine = LoraEngine()
+    for _ in range(2):
+        layer.weight.data.normal_(std=0.2)
+        base = layer.weight.detach().clone()
+        layer.network_current_names, layer.network_weights_backup, layer.network_bias_backup = (), None, None
+        engine.bind(layer, {KEY: layer}, [network])
+        engine.manual_lora_update({KEY: (0.5,)}, ((kind, 1.0, 1.0, None),))
+        wanted = base.double() + 0.5 * formula(base.double())
+        assert ulp_distance(layer.weight, wanted.half()) <= 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import Delta, UnsupportedModuleError, WeightDependent
+from lbw.deltas.kinds import Delta, LowRank, Memo, UnsupportedModuleError, WeightDependent, widened
 from lbw.deltas.shapes import misfit, require_size
 
 
@@ -22,13 +22,40 @@ class Decomposed(WeightDependent):
 
     inner: Delta
     lengths: Tensor
+    _parts: Memo = field(default_factory=Memo, init=False)
+
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:
+        """With a low-rank ``inner`` and gains ``g = lengths / |V|`` it is ``W * (1 - c + c g) + c g * inner``."""
+        self.to(base.device)
+        inner = self.inner
+        if not isinstance(inner, LowRank) or self.lengths.numel() != max(self.lengths.shape[:2]):
+            return None
+        inverse, up, down = self._parts.get(of, base.device, lambda: self._split(inner, base.to(dtype)))
+        gains = self.lengths.to(dtype) * inverse
+        total = widened(base, dtype) * gains.mul_(coefficient).add_(1 - coefficient)
+        total.flatten(1).addmm_(up, down, alpha=coefficient * inner.scale)
+        return total
+
+    def _split(self, inner: LowRank, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``1 / |V|`` and the factors of ``g * inner / scale``: lengths of output channels go to ``up``."""
+        inverse = 1 / _norms(weight + inner.compute(weight))
+        lengths = self.lengths.to(weight.dtype)
+        up, down = inner.up.to(weight.dtype), inner.down.to(weight.dtype).unflatten(1, weight.shape[1:]) * inverse
+        if lengths.shape[1] == 1:
+            up = up * lengths.flatten(1)
+        else:
+            down = down * lengths
+        return inverse, up, down.flatten(1)
 
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)
         moved = weight + self.inner.compute(weight)
-        dims = [dim for dim in range(weight.dim()) if dim != 1]
-        norms = torch.linalg.vector_norm(moved, dim=dims, keepdim=True)
-        return moved * (self.lengths.to(weight.dtype) / norms) - weight
+        return moved * (self.lengths.to(weight.dtype) / _norms(moved)) - weight
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """The length of each input channel, with all dimensions of the weight."""
+    return torch.linalg.vector_norm(weight, dim=[dim for dim in range(weight.dim()) if dim != 1], keepdim=True)
 
 
 def decompose(inner: Delta, lengths: Tensor, shape: torch.Size) -> Decomposed:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import UnsupportedModuleError, WeightDependent
+from lbw.deltas.kinds import Memo, UnsupportedModuleError, WeightDependent
 from lbw.deltas.shapes import misfit
 
 
@@ -21,6 +21,21 @@ class GeneralLowRank(WeightDependent):
     b_up: Tensor
     b_down: Tensor
     scale: float
+
+    _factors: Memo = field(default_factory=Memo, init=False)
+
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+        """On the pristine weight it is low-rank: ``scale * [W a_up, b_up] @ [a_down; b_down]``."""
+        self.to(base.device)
+        wide = base.to(dtype, copy=True)
+        up, down = self._factors.get(of, base.device, lambda: self._low_rank(wide))
+        return wide.addmm_(up, down, alpha=coefficient * self.scale)
+
+    def _low_rank(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        a_up, a_down, b_up, b_down = (
+            factor.to(weight.dtype) for factor in (self.a_up, self.a_down, self.b_up, self.b_down)
+        )
+        return torch.cat([weight @ a_up, b_up], dim=1), torch.cat([a_down, b_down])
 
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)

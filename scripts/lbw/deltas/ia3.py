@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import WeightDependent, accumulation_dtype
+from lbw.deltas.kinds import WeightDependent, accumulation_dtype, widened
 from lbw.deltas.shapes import misfit
 
 
@@ -17,6 +17,10 @@ class ChannelScale(WeightDependent):
     """``W * factors``; ``factors`` can be broadcast to the weight's shape."""
 
     factors: Tensor
+
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+        self.to(base.device)
+        return widened(base, dtype) * (1 + coefficient * self.factors.to(dtype))
 
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)

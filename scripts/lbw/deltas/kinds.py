@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -49,6 +50,16 @@ class Delta(ABC):
         base = weight()
         return frobenius(self.compute(base.to(accumulation_dtype(base.dtype))))
 
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:
+        """``base + coefficient * delta`` as a new tensor, by a shorter way than :meth:`compute`; None if there is none.
+
+        Args:
+            base: a pristine weight in the layer's own type; it is not changed.
+            dtype: the type to accumulate in. The result is of this type.
+            of: stands for the pristine weight in what is remembered of it: the same tensor each time, on any device.
+        """
+        return None
+
     def to(self, device: torch.device) -> None:
         """Move the tensors, once for each device that the layer is found on."""
         for item in fields(self):
@@ -57,6 +68,25 @@ class Delta(ABC):
                 value.to(device)
             elif isinstance(value, Tensor) and value.device != device:
                 setattr(self, item.name, value.to(device))
+
+
+def widened(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in 8 bits in ``dtype``; torch brings the others there as it computes."""
+    return weight.to(dtype) if weight.dtype.itemsize == 1 else weight
+
+
+class Memo:
+    """What was last derived from a pristine weight. Copies of pristine weights are never changed, so it holds as long
+    as it is the very same tensor."""
+
+    def __init__(self) -> None:
+        self._of: ref[Tensor] | None = None
+        self._values: tuple[Tensor, ...] = ()
+
+    def get(self, of: Tensor, device: torch.device, derive: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        if self._of is None or self._of() is not of or self._values[0].device != device:
+            self._of, self._values = ref(of), derive()
+        return self._values
 
 
 @dataclass(eq=False)

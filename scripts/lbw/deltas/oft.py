@@ -19,6 +19,16 @@ class BlockRotation(WeightDependent):
     blocks: Tensor
     rescale: Tensor | None
 
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+        """One rotation does it, if it is turned by a part of the way: ``(1 - c) I + c * rescale * R^T``."""
+        self.to(base.device)
+        count, size, _ = self.blocks.shape
+        turned = self.blocks.to(dtype).transpose(1, 2)
+        if self.rescale is not None:
+            turned = turned * self.rescale.to(dtype).reshape(count, size, 1)
+        part = torch.eye(size, dtype=dtype, device=base.device).lerp(turned, coefficient)
+        return (part @ base.to(dtype).reshape(count, size, -1)).reshape(base.shape)
+
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)
         count, size, _ = self.blocks.shape

@@ -39,11 +39,17 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
         weight.copy_(base)
         return None
     dtype = accumulation_dtype(weight.dtype)
-    total = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format)
+    first, strength = terms[0]
+    total = first.onto(base.to(weight.device).contiguous(), strength, dtype, base)
+    is_begun = total is not None
+    if total is None:
+        total = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format)
     flat = total.flatten(1) if total.dim() > 1 else total
     bias: Tensor | None = None
     for delta, coefficient in terms:
-        if isinstance(delta, LowRank):
+        if delta is first and is_begun:
+            is_begun = False
+        elif isinstance(delta, LowRank):
             delta.to(weight.device)
             flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
         else:
