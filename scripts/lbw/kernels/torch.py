@@ -40,22 +40,16 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
         return None
     dtype = accumulation_dtype(weight.dtype)
     first, strength = terms[0]
-    total = first.onto(base.to(weight.device).contiguous(), strength, dtype, base)
-    is_begun = total is not None
+    total, rest = first.onto(base.to(weight.device).contiguous(), strength, dtype, base), terms[1:]
     if total is None:
-        total = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format)
+        total, rest = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format), terms
     flat = total.flatten(1) if total.dim() > 1 else total
-    bias: Tensor | None = None
-    for delta, coefficient in terms:
-        if delta is first and is_begun:
-            is_begun = False
-        elif isinstance(delta, LowRank):
+    for delta, coefficient in rest:
+        if isinstance(delta, LowRank):
             delta.to(weight.device)
             flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
         else:
             total.add_(delta.compute(total), alpha=coefficient)
-        if delta.bias is not None:
-            added = delta.bias.to(weight.device, dtype) * coefficient
-            bias = added if bias is None else bias + added
     weight.copy_(total)
-    return bias
+    added = [delta.bias.to(weight.device, dtype) * value for delta, value in terms if delta.bias is not None]
+    return torch.stack(added).sum(0) if added else None
