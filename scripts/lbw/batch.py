@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import getitem, is_, itemgetter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import eq, getitem, is_, itemgetter
 from types import ModuleType
 from typing import Any
 
@@ -18,8 +19,8 @@ from lbw.deltas import LowRank
 from lbw.factors import FactorStore
 from lbw.recoverable import Recoverable
 
-Place = tuple[torch.device, torch.dtype, bool]
-"""Device, type, and whether the rows are aligned: what the weights of a launch have in common."""
+Place = tuple[ModuleType, torch.device, torch.dtype, bool]
+"""Kernel, device, type, and whether the rows are aligned: what the weights of a launch have in common."""
 
 Term = tuple[int, int, int, float]
 """(group, slot, network, scale) of one summand of one weight: its coefficient is that of the group, times the scale."""
@@ -42,6 +43,29 @@ class Terms:
         coefficients: np.ndarray = np.array(rows, np.float64).reshape(len(rows), -1)[self._indices] * self._scales
         return coefficients
 
+    def in_force(self, bounds: Sequence[BoundLayer], shared: Sequence[Holding | None]) -> np.ndarray:
+        """One coefficient for each term, of what is in the weights now. ``bounds`` has the layer of each term."""
+        common = [holding.value for holding in shared if holding is not None]
+        if len(common) == len(shared):
+            return self.coefficients(common)
+        held = [bound.record.holding.value for bound in bounds]
+        terms = zip(self.terms, held, strict=True)
+        return np.array([value[slot][network] * scale for (_group, slot, network, scale), value in terms])
+
+
+@dataclass(frozen=True)
+class LeanLaunch:
+    """One launch for layers without a copy: for each term its layer and its largest coefficient."""
+
+    update: Any
+    terms: Terms
+    bounds: Sequence[BoundLayer]
+    limits: np.ndarray
+
+    def allows(self, values: Sequence[Value]) -> bool:
+        """Whether the pristine weights can be recovered from those that ``values`` make."""
+        return bool((np.abs(self.terms.coefficients(values)) <= self.limits).all())
+
 
 class Batch:
     """How to write some layers, found out once and used at each switch of the same layers.
@@ -49,49 +73,52 @@ class Batch:
     Args:
         groups: the layers; those of a group always have equal coefficients. Each has a copy of its pristine weights.
         factors: where the packed factors are.
-        grouped: the grouped kernel, or None.
+        grouped: the kernels that update many weights at once, the best first.
 
     Raises:
         torch.cuda.OutOfMemoryError: the factors do not fit on the GPU.
     """
 
     def __init__(
-        self, groups: Sequence[Sequence[BoundLayer]], factors: FactorStore, grouped: ModuleType | None
+        self, groups: Sequence[Sequence[BoundLayer]], factors: FactorStore, grouped: Sequence[ModuleType]
     ) -> None:
         self.singles: set[BoundLayer] = set()
         """The layers that have to be written one by one."""
         self._groups = groups
         self._parameters: list[dict[str, Any]] = []
         self._names: list[str] = []
-        self._attributes: list[dict[str, Any]] = []
         self._refills: list[tuple[Tensor, Tensor]] = []
         """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
         self._launches: list[tuple[Any, Terms]] = []
-        self._lean_launches: list[tuple[Any, Terms, list[BoundLayer]]] = []
-        self._limits: list[tuple[int, int, float]] = []
-        """(group, network, largest coefficient) for lean layers."""
+        self._lean_launches: list[LeanLaunch] = []
         members: dict[Place, list[tuple[int, BoundLayer, int, Slot]]] = {}
         for index, group in enumerate(groups):
             for bound in group:
-                if grouped is None or not is_groupable(bound, grouped):
+                kernel = kernel_for(bound, grouped)
+                if kernel is None:
                     self.singles.add(bound)
                     continue
-                self._attributes.append(bound.attributes)
                 for number, slot in enumerate(slots_of(bound.layer)):
                     weight = slot.of(parameter_of(bound.layer, slot.parameter))
-                    place = weight.device, weight.dtype, grouped.is_aligned(weight)
+                    place = kernel, weight.device, weight.dtype, kernel.is_aligned(weight)
                     members.setdefault(place, []).append((index, bound, number, slot))
-        for (device, dtype, _), slots in members.items():
-            assert grouped is not None
+        for (_, device, dtype, _), slots in members.items():
             factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
-            self._add_launches(slots, factors, grouped)
-        self._pointers = self._pointers_now()
-        self._backups = self._backups_now()
+            self.singles.update(
+                bound for _, bound, number, _ in slots if not factors.are_tame(_deltas(bound, number))
+            )
+        for (kernel, *_), slots in members.items():
+            self._add_launches([slot for slot in slots if slot[1] not in self.singles], factors, kernel)
+        self._attributes = [
+            bound.attributes for group in groups for bound in group if bound not in self.singles
+        ]
+        self._pointers = list(self._pointers_now())
+        self._backups = list(self._backups_now())
 
     def _add_launches(
         self, slots: Sequence[tuple[int, BoundLayer, int, Slot]], factors: FactorStore, grouped: ModuleType
     ) -> None:
-        parts, lean_parts, lean_bounds = [], [], []
+        parts, lean_parts, lean_bounds, limits = [], [], [], []
         terms: list[Term] = []
         lean_terms: list[Term] = []
         for group, bound, number, slot in slots:
@@ -104,16 +131,15 @@ class Batch:
                 lean_parts.append(grouped.LeanPart(weight, backup.code, packed))
                 lean_terms += chosen
                 lean_bounds += [bound] * len(deltas)
-                limits = zip(deltas, backup.limits, strict=True)
-                self._limits += [(group, network, limit) for (network, _delta), limit in limits]
+                limits += [abs(limit * delta.scale) for (_, delta), limit in zip(deltas, backup.limits, strict=True)]
             else:
                 parts.append(grouped.Part(weight, base, packed))
                 terms += chosen
         if parts:
             self._launches.append((grouped.GroupedUpdate(parts), Terms(terms, self._groups)))
         if lean_parts:
-            launch = grouped.GroupedLeanUpdate(lean_parts)
-            self._lean_launches.append((launch, Terms(lean_terms, self._groups), lean_bounds))
+            update, all_terms = grouped.GroupedLeanUpdate(lean_parts), Terms(lean_terms, self._groups)
+            self._lean_launches.append(LeanLaunch(update, all_terms, lean_bounds, np.array(limits)))
 
     def _weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
         """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
@@ -132,41 +158,48 @@ class Batch:
 
     def is_good_for(self, values: Sequence[Value]) -> bool:
         """Whether every weight and its pristine copy are where they were, and ``values`` are within the limits."""
-        now = self._backups_now()
         return (
-            self._pointers_now() == self._pointers
-            and all(map(is_, now, self._backups))
-            and all(abs(values[group][0][network]) <= limit for group, network, limit in self._limits)
+            all(map(eq, self._pointers_now(), self._pointers))
+            and all(map(is_, self._backups_now(), self._backups))
+            and all(launch.allows(values) for launch in self._lean_launches)
         )
 
-    def _pointers_now(self) -> list[int]:
-        return list(map(Tensor.data_ptr, map(getitem, self._parameters, self._names)))
+    def _pointers_now(self) -> Iterator[int]:
+        return map(Tensor.data_ptr, map(getitem, self._parameters, self._names))
 
-    def _backups_now(self) -> list[Any]:
-        return list(map(itemgetter("network_weights_backup"), self._attributes))
+    def _backups_now(self) -> Iterator[Any]:
+        return map(itemgetter("network_weights_backup"), self._attributes)
 
-    def launch(self, values: Sequence[Value]) -> None:
-        """Bring all layers but the singles to ``values``, one for each group."""
+    def launch(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
+        """Bring all layers but the singles to ``values``, one for each group.
+
+        Args:
+            shared: for each group the holding that all its layers share, and no other layers; None if there is none.
+        """
         for weight, base in self._refills:
             weight.copy_(base, non_blocking=True)
         for update, terms in self._launches:
             update(terms.coefficients(values))
-        in_force = [
-            [
-                bound.record.holding.value[slot][network] * scale
-                for (_group, slot, network, scale), bound in zip(terms.terms, bounds, strict=True)
-            ]
-            for _update, terms, bounds in self._lean_launches
-        ]
+        if len(self._lean_launches) > 1:
+            shared = [None] * len(values)  # if the second launch fails, its layers hold something else than the first's
+        in_force = [launch.terms.in_force(launch.bounds, shared) for launch in self._lean_launches]
         # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens next.
-        for (update, terms, bounds), old in zip(self._lean_launches, in_force, strict=True):
-            update(old, terms.coefficients(values))
-            for (group, *_), bound in zip(terms.terms, bounds, strict=True):
-                bound.record.holding = Holding(values[group])
+        for launch, old in zip(self._lean_launches, in_force, strict=True):
+            launch.update(old, launch.terms.coefficients(values))
+            for holding, value in zip(shared, values, strict=True):
+                if holding is not None:
+                    holding.value = value
+            for (group, *_), bound in zip(launch.terms.terms, launch.bounds, strict=True) if None in shared else ():
+                if shared[group] is None:
+                    bound.record.holding = Holding(values[group])
 
 
-def is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
-    """Whether the grouped kernel can take all of a layer."""
+def kernel_for(bound: BoundLayer, kernels: Sequence[ModuleType]) -> ModuleType | None:
+    """The first of the grouped kernels that can take all of a layer."""
+    return next((kernel for kernel in kernels if _is_groupable(bound, kernel)), None)
+
+
+def _is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
     dtype = weights[0].dtype
     return (

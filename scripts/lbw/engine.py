@@ -10,9 +10,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, repeat
-from operator import is_
+from operator import is_, itemgetter
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from lbw import base_weights, kernels
 from lbw.base_weights import Layer, Policy, parameter_of
-from lbw.batch import Batch, is_groupable
+from lbw.batch import Batch, kernel_for
 from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
 from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
@@ -37,6 +39,8 @@ PRISTINE: Contents = ()
 
 _BATCHES_KEPT = 8
 """Sets of layers that change together: as many as a pass with several schedules has, in turn."""
+
+_names_of = itemgetter("network_current_names")
 
 _UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
 _OURS: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
@@ -65,18 +69,20 @@ class Cohort:
     holding: Holding = field(default_factory=Holding)
     is_joined: bool = False
 
-    def hold(self, value: Value) -> None:
-        """All layers have been brought to ``value``: share one holding of it."""
-        self.holding.value = value
-        if any(bound.record.holding is not self.holding for bound in self.layers):
-            for bound in self.layers:
-                bound.record.holding = self.holding
-
     def join(self, token: Names, value: Value) -> None:
         """Share one holding, if every layer was brought to ``value``."""
         if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
-            self.hold(value)
+            self.holding.value = value
+            for bound in self.layers:
+                bound.record.holding = self.holding
             self.is_joined = True
+
+    def still_has(self, names: Names) -> bool:
+        """Whether it is joined, and every layer has these very ``names``."""
+        try:
+            return self.is_joined and all(map(is_, map(_names_of, self.attributes), repeat(names)))
+        except KeyError:
+            return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +99,15 @@ class LoraEngine:
 
     Args:
         policy: where pristine weights live; it may be changed between two updates.
-        grouped: whether to update all layers in one launch where the device can.
+        grouped: the kernels that may update many layers at once, the best first.
     """
 
-    def __init__(self, policy: Policy = Policy.AUTO, *, grouped: bool = True) -> None:
+    def __init__(self, policy: Policy = Policy.AUTO, *, grouped: Sequence[ModuleType] = kernels.grouped) -> None:
         self.policy = policy
         self.placement: Policy | None = None
         """Where the pristine weights of the last written layers are; None before the first write."""
         self.binding: Binding | None = None
-        self._kernel = kernels.grouped if grouped else None
+        self._kernels = tuple(grouped)
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
         self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
         self._factors = FactorStore()
@@ -182,15 +188,13 @@ class LoraEngine:
 
     def _stale(self, cohort: Cohort, value: Value) -> list[BoundLayer]:
         """The layers of a cohort that have to be written. The others get the names that the host will want."""
-        token = self._token
-        names = [attributes.get("network_current_names", ()) for attributes in cohort.attributes]
-        if cohort.is_joined and token != () and all(map(is_, names, repeat(token))):
+        if self._token != () and cohort.still_has(self._token):
             return [] if cohort.holding.value == value else cohort.layers
         cohort.is_joined = False
         stale = []
-        for bound, known in zip(cohort.layers, names, strict=True):
+        for bound in cohort.layers:
             if self._keep(bound.layer):
-                held = self._contents(bound, known)
+                held = self._contents(bound, bound.attributes.get("network_current_names", ()))
                 if held is None:
                     self._forget_bias(bound)
                 if held == contents(bound.deltas, value):
@@ -245,21 +249,26 @@ class LoraEngine:
 
     def _write_all(self, jobs: Sequence[Job]) -> int:
         """Write layers. Returns how many succeeded."""
-        failed = 0
-        with kernel.exact_arithmetic():
+        with torch.no_grad():
             singles = self._launch(jobs)
-            for job in jobs:
-                if job.cohort.is_joined and (not singles or singles.isdisjoint(job.layers)):
-                    job.cohort.hold(job.value)
-                    continue
-                job.cohort.is_joined = False
-                for bound in job.layers:
-                    if bound not in singles:
-                        self._mark(bound, job.value)
-                    elif not self._write_single(bound, job.value):
-                        failed += 1
-                job.cohort.join(self._token, job.value)
+            with kernel.exact_arithmetic() if singles else nullcontext():
+                failed = sum(self._finish(job, singles) for job in jobs)
         return sum(len(job.layers) for job in jobs) - failed
+
+    def _finish(self, job: Job, singles: set[BoundLayer]) -> int:
+        """Note what was launched, and write the layers that are left. Returns how many failed."""
+        if job.cohort.is_joined and (not singles or singles.isdisjoint(job.layers)):
+            job.cohort.holding.value = job.value
+            return 0
+        job.cohort.is_joined = False
+        failed = 0
+        for bound in job.layers:
+            if bound not in singles:
+                self._mark(bound, job.value)
+            elif not self._write_single(bound, job.value):
+                failed += 1
+        job.cohort.join(self._token, job.value)
+        return failed
 
     def _launch(self, jobs: Sequence[Job]) -> set[BoundLayer]:
         """Write what can be written together. Returns the layers that are left."""
@@ -267,7 +276,7 @@ class LoraEngine:
         while True:
             try:
                 batch = self._batch(jobs, values)
-                batch.launch(values)
+                batch.launch(values, [job.cohort.holding if job.cohort.is_joined else None for job in jobs])
                 return batch.singles
             except BaseException as error:
                 for job in jobs:
@@ -278,10 +287,11 @@ class LoraEngine:
                     raise
                 if isinstance(error, torch.cuda.OutOfMemoryError) and self._make_room():
                     continue
-                self._kernel = None
+                self._report(f"layers are updated more slowly from now on: {type(error).__name__}: {error}")
                 self._batches.clear()
-                self._report(f"layers are updated one by one from now on: {type(error).__name__}: {error}")
-                return {bound for job in jobs for bound in job.layers}
+                if not self._kernels:
+                    return {bound for job in jobs for bound in job.layers}
+                self._kernels = self._kernels[1:]
 
     def _batch(self, jobs: Sequence[Job], values: Sequence[Value]) -> Batch:
         """The batch for these layers: one of the last ones, if nothing has moved since."""
@@ -290,7 +300,7 @@ class LoraEngine:
         batch = self._batches.pop(key, None)
         if batch is None or not batch.is_good_for(values):
             self.placement = self._place(jobs, policy)
-            batch = Batch([job.layers for job in jobs], self._factors, self._kernel)
+            batch = Batch([job.layers for job in jobs], self._factors, self._kernels)
         self._batches[key] = batch
         if len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)
@@ -307,8 +317,8 @@ class LoraEngine:
         for job in jobs:
             job.cohort.is_joined = False
             for bound in job.layers:
-                is_lean = self._kernel is not None and is_groupable(bound, self._kernel)
-                if not (is_lean and make_recoverable(bound, job.value)):
+                way = kernel_for(bound, self._kernels)
+                if not (way is not None and way.RECOVERS_BASES and make_recoverable(bound, job.value)):
                     others.append(bound.layer)
         base_weights.place(others, Policy.RAM)
         return Policy.LEAN if len(others) < len(layers) else Policy.RAM

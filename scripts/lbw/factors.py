@@ -24,12 +24,14 @@ _ALIGNMENT = 16
 class Factors:
     """The factors of all deltas of one weight, side by side: ``up`` [out, rank] and ``down`` [rank, in], contiguous.
 
-    ``chunks`` has the number of chunks of each delta.
+    ``chunks`` has the number of chunks of each delta. ``are_tame``: no sum of products of them leaves float32's range,
+    so that a coefficient of 0 is enough to leave a delta out.
     """
 
     up: Tensor
     down: Tensor
     chunks: tuple[int, ...]
+    are_tame: bool
 
     @property
     def rank(self) -> int:
@@ -68,8 +70,10 @@ class FactorStore:
                 down[first : first + rank].copy_(delta.down)
                 first += chunks * CHUNK
         packed = staging.to(device, non_blocking=True)
+        all_tame = _are_tame(packed, max(rank for _, rank in shapes[::2]))
         for deltas, (up, down) in zip(missing, _pairs(packed, starts, shapes), strict=True):
-            self._packed[deltas[0]] = [ref(delta) for delta in deltas], Factors(up, down, _chunks(deltas))
+            are_tame = all_tame or (_are_tame(up, len(down)) and _are_tame(down, len(down)))
+            self._packed[deltas[0]] = [ref(delta) for delta in deltas], Factors(up, down, _chunks(deltas), are_tame)
 
     def _has(self, deltas: Sequence[LowRank], device: torch.device) -> bool:
         known, factors = self._packed.get(deltas[0], ([], None))
@@ -84,9 +88,19 @@ class FactorStore:
         """The packed factors of a weight's deltas; None for none."""
         return self._packed[deltas[0]][1] if deltas else None
 
+    def are_tame(self, deltas: Sequence[LowRank]) -> bool:
+        """Whether the factors of a weight's deltas are, see :class:`Factors`."""
+        factors = self.of(deltas)
+        return factors is None or factors.are_tame
+
     def clear(self) -> None:
         """Free the memory; factors are packed again when they are needed."""
         self._packed.clear()
+
+
+def _are_tame(values: Tensor, rank: int) -> bool:
+    largest = float(values.abs().amax())
+    return largest**2 * rank < torch.finfo(torch.float32).max
 
 
 def _chunks(deltas: Sequence[LowRank]) -> tuple[int, ...]:

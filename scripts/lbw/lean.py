@@ -2,9 +2,9 @@
 
 A patched weight is ``W1 = round(W0 + d)``, and the delta ``d`` can be computed again. ``round(W1 - d)`` is ``W0`` or
 one of its two neighbours, as long as the numbers near ``W1`` lie no further apart than twice those near ``W0``: then
-the number of ``W0``, counted from zero and taken modulo 3, tells which. Weights for which that is not certain (those
-that are small beside the largest delta that they may get) are escapes: they are kept as they are, tile by tile, and
-marked with the code 3.
+the number of ``|W0|``, counted from zero and taken modulo 3, tells which. Weights for which that is not certain (those
+that are small beside the largest delta that they may get, and those whose neighbours have another sign) are escapes:
+they are kept as they are, strip by strip, and marked with the code 3.
 
 Codes and escapes depend on the pristine weights and on how large the deltas may get, not on their strengths in force:
 they are written once, and a switch only reads them.
@@ -17,8 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TILE_HEIGHT, TILE_WIDTH = 64, 128
-"""Escapes are kept in the order of these tiles, row by row of tiles, and in a tile row by row of weights."""
+TILE_HEIGHT, TILE_WIDTH, STRIP = 64, 64, 4
+"""A strip is a column of ``STRIP`` tiles. A byte has the codes of those four weights of a strip that are at the same
+place of their tiles, so that one load of bytes serves four tiles."""
+
+STRIP_HEIGHT = STRIP * TILE_HEIGHT
 
 ESCAPE = 3
 
@@ -40,8 +43,12 @@ FORMATS = {torch.float16: Format(10, 15), torch.bfloat16: Format(7, 127)}
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """``codes`` [rows, ceil(columns / 4)] uint8, four weights in a byte; ``escapes`` in the order of tiles; ``starts``
-    int32, where those of each tile begin."""
+    """``codes`` [rows / 4, columns] uint8, rows rounded up to whole strips and columns to pairs; bits 2t and 2t + 1 are
+    for tile t.
+
+    ``escapes`` int32, strip by strip, row by row of strips: ``position << 16 | bits of the weight``, where the position
+    is ``row * TILE_WIDTH + column`` within the strip. ``starts`` int32 [strips + 1]: where those of each strip begin.
+    """
 
     codes: Tensor
     escapes: Tensor
@@ -52,14 +59,9 @@ class Code:
         return self.codes.nbytes + self.escapes.nbytes + self.starts.nbytes
 
 
-def ordinal(values: Tensor) -> Tensor:
-    """The number of each 16-bit float, counted from zero: neighbours differ by 1. int32; both zeros have number 0."""
-    bits = values.view(torch.int16).int()
-    return torch.where(bits < 0, -32768 - bits, bits)
-
-
-def from_ordinal(ordinals: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.where(ordinals < 0, -32768 - ordinals, ordinals).to(torch.int16).view(dtype)
+def _magnitude(values: Tensor) -> Tensor:
+    """The number of ``|value|`` among the 16-bit floats, counted from zero; int32."""
+    return values.view(torch.int16).int() & 0x7FFF
 
 
 def escapes_of(base: Tensor, spread: Tensor, error: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ def escapes_of(base: Tensor, spread: Tensor, error: Tensor) -> Tensor:
         error: float32, by how much the computed ``d`` may differ from one computation to the next.
     """
     form = FORMATS[base.dtype]
-    magnitude = base.view(torch.int16).int() & 0x7FFF
+    magnitude = _magnitude(base)
     exponent = magnitude >> form.mantissa
     is_power = (magnitude & ((1 << form.mantissa) - 1)) == 0
     spacing = torch.where(
@@ -83,44 +85,50 @@ def escapes_of(base: Tensor, spread: Tensor, error: Tensor) -> Tensor:
     inexact = 2 * error + largest * 2.0**-21
     one = torch.ones_like(largest)
     is_safe = 0.5 * torch.ldexp(one, spacing_above) + inexact <= 1.4 * torch.ldexp(one, spacing)
-    is_minus_zero = base.view(torch.int16) == -32768
-    return ~(is_safe & (largest < torch.finfo(base.dtype).max)) | is_minus_zero
+    return ~(is_safe & (largest < torch.finfo(base.dtype).max) & (magnitude > 1))
 
 
 def encode(base: Tensor, spread: Tensor, error: Tensor) -> Code:
     """What is kept of ``base`` [rows, columns], see :func:`escapes_of`."""
     is_escape = escapes_of(base, spread, error)
-    codes = torch.where(is_escape, ESCAPE, (ordinal(base) + 3 * 32768) % 3)
-    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).view(len(codes), -1, 4)
-    packed = (padded << torch.tensor([0, 2, 4, 6], device=base.device)).sum(2).to(torch.uint8)
-    flags = _tiled(is_escape)
-    counts = flags.sum(1)
+    codes = torch.where(is_escape, ESCAPE, _magnitude(base) % 3)
+    padded = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2, 0, -len(codes) % STRIP_HEIGHT))
+    quads = padded.view(-1, STRIP, TILE_HEIGHT, padded.shape[1])
+    packed = (quads << _shifts(base.device)).sum(1).to(torch.uint8).flatten(0, 1)
+    flags = _strips(is_escape)
+    counts = torch.nn.functional.pad(flags.sum(1).cumsum(0), (1, 0))
+    positions = torch.arange(flags.shape[1], device=base.device, dtype=torch.int32).expand(flags.shape)[flags]
     # As integers, because padding may change the bits of a NaN.
-    escapes = _tiled(base.view(torch.int16))[flags].view(base.dtype)
-    return Code(packed, escapes, (counts.cumsum(0) - counts).int())
+    bits = _strips(base.view(torch.int16))[flags].int() & 0xFFFF
+    return Code(packed, positions << 16 | bits, counts.int())
 
 
 def decode(weight: Tensor, delta: Tensor, code: Code) -> Tensor:
     """The pristine weights. ``weight`` [rows, columns] has been patched with ``delta``, float32 of the same shape."""
-    codes = ((code.codes.unsqueeze(2) >> torch.tensor([0, 2, 4, 6], device=weight.device)) & 3).flatten(1)
-    codes = codes[:, : weight.shape[1]].int()
-    near = ordinal((weight.float() - delta).to(weight.dtype))
-    ahead = (codes - near + 3 * 32768) % 3
-    values = from_ordinal(near + torch.where(ahead == 2, -1, ahead), weight.dtype)
-    tiles, flags = _tiled(values.view(torch.int16)), _tiled(codes == ESCAPE)
-    tiles[flags] = code.escapes.view(torch.int16)
-    return _untiled(tiles, weight.shape).contiguous().view(weight.dtype)
+    quads = code.codes.view(-1, 1, TILE_HEIGHT, code.codes.shape[1])
+    codes = ((quads >> _shifts(weight.device)) & 3).flatten(0, 2)[: len(weight), : weight.shape[1]].int()
+    near = (weight.float() - delta).to(weight.dtype)
+    magnitude = (_magnitude(near) + 4 - codes) // 3 * 3 + codes - 3
+    bits = (near.view(torch.int16).int() & 0x8000 | magnitude).to(torch.int16)
+    strips, flags = _strips(bits), _strips(codes == ESCAPE)
+    strips[flags] = code.escapes.to(torch.int16)
+    return _whole(strips, weight.shape).contiguous().view(weight.dtype)
 
 
-def _tiled(matrix: Tensor) -> Tensor:
-    """[tiles, weights of a tile], padded with zeros."""
+def _shifts(device: torch.device) -> Tensor:
+    return torch.arange(0, 2 * STRIP, 2, device=device, dtype=torch.int32).view(STRIP, 1, 1)
+
+
+def _strips(matrix: Tensor) -> Tensor:
+    """[strips, weights of a strip], padded with zeros."""
     rows, columns = matrix.shape
-    padded = torch.nn.functional.pad(matrix, (0, -columns % TILE_WIDTH, 0, -rows % TILE_HEIGHT))
-    split = padded.view(-(-rows // TILE_HEIGHT), TILE_HEIGHT, -1, TILE_WIDTH)
-    return split.permute(0, 2, 1, 3).reshape(-1, TILE_HEIGHT * TILE_WIDTH)
+    padded = torch.nn.functional.pad(matrix, (0, -columns % TILE_WIDTH, 0, -rows % STRIP_HEIGHT))
+    split = padded.view(-(-rows // STRIP_HEIGHT), STRIP_HEIGHT, -1, TILE_WIDTH)
+    return split.permute(0, 2, 1, 3).reshape(-1, STRIP_HEIGHT * TILE_WIDTH)
 
 
-def _untiled(tiles: Tensor, shape: torch.Size) -> Tensor:
+def _whole(strips: Tensor, shape: torch.Size) -> Tensor:
+    """The matrix of which :func:`_strips` made ``strips``."""
     rows, columns = shape
-    split = tiles.view(-(-rows // TILE_HEIGHT), -1, TILE_HEIGHT, TILE_WIDTH)
+    split = strips.view(-(-rows // STRIP_HEIGHT), -1, STRIP_HEIGHT, TILE_WIDTH)
     return split.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:rows, :columns]

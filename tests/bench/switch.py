@@ -1,6 +1,6 @@
 """What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers.
 
-    python -m tests.bench.switch [--scale 1] [--repeat 9] [--json FILE]
+    python -m tests.bench.switch [--scale 1] [--repeat 9] [--delta 0.04] [--json FILE]
 
 Runs where torch runs; the figures that count are those of a CUDA GPU with scale 1, which is SDXL's U-Net in fp16.
 ``--scale N`` divides the widths by N, to try the script on a CPU, which works in float32.
@@ -46,6 +46,9 @@ class Case:
     with_convolutions: bool = False
 
 
+WEIGHT = 0.02
+"""The root mean square of the weights."""
+
 CASES = (
     Case("attention, rank 32", 32),
     Case("attention, rank 128", 128),
@@ -57,10 +60,10 @@ CASES = (
 class Bench:
     """The device, and how to time a thing to its completion there."""
 
-    def __init__(self, scale: int, repeat: int) -> None:
+    def __init__(self, scale: int, repeat: int, delta: float = 0.04) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.float16 if self.device == "cuda" else torch.float32
-        self.scale, self.repeat = scale, repeat
+        self.scale, self.repeat, self.delta = scale, repeat, delta
 
     @property
     def device_name(self) -> str:
@@ -72,7 +75,7 @@ class Bench:
             for name, out, into, kernel in other_layers():
                 layers[name] = self._convolution(out, into, kernel) if kernel else self._linear(out, into)
         for layer in layers.values():
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=WEIGHT)
             layer.requires_grad_(False)
         return layers
 
@@ -88,7 +91,8 @@ class Bench:
 
     def networks(self, case: Case, layers: Layers) -> list[Network]:
         return [
-            random_network(f"bench{i}", layers, rank=case.rank, seed=i, dtype=self.dtype) for i in range(case.networks)
+            random_network(f"bench{i}", layers, rank=case.rank, seed=i, dtype=self.dtype, size=2 * self.delta * WEIGHT)
+            for i in range(case.networks)
         ]
 
     def seconds(self, work: Callable[[], Any]) -> tuple[float, float]:
@@ -106,6 +110,10 @@ class Bench:
     def finish(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def gpu_memory(self) -> int:
+        """Bytes of GPU memory in use."""
+        return torch.cuda.memory_allocated() if self.device == "cuda" else 0
 
 
 class Alternating:
@@ -206,8 +214,9 @@ def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tu
     if bench.device == "cuda":
         yield "ours, lean", lambda: Ours(layers, networks, policy=Policy.LEAN)
         yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
-    if kernels.grouped is not None and bench.device == "cuda":
-        yield "ours, without Triton", lambda: Ours(layers, networks, grouped=False)
+    if bench.device == "cuda":
+        yield "ours, without Triton", lambda: Ours(layers, networks, grouped=[kernels.graph])
+        yield "ours, layer by layer", lambda: Ours(layers, networks, grouped=[])
     yield "copies from the device", lambda: copies(layers)
     yield "addmm_, factors on the device", lambda: addmm(layers, networks, bench.device)
     yield "subtraction, factors on the device", lambda: subtraction(layers, networks, bench.device)
@@ -219,11 +228,15 @@ def measure_case(bench: Bench, case: Case) -> dict[str, Any]:
     layers = bench.layers(case)
     networks = bench.networks(case, layers)
     floor, _ = bench.seconds(copy_floor(layers))
-    rows = [{"what": "copy floor", "ms": floor * 1e3, "times_floor": 1.0, "cpu_ms": 0.0}]
+    rows = [{"what": "copy floor", "ms": floor * 1e3, "times_floor": 1.0, "cpu_ms": 0.0, "gpu_mb": 0.0}]
     for what, make in rivals(bench, layers, networks):
         forget(layers)
-        wall, cpu = bench.seconds(Alternating(make()))
-        rows.append({"what": what, "ms": wall * 1e3, "times_floor": wall / floor, "cpu_ms": cpu * 1e3})
+        before = bench.gpu_memory()
+        switch = Alternating(make())
+        wall, cpu = bench.seconds(switch)
+        held = (bench.gpu_memory() - before) / 2**20
+        rows.append({"what": what, "ms": wall * 1e3, "times_floor": wall / floor, "cpu_ms": cpu * 1e3, "gpu_mb": held})
+        del switch
     weights = sum(layer.weight.numel() for layer in layers.values())
     return {"case": case.name, "layers": len(layers), "weights": weights, "rows": rows}
 
@@ -266,9 +279,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--delta", type=float, default=0.04, help="size of a LoRA's delta relative to the weights")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    bench = Bench(options.scale, options.repeat)
+    bench = Bench(options.scale, options.repeat, options.delta)
     print(f"{bench.device_name}, {bench.dtype}, widths / {options.scale}, torch {torch.__version__}")
     report: dict[str, Any] = {"device": bench.device_name, "dtype": str(bench.dtype), "scale": options.scale}
     report["cases"] = []
@@ -279,7 +293,7 @@ def main() -> None:
             print(f"\n{result['case']}: {result['layers']} layers, {result['weights'] / 1e9:.3f} B weights")
             for row in result["rows"]:
                 figures = f"{row['ms']:10.2f} ms{row['times_floor']:9.2f} x floor{row['cpu_ms']:9.2f} ms CPU"
-                print(f"  {row['what']:36}{figures}")
+                print(f"  {row['what']:36}{figures}{row['gpu_mb']:9.0f} MB")
         report["details"] = measure_details(bench)
     print("\nattention, rank 32:")
     for what, value in report["details"].items():

@@ -77,15 +77,15 @@ def random_network(
     return network
 
 
-def small_model(dtype: torch.dtype, device: str, seed: int = 0) -> dict[str, nn.Module]:
-    """One layer of each kind that a LoRA or a LoCon touches, odd shapes among them."""
+def small_model(dtype: torch.dtype, device: str, seed: int = 0, taller: int = 1) -> dict[str, nn.Module]:
+    """One layer of each kind that a LoRA or a LoCon touches, odd shapes among them; ``taller`` multiplies the rows."""
     torch.manual_seed(seed)
     layers: dict[str, nn.Module] = {
-        "diffusion_model_input_blocks_1_1_attn1_to_q": nn.Linear(48, 80),
-        "diffusion_model_input_blocks_4_1_proj_in": nn.Conv2d(33, 65, 1),
-        "diffusion_model_middle_block_0_in_layers_2": nn.Conv2d(32, 24, 3, padding=1),
-        "diffusion_model_output_blocks_3_1_ff_net_2": nn.Linear(257, 31, bias=False),
-        "transformer_text_model_encoder_layers_0_mlp_fc1": nn.Linear(64, 96),
+        "diffusion_model_input_blocks_1_1_attn1_to_q": nn.Linear(48, 80 * taller),
+        "diffusion_model_input_blocks_4_1_proj_in": nn.Conv2d(33, 65 * taller, 1),
+        "diffusion_model_middle_block_0_in_layers_2": nn.Conv2d(32, 24 * taller, 3, padding=1),
+        "diffusion_model_output_blocks_3_1_ff_net_2": nn.Linear(257, 31 * taller, bias=False),
+        "transformer_text_model_encoder_layers_0_mlp_fc1": nn.Linear(64, 96 * taller),
     }
     for layer in layers.values():
         nn.init.normal_(layer.weight, std=0.05)

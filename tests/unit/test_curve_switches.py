@@ -19,8 +19,8 @@ PLANS = 40
 LIBRARY = Library(parse_presets(DEFAULT_PRESETS)[0], {})
 
 PLACES = [
-    *[("cpu", dtype, False, Policy.AUTO) for dtype in FLOATS],
-    *[("cuda", dtype, True, policy) for dtype in FLOATS[:2] for policy in (Policy.AUTO, Policy.LEAN)],
+    *[("cpu", dtype, "single", Policy.AUTO) for dtype in FLOATS],
+    *[("cuda", dtype, "triton", policy) for dtype in FLOATS[:2] for policy in (Policy.AUTO, Policy.LEAN)],
 ]
 
 
@@ -49,11 +49,11 @@ def random_plan(bed: Bed, choice: random.Random) -> Plan:
 
 @pytest.mark.parametrize("place", PLACES, ids=name_of)
 def test_ten_thousand_random_switches_stay_exact_and_lead_back_to_the_base(
-    place: tuple[str, torch.dtype, bool, Policy]
+    place: tuple[str, torch.dtype, str, Policy]
 ):
-    device, dtype, grouped, policy = place
-    skip_without(device, grouped)
-    bed, choice = Bed(dtype, device, grouped, policy), random.Random(11)
+    device, dtype, way, policy = place
+    skip_without(device, way)
+    bed, choice = Bed(dtype, device, way, policy), random.Random(11)
     # Where base and deltas cancel, float32's own rounding is more than a unit of a bfloat16 so close to 0.
     floor = 1e-8 if dtype == torch.bfloat16 else 0.0
     for _ in range(PLANS):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw import base_weights
+from lbw import base_weights, kernels
 from lbw.base_weights import Policy
 from lbw.batch import Batch
-from lbw.binding import Value
+from lbw.binding import Holding, Value
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
 from lbw.recoverable import Recoverable
@@ -23,10 +23,11 @@ from tests.unit.ulp import ulp_distance
 class Bed:
     """A small model, its pristine weights, networks, and the engine."""
 
-    def __init__(self, dtype: torch.dtype, device: str, grouped: bool, policy: Policy) -> None:
-        self.grouped = grouped
-        self.is_interpreted = grouped and device == "cpu"
-        self.layers = small_model(dtype, device)
+    def __init__(self, dtype: torch.dtype, device: str, way: str, policy: Policy) -> None:
+        self.way = way
+        self.is_interpreted = way == "triton" and device == "cpu"
+        # A code takes whole strips of rows.
+        self.layers = small_model(dtype, device, taller=8 if policy is Policy.LEAN else 1)
         self.base = {name: layer.weight.clone() for name, layer in self.layers.items()}
         size = 0.0005 if policy is Policy.LEAN else 0.01
         self.networks = [
@@ -34,7 +35,7 @@ class Bed:
             random_network("b", self.layers, rank=16, seed=2, dtype=dtype, size=size),
             random_network("c", self.layers, rank=3, seed=3, dtype=dtype, size=size),
         ]
-        self.engine = LoraEngine(policy, grouped=grouped)
+        self.engine = LoraEngine(policy, grouped=WAYS[way]())
 
     def names(self, networks: list[Network] | None = None) -> tuple[tuple[object, ...], ...]:
         nets = self.networks if networks is None else networks
@@ -70,32 +71,35 @@ class Bed:
         return all(layer.weight.equal(self.base[name]) for name, layer in self.layers.items())
 
 
+WAYS = {"single": tuple, "triton": lambda: kernels.grouped[:1], "graph": lambda: kernels.grouped[1:]}
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 PLACES = [
-    *[(device, dtype, False, Policy.AUTO) for device in ("cpu", "cuda") for dtype in FLOATS],
-    *[("cpu", torch.float16, True, policy) for policy in (Policy.AUTO, Policy.LEAN)],
-    *[("cuda", dtype, True, policy) for dtype in FLOATS[:2] for policy in (Policy.AUTO, Policy.LEAN)],
+    *[(device, dtype, "single", Policy.AUTO) for device in ("cpu", "cuda") for dtype in FLOATS],
+    *[("cpu", torch.float16, "triton", policy) for policy in (Policy.AUTO, Policy.LEAN)],
+    *[("cuda", dtype, "triton", policy) for dtype in FLOATS[:2] for policy in (Policy.AUTO, Policy.LEAN)],
+    *[("cuda", dtype, "graph", Policy.AUTO) for dtype in FLOATS[:2]],
 ]
 
 
-def name_of(place: tuple[str, torch.dtype, bool, Policy]) -> str:
-    device, dtype, grouped, policy = place
-    return f"{device}-{str(dtype)[6:]}-{'grouped' if grouped else 'single'}-{policy.value}"
+def name_of(place: tuple[str, torch.dtype, str, Policy]) -> str:
+    device, dtype, way, policy = place
+    return f"{device}-{str(dtype)[6:]}-{way}-{policy.value}"
 
 
-def skip_without(device: str, grouped: bool) -> None:
+def skip_without(device: str, way: str) -> None:
     """Triton's interpreter, which stands in for the GPU on the CPU, is for machines that have none."""
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    if device == "cpu" and grouped and torch.cuda.is_available():
+    if device == "cpu" and way == "triton" and torch.cuda.is_available():
         pytest.skip("runs on the GPU")
 
 
 @pytest.fixture(params=PLACES, ids=name_of)
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    device, dtype, grouped, policy = request.param
-    skip_without(device, grouped)
-    yield Bed(dtype, device, grouped, policy)
+    device, dtype, way, policy = request.param
+    skip_without(device, way)
+    yield Bed(dtype, device, way, policy)
 
 
 def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place(bed: Bed):
@@ -103,7 +107,15 @@ def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place
         coefficients = bed.all(*values)
         bed.update(coefficients)
         assert bed.worst_ulp(coefficients) <= 1
-    assert bed.is_grouped == bed.grouped
+    assert bed.is_grouped == (bed.way != "single")
+
+
+def test_a_factor_that_is_no_number_does_no_harm_at_strength_0(bed: Bed):
+    for name in list(bed.layers)[::2]:
+        bed.networks[1].modules[name].up_model.weight[0, 0] = float("inf")
+    bed.update(bed.all(0.5, 0.0, -1.0))
+    del bed.networks[1]
+    assert bed.worst_ulp(bed.all(0.5, -1.0)) <= 1
 
 
 def test_after_many_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
@@ -236,10 +248,10 @@ def test_when_memory_gets_short_the_base_moves_to_ram_and_no_weight_is_wrong(
     bed.update(bed.all(1.0, 0.0, 0.0))
     launch, failures = Batch.launch, iter([torch.cuda.OutOfMemoryError("no memory")])
 
-    def fails_once(batch: Batch, values: Sequence[Value]) -> None:
+    def fails_once(batch: Batch, values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
         for failure in failures:
             raise failure
-        launch(batch, values)
+        launch(batch, values, shared)
 
     monkeypatch.setattr(Batch, "launch", fails_once)
     for coefficients in (bed.all(0.3, 0.0, 0.0), bed.all(0.0, 0.5, 0.5)):
@@ -277,10 +289,10 @@ def test_the_memory_policy_can_change_between_two_switches(bed: Bed, policies: t
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place[3] is Policy.LEAN], ids=name_of)
-def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(place: tuple[str, torch.dtype, bool, Policy]):
-    device, dtype, grouped, policy = place
-    skip_without(device, grouped)
-    bed = Bed(dtype, device, grouped, policy)
+def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(place: tuple[str, torch.dtype, str, Policy]):
+    device, dtype, way, policy = place
+    skip_without(device, way)
+    bed = Bed(dtype, device, way, policy)
     for coefficients in (bed.all(1.0, 0.0, 0.0), bed.all(0.2, 0.7, -1.0), bed.all(0.0, 3.0, 0.5)):
         bed.update(coefficients)
         assert bed.worst_ulp(coefficients) <= 1

@@ -2,11 +2,14 @@
 
 from types import ModuleType
 
-grouped: ModuleType | None
-"""The kernel that updates many weights in one launch; None where its compiler is missing (Windows, some CPUs)."""
+from lbw.kernels import graph
+
+grouped: tuple[ModuleType, ...] = (graph,)
+"""The kernels that update many weights at once, the fastest first. Triton is missing on Windows and on some CPUs."""
 try:
-    from lbw.kernels import triton as grouped
+    from lbw.kernels import triton
 except ModuleNotFoundError as error:
     if error.name != "triton":
         raise
-    grouped = None
+else:
+    grouped = (triton, graph)

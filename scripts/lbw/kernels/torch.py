@@ -10,17 +10,20 @@ from torch import Tensor
 
 from lbw.deltas import Delta, LowRank, accumulation_dtype
 
+_INEXACT = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """No gradients, autocast or TF32: the host activates networks inside autocast, and allows TF32 on most cards."""
+    """No gradients, autocast, TF32 or sums in 16 bits: the host activates networks inside autocast, and allows TF32 on
+    most cards."""
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for device_type in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        allowed = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", allowed)
+        for name in _INEXACT:
+            stack.callback(setattr, torch.backends.cuda.matmul, name, getattr(torch.backends.cuda.matmul, name))
+            setattr(torch.backends.cuda.matmul, name, False)
         yield
 
 

@@ -17,11 +17,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lbw.factors import CHUNK, Factors
-from lbw.lean import ESCAPE, TILE_HEIGHT, TILE_WIDTH, Code
+from lbw.factors import CHUNK
+from lbw.kernels.part import LeanPart, Part
+from lbw.lean import STRIP, STRIP_HEIGHT, TILE_HEIGHT, TILE_WIDTH
 
-BLOCK_M, BLOCK_N = TILE_HEIGHT, TILE_WIDTH
-"""A tile of the weight. Of the sizes and numbers of warps that were tried on an H100 these were the fastest."""
+RECOVERS_BASES = True
+"""Whether there is a ``GroupedLeanUpdate``."""
+
+BLOCK_M, BLOCK_N, BLOCK_N_BEFORE_HOPPER = 64, 128, 64
+"""A tile of the weight. Of the sizes and numbers of warps that were tried on an H100 these were the fastest. Older GPUs
+have the factors in registers too, which a tile of 128 columns does not leave enough of."""
 WARPS = 4
 
 
@@ -37,9 +42,11 @@ class Pipeline:
 SHALLOW, DEEP = Pipeline(strip=8, stages=2), Pipeline(strip=4, stages=4)
 """For ranks of one chunk, and for more; the fastest of nine on an H100."""
 
-LEAN_WARPS = 8
+LEAN_STAGES = {SHALLOW: 2, DEEP: 3}
+ESCAPES_AT_ONCE = 256
 
 _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
 
 @triton.jit
 def _chunk(
@@ -65,7 +72,7 @@ def _update(
     ranks,
     coefficients,
     STRIP: tl.constexpr,
-    ONE: tl.constexpr,
+    SUM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -74,7 +81,10 @@ def _update(
 ):
     """``weight = round(base + sum of coefficient * (up @ down))`` for a strip of tiles of one part.
 
-    ``ONE``: no part has more than one delta, so all chunks of a part have the same coefficient.
+    ``SUM`` says how the sum over a part's chunks is made. "one": they have the same coefficient. "nested": what there
+    is so far is multiplied by the ratio of two coefficients before a chunk is added, so that one multiplication is left
+    to the end, and the tensor cores do the additions. "any": each chunk is multiplied by its coefficient, which may be
+    0.
     """
     part = tl.load(strips + 3 * tl.program_id(0))
     row = tl.load(strips + 3 * tl.program_id(0) + 1)
@@ -120,15 +130,19 @@ def _update(
         product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for first in range(0, rank, CHUNK):
             coefficient = tl.load(coefficients + first // CHUNK)
-            if ONE:
+            if SUM == "one":
+                product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, product, CHUNK)
+                used = coefficient
+            elif SUM == "nested":
+                product *= tl.load(coefficients + tl.maximum(first // CHUNK - 1, 0)) / coefficient
                 product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, product, CHUNK)
                 used = coefficient
             else:
                 zero = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
                 chunk = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, zero, CHUNK)
-                total += tl.where(coefficient != 0.0, coefficient * chunk, 0.0)
+                total += coefficient * chunk
                 used += tl.abs(coefficient)
-        if ONE:
+        if SUM != "any":
             total += used * product
         # Adding 0 has turned a pristine -0.0 into 0.0.
         tl.store(
@@ -140,8 +154,30 @@ def _update(
 
 
 @triton.jit
+def _paired(values):
+    """16-bit [m, n] -> int32 [m, n / 2], with two neighbours in the halves of a number."""
+    left, right = tl.split(tl.reshape(values.to(tl.int16, bitcast=True), (values.shape[0], values.shape[1] // 2, 2)))
+    return (left.to(tl.int32) & 0xFFFF) | (right.to(tl.int32) << 16)
+
+
+@triton.jit
+def _recovered(patched, near, quads, tile):
+    """The pristine weights, see :mod:`lbw.lean`: two in each number, so that one instruction works on both.
+
+    ``patched`` are the weights as they are, ``near`` those without the delta in force.
+    """
+    known = (((quads >> (2 * tile)) & 0x0303) * 0x0101) & 0x00030003
+    number = (near & 0x7FFF7FFF) + 0x00040004 - known
+    # A multiplication and a shift divide the numbers that 16 bits can hold by 3.
+    thirds = ((number & 0xFFFF) * 43691 >> 17) | (((number >> 16) & 0xFFFF) * 43691 >> 17 << 16)
+    found = (thirds * 3 + known - 0x00030003) | (near & -0x7FFF8000)
+    is_escape = (known & (known >> 1) & 0x00010001) * 0xFFFF
+    return (patched & is_escape) | (found & ~is_escape)
+
+
+@triton.jit
 def _update_lean(
-    tiles,
+    strips,
     weights,
     heights,
     widths,
@@ -154,83 +190,108 @@ def _update_lean(
     codes,
     escapes,
     first_escapes,
+    STRIP: tl.constexpr,
+    ONE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
     ALIGNED: tl.constexpr,
     DTYPE: tl.constexpr,
-    ESCAPE: tl.constexpr,
+    ESCAPES_AT_ONCE: tl.constexpr,
 ):
-    """The same, with the pristine tile recovered from the patched one, see :mod:`lbw.lean`.
+    """The same, with the pristine weights recovered from the patched ones, see :mod:`lbw.lean`, down a strip of tiles.
 
     ``coefficients`` has those in force, and behind them, ``chunks`` later, those that are wanted.
     """
-    part = tl.load(tiles + 2 * tl.program_id(0))
-    tile = tl.load(tiles + 2 * tl.program_id(0) + 1)
+    part = tl.load(strips + 3 * tl.program_id(0))
+    first_row = tl.load(strips + 3 * tl.program_id(0) + 1) * STRIP * BLOCK_M
+    first_column = tl.load(strips + 3 * tl.program_id(0) + 2) * BLOCK_N
     height = tl.load(heights + part)
     width = tl.load(widths + part)
     weight = tl.load(weights + part).to(tl.pointer_type(DTYPE))
-    code = tl.load(codes + part).to(tl.pointer_type(tl.uint8))
-    escape = tl.load(escapes + part).to(tl.pointer_type(DTYPE))
+    code = tl.load(codes + part).to(tl.pointer_type(tl.uint16))
+    up = tl.multiple_of(tl.load(ups + part).to(tl.pointer_type(DTYPE)), 16)
+    down = tl.load(downs + part).to(tl.pointer_type(DTYPE))
+    rank = tl.multiple_of(tl.load(ranks + part), CHUNK)
+    coefficients += tl.load(first_chunks + part)
+    escape = tl.load(escapes + part).to(tl.pointer_type(tl.int32))
     if ALIGNED:
         width = tl.multiple_of(width, 8)
         weight = tl.multiple_of(weight, 16)
-    tiles_across = tl.cdiv(width, BLOCK_N)
-    m = (tile // tiles_across) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = (tile % tiles_across) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside_m = (m < height)[:, None]
-    inside_n = (n < width)[None, :]
-    offsets = m[:, None] * width + n[None, :]
-    patched = tl.load(weight + offsets, mask=inside_m & inside_n, other=0.0)
-    quads = tl.load(code + m[:, None] * tl.cdiv(width, 4) + n[None, :] // 4, mask=inside_m & inside_n, other=0)
-    in_force = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    wanted = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    up = tl.multiple_of(tl.load(ups + part).to(tl.pointer_type(DTYPE)), 16)
-    down = tl.load(downs + part).to(tl.pointer_type(DTYPE))
-    if ALIGNED:
+        code = tl.multiple_of(code, 16)
         down = tl.multiple_of(down, 16)
-    rank = tl.multiple_of(tl.load(ranks + part), CHUNK)
-    coefficients += tl.load(first_chunks + part)
-    for first in range(0, rank, CHUNK):
-        old = tl.load(coefficients + first // CHUNK)
-        new = tl.load(coefficients + chunks + first // CHUNK)
-        zero = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-        product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, zero, CHUNK)
-        in_force += tl.where(old != 0.0, old * product, 0.0)
-        wanted += tl.where(new != 0.0, new * product, 0.0)
-    near_bits = (patched.to(tl.float32) - in_force).to(DTYPE).to(tl.int16, bitcast=True).to(tl.int32)
-    near = tl.where(near_bits < 0, -32768 - near_bits, near_bits)
-    known = (quads.to(tl.int32) >> ((n % 4) * 2)[None, :]) & 3
-    ahead = (known - near + 3 * 32768) % 3
-    number = near + tl.where(ahead == 2, -1, ahead)
-    base_bits = tl.where(number < 0, -32768 - number, number)
-    is_escape = (known == ESCAPE).to(tl.int32)
-    in_row = tl.sum(is_escape, axis=1)
-    rank_in_tile = (tl.cumsum(in_row, axis=0) - in_row)[:, None] + tl.cumsum(is_escape, axis=1) - is_escape
-    escape += tl.load(first_escapes + tl.program_id(0))
-    kept = tl.load(escape + rank_in_tile, mask=known == ESCAPE, other=0.0)
-    base = tl.where(known == ESCAPE, kept, base_bits.to(tl.int16).to(DTYPE, bitcast=True))
-    # Adding 0 would turn a pristine -0.0 into 0.0.
-    result = tl.where(wanted == 0.0, base, (base.to(tl.float32) + wanted).to(DTYPE))
-    tl.store(weight + offsets, result, mask=inside_m & inside_n, eviction_policy="evict_first")
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One weight, or some rows of one, with its pristine value and the factors of what may be added to it.
-
-    ``weight`` and ``base`` are contiguous, [out, ...], 16-bit, and of one dtype with the factors. ``base`` may be
-    ``weight`` itself, where the pristine value has been put there just before. Factors are as
-    :class:`lbw.factors.FactorStore` packs them.
-    """
-
-    weight: Tensor
-    base: Tensor
-    factors: Factors | None
+    n = first_column + tl.arange(0, BLOCK_N)
+    inside_n = (n < width)[None, :]
+    rows = tl.arange(0, BLOCK_M)
+    pair = first_column // 2 + tl.arange(0, BLOCK_N // 2)
+    pairs_across = tl.cdiv(width, 2)
+    quads = tl.load(
+        code + (first_row // STRIP + rows)[:, None] * pairs_across + pair[None, :],
+        mask=(pair < pairs_across)[None, :] & (rows[:, None] >= 0),
+        other=0,
+        eviction_policy="evict_first",
+    )
+    # Escapes are put where they belong first, so that none has to be looked for when its tile is worked on.
+    single = weight.to(tl.pointer_type(tl.int16)) + first_row * width + first_column
+    end = tl.load(first_escapes + tl.program_id(0) + part + 1)
+    for start in range(tl.load(first_escapes + tl.program_id(0) + part), end, ESCAPES_AT_ONCE):
+        places = start + tl.arange(0, ESCAPES_AT_ONCE)
+        word = tl.load(escape + places, mask=places < end, other=0)
+        position = word >> 16
+        tl.store(single + position // BLOCK_N * width + position % BLOCK_N, word.to(tl.int16), mask=places < end)
+    tl.debug_barrier()
+    ahead = tl.load(
+        weight + (first_row + rows)[:, None] * width + n[None, :],
+        mask=(first_row + rows < height)[:, None] & inside_n,
+        other=0.0,
+        eviction_policy="evict_first",
+    )
+    for tile in range(0, STRIP):
+        m = first_row + tile * BLOCK_M + rows
+        inside_m = (m < height)[:, None]
+        here = ahead
+        ahead = tl.load(
+            weight + (m + BLOCK_M)[:, None] * width + n[None, :],
+            mask=(m + BLOCK_M < tl.minimum(height, first_row + STRIP * BLOCK_M))[:, None] & inside_n,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
+        in_force = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        wanted = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        old = 0.0
+        new = 0.0
+        used = 0.0
+        for first in range(0, rank, CHUNK):
+            old = tl.load(coefficients + first // CHUNK)
+            new = tl.load(coefficients + chunks + first // CHUNK)
+            if ONE:
+                product = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, product, CHUNK)
+            else:
+                zero = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+                chunk = _chunk(up, down, first, rank, m, n, width, inside_m, inside_n, zero, CHUNK)
+                in_force += old * chunk
+                wanted += new * chunk
+            used += tl.abs(new)
+        if ONE:
+            in_force = old * product
+            wanted = new * product
+        near = (here.to(tl.float32) - in_force).to(DTYPE)
+        pairs = _recovered(_paired(here), _paired(near), quads.to(tl.int32), tile)
+        both = tl.reshape(tl.join(pairs.to(tl.int16), (pairs >> 16).to(tl.int16)), (BLOCK_M, BLOCK_N))
+        base = both.to(DTYPE, bitcast=True)
+        # Adding 0 would turn a pristine -0.0 into 0.0.
+        result = tl.where(used != 0.0, (base.to(tl.float32) + wanted).to(DTYPE), base)
+        tl.store(
+            weight + m[:, None] * width + n[None, :],
+            result,
+            mask=inside_m & inside_n,
+            eviction_policy="evict_first",
+        )
 
 
 def supports(weight: Tensor) -> bool:
-    """Whether a weight can be the weight of a :class:`Part`."""
+    """Whether a weight can be the weight of a :class:`lbw.kernels.part.Part`."""
     return weight.dtype in _DTYPES and weight.is_contiguous() and weight.numel() < 2**31 and _runs_on(weight)
 
 
@@ -246,18 +307,13 @@ def _width(weight: Tensor) -> int:
 def _runs_on(weight: Tensor) -> bool:
     """On CUDA devices whose tensor cores Triton can use; on the CPU in Triton's interpreter."""
     if weight.device.type == "cuda":
-        return torch.cuda.get_device_capability(weight.device) >= (8, 0)
+        return _capability(weight.device) >= (8, 0)
     is_interpreted = not isinstance(_update, triton.JITFunction)
     return weight.device.type == "cpu" and is_interpreted and weight.dtype == torch.float16  # no bfloat16 product there
 
 
-@dataclass(frozen=True, eq=False)
-class LeanPart:
-    """As :class:`Part`, with a code for the pristine value of the whole weight."""
-
-    weight: Tensor
-    code: Code
-    factors: Factors | None
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
 class _Launch:
@@ -273,7 +329,8 @@ class _Launch:
         heights = np.array([part.weight.shape[0] for part in parts], np.int32)
         widths = np.array([_width(part.weight) for part in parts], np.int32)
         ranks = np.array([0 if each is None else each.rank for each in factors], np.int32)
-        self._chunks = np.array([count for each in factors if each is not None for count in each.chunks], np.int64)
+        chunks = [count for each in factors if each is not None for count in each.chunks]
+        self._delta_of_chunk = np.repeat(np.arange(len(chunks)), chunks)
         self._is_one = all(each is None or len(each.chunks) == 1 for each in factors)
         self._is_aligned = all(is_aligned(part.weight) for part in parts)
         self._shapes = heights, widths
@@ -297,23 +354,22 @@ class _Launch:
 
     def _by_chunk(self, coefficients: Sequence[float]) -> np.ndarray:
         """The coefficient of each chunk, from those of each delta."""
-        return np.repeat(np.array(coefficients, np.float32), self._chunks)
+        return np.asarray(coefficients, np.float32)[self._delta_of_chunk]
 
     def _run(self, function: Any, grid: tuple[int], coefficients: np.ndarray, **options: Any) -> None:
         values = torch.from_numpy(coefficients)
-        if self._device.type == "cuda":
+        is_cuda = self._device.type == "cuda"
+        if is_cuda:
             values = values.pin_memory()
-        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+        is_elsewhere = is_cuda and torch.cuda.current_device() != self._device.index
+        with torch.cuda.device(self._device) if is_elsewhere else nullcontext():
             function[grid](
                 coefficients=values.to(self._device, non_blocking=True),
                 **self._tables,
                 **options,
-                BLOCK_M=BLOCK_M,
-                BLOCK_N=BLOCK_N,
                 CHUNK=CHUNK,
                 ALIGNED=self._is_aligned,
                 DTYPE=self._dtype,
-                num_stages=self._pipeline.stages,
             )
 
 
@@ -322,7 +378,8 @@ class GroupedUpdate(_Launch):
 
     def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__(parts)
-        strips = _strips(*self._shapes, self._pipeline.strip)
+        self._block_n = BLOCK_N if _capability(self._device) >= (9, 0) else BLOCK_N_BEFORE_HOPPER
+        strips = _strips(*self._shapes, self._pipeline.strip, self._block_n)
         self._grid = (len(strips),)
         self._tables["strips"] = self._upload(strips)
         self._tables["bases"] = self._addresses([part.base for part in parts])
@@ -331,7 +388,17 @@ class GroupedUpdate(_Launch):
     def __call__(self, coefficients: Sequence[float]) -> None:
         """Bring all weights to ``coefficients``: one for each of the parts' deltas, in their order."""
         by_chunk = self._by_chunk(coefficients)
-        self._run(_update, self._grid, by_chunk, STRIP=self._pipeline.strip, ONE=self._is_one, num_warps=WARPS)
+        self._run(
+            _update,
+            self._grid,
+            by_chunk,
+            STRIP=self._pipeline.strip,
+            SUM="one" if self._is_one else "nested" if _have_ratios(by_chunk) else "any",
+            BLOCK_M=BLOCK_M,
+            BLOCK_N=self._block_n,
+            num_warps=WARPS,
+            num_stages=self._pipeline.stages,
+        )
 
 
 class GroupedLeanUpdate(_Launch):
@@ -339,9 +406,9 @@ class GroupedLeanUpdate(_Launch):
 
     def __init__(self, parts: Sequence[LeanPart]) -> None:
         super().__init__(parts)
-        tiles = _tiles(*self._shapes)
-        self._grid = (len(tiles),)
-        self._tables["tiles"] = self._upload(tiles)
+        strips = _strips_down(*self._shapes)
+        self._grid = (len(strips),)
+        self._tables["strips"] = self._upload(strips)
         self._tables["codes"] = self._addresses([part.code.codes for part in parts])
         self._tables["escapes"] = self._addresses([part.code.escapes for part in parts])
         self._tables["first_escapes"] = torch.cat([part.code.starts for part in parts])
@@ -351,20 +418,39 @@ class GroupedLeanUpdate(_Launch):
         """Bring all weights from the coefficients ``in_force``, which have to be true, to those ``wanted``."""
         old, new = self._by_chunk(in_force), self._by_chunk(wanted)
         both = np.concatenate((old, new))
-        self._run(_update_lean, self._grid, both, chunks=len(new), ESCAPE=ESCAPE, num_warps=LEAN_WARPS)
+        self._run(
+            _update_lean,
+            self._grid,
+            both,
+            chunks=len(new),
+            STRIP=STRIP,
+            ONE=self._is_one,
+            BLOCK_M=TILE_HEIGHT,
+            BLOCK_N=TILE_WIDTH,
+            ESCAPES_AT_ONCE=ESCAPES_AT_ONCE,
+            num_warps=WARPS,
+            num_stages=LEAN_STAGES[self._pipeline],
+        )
 
 
-def _tiles(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """[tiles, 2] int32: the part that each tile belongs to, and the tile's number in it, row by row."""
-    parts, numbers = _numbered(-(-heights // BLOCK_M) * -(-widths // BLOCK_N))
-    return np.stack((parts, numbers), axis=1)
+def _have_ratios(coefficients: np.ndarray) -> bool:
+    """Whether all quotients of two coefficients are numbers, and far from the ends of float32's range."""
+    sizes = np.abs(coefficients)
+    return bool(0 < sizes.min() <= sizes.max() < 2.0**40 * sizes.min())
 
 
-def _strips(heights: np.ndarray, widths: np.ndarray, strip: int) -> np.ndarray:
+def _strips(heights: np.ndarray, widths: np.ndarray, strip: int, block_n: int) -> np.ndarray:
     """[strips, 3] int32: the part that each strip belongs to, its row of tiles, and its first column of tiles."""
-    across = -(-widths // (BLOCK_N * strip))
+    across = -(-widths // (block_n * strip))
     parts, numbers = _numbered(-(-heights // BLOCK_M) * across)
     return np.stack((parts, numbers // across[parts], numbers % across[parts] * strip), axis=1)
+
+
+def _strips_down(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """[strips, 3] int32: as the escapes are ordered, the part of each strip, its row of strips, and its column."""
+    across = -(-widths // TILE_WIDTH)
+    parts, numbers = _numbered(-(-heights // STRIP_HEIGHT) * across)
+    return np.stack((parts, numbers // across[parts], numbers % across[parts]), axis=1)
 
 
 def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
