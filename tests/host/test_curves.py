@@ -95,6 +95,8 @@ def test_the_hires_prompt_is_encoded_with_its_own_strength_in_every_batch(bench:
     assert second.equal(conditioning(bench, "a red cat <lora:t_lora:te=0.2:unet=1>")[0])
     assert first.equal(conditioning(bench, "a red cat <lora:t_lora:1>")[0])
     assert conditioning(bench, "a red cat <lora:t_lora:0.2@0,1@1>")[0].equal(second)
+    _, other = conditioning(bench, "a red cat <lora:t_lora:1:hrte=0.6>", **HIRES)
+    assert other.equal(conditioning(bench, "a red cat <lora:t_lora:te=0.6:unet=1>")[0])
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,12 @@ def test_the_hires_pass_has_noise_levels_of_its_own(bench: Bench):
     assert unet(record)[8:] == pytest.approx(wanted, abs=3e-3)
     start = float(np.interp(hires[0], [0.7, 20], [0, 1]))
     assert text_encoder(record.strengths[8]) == pytest.approx(start, abs=2e-3)
+
+
+def test_a_sampler_that_adds_noise_again_comes_back_to_the_strength_of_that_level(bench: Bench):
+    _, record = record_few_layers(bench, prompt=f"a red cat {SIGMA_TAG}", sampler_name="Restart", steps=20)
+    assert max(np.diff(record.sigmas)) > 1
+    check_against_noise(bench, record, "Restart")
 
 
 @pytest.mark.parametrize("steps", [8, 20])
