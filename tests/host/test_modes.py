@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import restore_counter
@@ -90,6 +91,39 @@ def test_a_file_replaced_on_disk_counts_from_the_next_generation_on(
         bench.deltas["t_replaced"] = deltas
         _, record = bench.record("t_replaced", prompt=prompt, steps=STEPS)
         assert output_block(record, "t_replaced") == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red cat AND a dog :0.5 <lora:t_lora:0.8:lbw=OUTALL:stop=2>",
+        "a red cat <lora:t_lora:0.8:lbw=OUTALL:stop=2> BREAK a dog",
+        "a [red <lora:t_lora:0.8:lbw=OUTALL:stop=2>:blue:2] cat",
+        "a [red|blue] (cat:1.3) [dog::3] <lora:t_lora:0.8:lbw=OUTALL:stop=2>",
+    ],
+    ids=["AND", "BREAK", "inside an edit", "edits and emphasis"],
+)
+def test_composed_and_edited_prompts(bench: Bench, prompt: str):
+    """Wherever the tag stands, it counts for all of the prompt; the host takes it out before it reads the rest."""
+    with restore_counter(bench.webui.networks) as counter:
+        result, record = bench.record("t_lora", prompt=prompt, steps=STEPS)
+        assert counter.take() == 0, "the host re-patched"
+    assert output_block(record) == [0.8, 0.8, 0, 0]
+    assert output_block(record, block="IN04") == [0, 0, 0, 0]
+    assert difference(result, slow_path.generate(bench.webui, prompt, steps=STEPS)) <= 1
+    assert difference(result, bench.webui.generate(prompt="a red cat", steps=STEPS)) > 0
+
+
+def test_a_model_that_is_unloaded_and_comes_back(bench: Bench):
+    """As by the API's unload-checkpoint and reload-checkpoint."""
+    from modules import sd_models
+
+    before = bench.webui.generate(prompt=SCHEDULED, steps=STEPS)
+    sd_models.unload_model_weights()
+    sd_models.send_model_to_device(bench.webui.shared.sd_model)
+    result, record = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
+    assert output_block(record) == [1, 1, 0, 0]
+    assert difference(before, result) == 0
 
 
 def test_a_network_named_twice_with_other_blocks_and_steps(bench: Bench):
