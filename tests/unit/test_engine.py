@@ -319,6 +319,18 @@ def test_parameters_that_moved_are_found_again(bed: Bed):
     assert all((stranger == 7.0).all() for stranger in strangers)
 
 
+def test_layers_that_are_on_the_cpu_at_one_step_and_on_the_gpu_at_the_next(bed: Bed):
+    """As with --medvram and --lowvram, where one part of the model is on the GPU at a time."""
+    home = next(iter(bed.base.values())).device
+    for step, strength in enumerate((1.0, 0.6, 0.6, 0.2, -0.7, 0.0)):
+        for number, layer in enumerate(bed.layers.values()):
+            layer.to("cpu" if (step + number) % 3 else home)
+        coefficients = bed.all(strength, 0.5 * strength, 0.0)
+        bed.update(coefficients)
+        wanted = bed.reference(coefficients)
+        assert all(ulp_distance(layer.weight, wanted[name]) <= bool(strength) for name, layer in bed.layers.items())
+
+
 def test_dyn_dim_cuts_the_rank(bed: Bed):
     for net in bed.networks:
         net.dyn_dim = 2
