@@ -38,8 +38,8 @@ class Backend(Protocol):
         """How many of ``steps`` the host runs where a pass starts from an image."""
         ...
 
-    def network_names(self) -> list[str]:
-        """The names of the network files that the host knows."""
+    def network_names(self, *, renewed: bool) -> list[str]:
+        """The names of the network files that the host knows; ``renewed``: that are there now."""
         ...
 
     def strengths(self, name: str) -> Strengths:

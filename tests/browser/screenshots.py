@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from playwright.sync_api import Browser, expect, sync_playwright
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser.actions import fill_small, generate, open_page
@@ -20,6 +25,7 @@ from tests.server import Server, running_server
 
 FOLDER = Path(__file__).resolve().parent / "screenshots"
 PROMPT = "a red cat <lora:demo:1:lbw=OUTD:stop=2>"
+CURVE = "<lora:style:0.1@0,1@0.4,0.3@0.8:curve=cosine>"
 VECTOR = "1,0,0.2,0.4,0.6,0.8,1,1,1,0.8,0.6,0.4,0.2,0,-0.25,-0.5,0"
 
 
@@ -29,10 +35,39 @@ def panel_on(browser: Browser, server: Server, theme: str, width: int) -> Panel:
     return Panel(page).open()
 
 
-def take(panel: Panel, name: str) -> None:
+def take(panel: Panel, name: str, section: str = "lbw_active") -> None:
     panel.page.wait_for_timeout(400)
-    panel.page.locator("#lbw_active").screenshot(path=FOLDER / f"{name}.png")
+    panel.find(section).screenshot(path=FOLDER / f"{name}.png")
     panel.page.context.close()
+
+
+def write_uneven_lora(folder: Path) -> None:
+    """A LoRA whose layers are of different strengths, as a trained one's are; the demo's are all alike."""
+    tensors, random = load_file(folder / "demo.safetensors"), torch.Generator().manual_seed(1)
+    for key in sorted(tensors):
+        if "lora_up" in key:
+            deep = 1.6 if "attn2" in key or "output_blocks_5" in key else 0.7
+            tensors[key] = tensors[key] * deep * (0.3 + torch.rand(1, generator=random))
+    save_file(tensors, folder / "style.safetensors")
+
+
+def take_pictures(browser: Browser, server: Server) -> None:
+    """The sections that show what LoRAs do."""
+    panel = panel_on(browser, server, "light", 1400)
+    panel.write(f"a red cat {CURVE}", caret=12)
+    panel.open("lbw_curve").page.locator("#lbw_curve circle").nth(1).focus()
+    take(panel, "curve", "lbw_curve")
+    panel = panel_on(browser, server, "dark", 1400)
+    panel.write(f"a red cat {CURVE} <lora:demo:0.8:lbw=NONE@0,OUTD@0.3,ALL@1> <lora:demo2:0.6:stop=60%>")
+    panel.open("lbw_schedule").find("lbw_schedule_show").click()
+    expect(panel.find("lbw_schedule_preview", "img")).to_be_visible()
+    take(panel, "schedule", "lbw_schedule")
+    panel = panel_on(browser, server, "light", 1400).open("lbw_strength")
+    panel.find("lbw_strength_renew").click()
+    panel.choose("lbw_strength_name", "style")
+    panel.find("lbw_strength_show").click()
+    expect(panel.find("lbw_strength_picture", "img")).to_be_visible()
+    take(panel, "strength", "lbw_strength")
 
 
 def main() -> None:
@@ -44,6 +79,7 @@ def main() -> None:
         running_server(Path(data)) as server,
         sync_playwright() as playwright,
     ):
+        write_uneven_lora(Path(data) / "models" / "Lora")
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         panel = panel_on(browser, server, "light", 1400)
         fill_small(panel.page, PROMPT)
@@ -60,6 +96,7 @@ def main() -> None:
                 panel.open("lbw_elemental").find("lbw_element_hits_button").click()
                 expect(panel.find("lbw_element_hits")).to_contain_text("ATTNDEEPON")
             take(panel, name)
+        take_pictures(browser, server)
         browser.close()
 
 

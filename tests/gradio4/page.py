@@ -78,7 +78,7 @@ class Backend:
     def steps_from_image(self, steps: int, denoising_strength: float) -> int:
         return max(round(steps * denoising_strength), 1)
 
-    def network_names(self) -> list[str]:
+    def network_names(self, *, renewed: bool) -> list[str]:
         return ["demo"]
 
     def strengths(self, name: str) -> Strengths:

@@ -20,6 +20,12 @@ def measure(name: str) -> Any:
     return Backend().strengths(name)
 
 
+def names(*, renewed: bool) -> list[str]:
+    from lbw.hosts.a1111 import Backend
+
+    return Backend().network_names(renewed=renewed)
+
+
 def state(bench: Bench) -> tuple[Any, ...]:
     """What a measurement must not touch: networks, weights, backups and names."""
     host = bench.webui.networks
@@ -56,10 +62,12 @@ def test_only_networks_that_the_host_knows_are_measured(bench: Bench, name: str)
 def test_a_file_that_came_later_is_found(bench: Bench):
     folder = bench.webui.lora_folder
     (folder / "t_later.safetensors").write_bytes((folder / "t_lora.safetensors").read_bytes())
+    assert "t_later" not in names(renewed=False) and "t_later" in names(renewed=True)
     assert measure("t_later").total == measure("t_lora").total
     (folder / "t_later.safetensors").unlink()
     with pytest.raises(UnmeasurableError, match="t_later: the file cannot be read"):
         measure("t_later")
+    assert "t_later" not in names(renewed=True)
 
 
 def test_a_broken_file_is_said_to_be_one_without_its_path(bench: Bench):

@@ -33,8 +33,8 @@ class Backend:
     def steps_from_image(self, steps: int, denoising_strength: float) -> int:
         return noise.steps_from_image(steps, denoising_strength)
 
-    def network_names(self) -> list[str]:
-        return network_files.names()
+    def network_names(self, *, renewed: bool) -> list[str]:
+        return network_files.names(renewed=renewed)
 
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)

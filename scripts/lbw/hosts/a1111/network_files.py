@@ -17,8 +17,11 @@ logger = logging.getLogger("lbw")
 meter = StrengthMeter()
 
 
-def names() -> list[str]:
-    """The names of the files, as tags have them."""
+def names(*, renewed: bool) -> list[str]:
+    """The names of the files, as tags have them; ``renewed`` has the host look for files first."""
+    if renewed:
+        with queue_lock:  # the host's list is empty for a moment
+            host_networks.list_available_networks()
     return sorted(host_networks.available_networks, key=str.casefold)
 
 
