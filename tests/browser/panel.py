@@ -89,6 +89,20 @@ class Panel:
         field.fill(name)
         self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
 
+    def choose_mode(self, name: str) -> None:
+        """What the next generation makes: one image, or a plot."""
+        self.find("lbw_mode").get_by_label(name, exact=True).check()
+
+    def fill(self, **fields: str) -> None:
+        """Text boxes, by their ids."""
+        for elem_id, text in fields.items():
+            self.find(elem_id, ":is(textarea, input)").fill(text)
+
+    @property
+    def gallery(self) -> Locator:
+        """The images of the last generation."""
+        return self.page.locator(f"#{self.tab}_gallery .thumbnails button")
+
     def slider(self, label: str) -> Locator:
         return self.find("lbw_sliders").get_by_label(label, exact=True)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
-from tests.browser.actions import fill_small, generate, open_page
+from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, open_page
 from tests.browser.conftest import CHROMIUM_FLAGS
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
 from tests.server import Server, running_server
@@ -70,6 +70,33 @@ def take_pictures(browser: Browser, server: Server) -> None:
     take(panel, "strength", "lbw_strength")
 
 
+def take_plots(browser: Browser, server: Server) -> None:
+    """The section, an XYZ plot's grid, and the analyzer's sheet and chart."""
+    panel = panel_on(browser, server, "light", 1400).open("lbw_plots")
+    fill_small(panel.page, "a red cat <lora:demo:1:lbw=XYZ>")
+    for side in ("width", "height"):
+        panel.page.locator(f"#txt2img_{side} input[type=number]").fill("128")
+    panel.choose_mode("XYZ plot")
+    panel.fill(lbw_xmen="0,0.5,1", lbw_ymen="BASE,IN05-OUT05,NOT IN05-OUT05")
+    generate(panel.page)
+    expect(panel.gallery).to_have_count(1 + 9, timeout=PAGE_LIMIT_MS)
+    keep(panel, 0, "xyz_plot")
+    panel.page.locator("#lbw_plots").screenshot(path=FOLDER / "plots.png")
+    panel.choose_mode("Effective Block Analyzer")
+    panel.fill(lbw_exmen="0,1", lbw_eymen="BASE,IN05,M00,OUT03,OUT05", diff_thr="10")
+    generate(panel.page)
+    expect(panel.gallery).to_have_count(2 + 6, timeout=PAGE_LIMIT_MS)
+    keep(panel, 0, "analyzer")
+    keep(panel, 1, "analyzer_chart")
+    panel.page.context.close()
+
+
+def keep(panel: Panel, index: int, name: str) -> None:
+    """Keep an image of the last generation."""
+    source = panel.gallery.nth(index).locator("img").evaluate("image => image.src")
+    (FOLDER / f"{name}.png").write_bytes(panel.page.request.get(source).body())
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -97,6 +124,7 @@ def main() -> None:
                 expect(panel.find("lbw_element_hits")).to_contain_text("ATTNDEEPON")
             take(panel, name)
         take_pictures(browser, server)
+        take_plots(browser, server)
         browser.close()
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, html
@@ -24,36 +24,36 @@ def panel(page: Page) -> Panel:
     return Panel(page).open("lbw_plots")
 
 
-def choose_mode(panel: Panel, name: str) -> None:
-    panel.find("lbw_mode").get_by_label(name, exact=True).check()
-
-
-def fill(panel: Panel, **fields: str) -> None:
-    for elem_id, text in fields.items():
-        panel.find(elem_id, ":is(textarea, input)").fill(text)
-
-
-def gallery(panel: Panel) -> Locator:
-    return panel.page.locator("#txt2img_gallery .thumbnails button")
-
-
 def test_an_xyz_plot_is_made_and_a_cells_infotext_turns_it_off_again(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:1:lbw=OUTD>")
-    choose_mode(panel, "XYZ plot")
+    panel.choose_mode("XYZ plot")
     panel.find("lbw_put_varied").click()
     expect(panel.prompt).to_have_value("a red cat <lora:demo:1:lbw=XYZ>")
     panel.choose("lbw_xtype", "values")
     panel.choose("lbw_ytype", "Block ID")
-    fill(panel, lbw_xmen="0,1", lbw_ymen="IN05-OUT05,NOT IN05-OUT05")
+    panel.fill(lbw_xmen="0,1", lbw_ymen="IN05-OUT05,NOT IN05-OUT05")
     panel.choose("lbw_ztype", "stop")
-    fill(panel, lbw_zmen="2")
+    panel.fill(lbw_zmen="2")
     generate(panel.page)
-    expect(gallery(panel)).to_have_count(5, timeout=PAGE_LIMIT_MS)
+    expect(panel.gallery).to_have_count(5, timeout=PAGE_LIMIT_MS)
     expect(panel.find("lbw_status", ".lbw-status")).to_contain_text("XYZ plot: 3 of 3 cells; 1 equal to another")
-    gallery(panel).nth(1).click()
+    panel.gallery.nth(1).click()
     info = html(panel.page, "html_info_txt2img")
     expect(info).to_contain_text(re.compile(r"<lora:demo:1:lbw=1,1,.*,0,0,.*:stop=2>"), timeout=PAGE_LIMIT_MS)
     panel.prompt.fill(info.inner_text())
     panel.page.locator("#txt2img_tools #paste").click()
     expect(panel.find("lbw_mode").get_by_label("Disable", exact=True)).to_be_checked(timeout=PAGE_LIMIT_MS)
     expect(panel.prompt).to_have_value(re.compile(r"^a red cat <lora:demo:1:lbw=1,1,"))
+
+
+def test_the_analyzer_shows_a_sheet_a_chart_and_a_preset(panel: Panel):
+    fill_small(panel.page, "a red cat <lora:demo:1:lbw=XYZ>")
+    expect(panel.find("lbw_exmen")).to_be_hidden()
+    panel.choose_mode("Effective Block Analyzer")
+    expect(panel.find("lbw_xmen")).to_be_hidden()
+    panel.fill(lbw_exmen="0,1", lbw_eymen="BASE,M00", diff_thr="5")
+    generate(panel.page)
+    expect(panel.gallery).to_have_count(2 + 3, timeout=PAGE_LIMIT_MS)
+    status = panel.find("lbw_status", ".lbw-status")
+    expect(status).to_contain_text(re.compile(r"ANALYZED:[0-9.,]+"))
+    expect(status).to_contain_text("Effective Block Analyzer: 3 of 3 cells")

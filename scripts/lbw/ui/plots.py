@@ -38,7 +38,7 @@ def build(tab: Tab) -> dict[str, Any]:
     defaults = Arguments()
     components: dict[str, Any] = {}
     with gr.Accordion("XYZ plot", open=False, elem_id=tab.id("lbw_plots")):
-        with FormRow(variant="compact"):
+        with FormRow(variant="compact", elem_classes=["lbw-add"]):
             components["mode"] = gr.Radio(
                 label="Active", choices=list(MODES), value=MODES[0], type="index", elem_id=tab.id("lbw_mode")
             )
