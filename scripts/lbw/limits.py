@@ -25,6 +25,9 @@ MOST_RULES = 200
 LONGEST_RULE = 2000
 """Characters of one rule."""
 
+MOST_CELLS = 1000
+"""Images of one plot, and values of one of its axes."""
+
 MOST_MESSAGES = 50
 """Warnings of one generation."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lbw.blocks import LAYOUTS, family_of_layout, labels_of
-from lbw.limits import number, shortened
+from lbw.limits import MOST_CELLS, number, shortened
 from lbw.plots.axes import Change, Meaning, Point, read_change, split_values
 from lbw.prompt import Warn
 from lbw.weights import shown
@@ -62,7 +62,7 @@ def read_inquiry(weights: str, blocks: str, meaning: Meaning, warn: Warn) -> Inq
         length = whole
     values = LAYOUTS[length] if name in _LAYOUT_NAMES else split_values(blocks)
     points = []
-    for value in values:
+    for value in values[:MOST_CELLS]:
         try:
             points.append(Point(value, read_change("Block ID", value, meaning)))
         except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lbw.blocks import Family, labels_of
 from lbw.elements import Selector, parse_blocks, parse_rules
-from lbw.limits import LARGEST_NUMBER, number, shortened
+from lbw.limits import LARGEST_NUMBER, MOST_CELLS, number, shortened
 from lbw.plan import Library
 from lbw.prompt import Warn
 from lbw.schedule import parse_windows
@@ -191,7 +191,10 @@ def _read_axis(name: str, kind: str, text: str, meaning: Meaning, warn: Warn) ->
     if kind == "none":
         return NO_AXIS
     points = []
-    for value in split_values(text):
+    values = split_values(text)
+    if len(values) > MOST_CELLS:
+        warn(f"{name}: {len(values)} values; expected at most {MOST_CELLS}, the others are left out")
+    for value in values[:MOST_CELLS]:
         try:
             change = read_change(kind, value, meaning)
         except ValueError as error:

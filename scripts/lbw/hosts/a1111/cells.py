@@ -20,6 +20,7 @@ from lbw.blocks import family_of_layers
 from lbw.hosts.a1111.model import host
 from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
 from lbw.hosts.a1111.settings import WARNINGS
+from lbw.limits import MOST_CELLS
 from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, ones
@@ -32,12 +33,12 @@ logger = logging.getLogger("lbw")
 
 @dataclass(frozen=True)
 class Cell:
-    """What tells a cell's generation from another's. ``elements`` is the argument of this name."""
+    """What tells a cell's generation from another's. ``rules`` are those of the rule set ``XYZ``; None: as it is."""
 
     prompts: tuple[str, ...]
     hr_prompt: str
     seed: Any
-    elements: str
+    rules: str | None
 
 
 @dataclass
@@ -82,7 +83,10 @@ class CellMaker:
         return any(map(has_mark, [*self._prompts, self._hr_prompt]))
 
     def is_within_limit(self, count: int) -> bool:
-        """Whether the host would make a grid of so many images; if not, it is said."""
+        """Whether a plot of so many images is made, and the host would make a grid of them; if not, it is said."""
+        if count > MOST_CELLS:
+            self._warn(f"no plot of {count} images; expected at most {MOST_CELLS}; one image is made")
+            return False
         megapixels = round(count * self._p.width * self._p.height / 1e6)
         if megapixels < opts.img_max_size_mp:
             return True
@@ -117,15 +121,14 @@ class CellMaker:
             strength=change.strength, start=change.start, stop=change.stop,
         )
         inverse = TagChange(weights=lambda own: complement(vector) if own == INVERSE else None)
-        elements = self._arguments.elements
-        if change.rules is not None:
-            rules = ",".join(filter(None, (self.library.rule_sets.get(VARIED), change.rules)))
-            elements = f"{elements or rule_set_text()}\n\n{VARIED}:{rules}\n"
+        rules = change.rules
+        if rules is not None:
+            rules = ",".join(filter(None, (self.library.rule_sets.get(VARIED), rules)))
         return Cell(
             prompts=tuple(rewritten(text, tags, inverse) for text in self._prompts),
             hr_prompt=rewritten(self._hr_prompt, tags, inverse),
             seed=self.seed if change.seed is None else change.seed,
-            elements=elements,
+            rules=rules,
         )
 
     def _make_cell(self, cell: Cell) -> Made | None:
@@ -158,7 +161,10 @@ class CellMaker:
         p.seed = cell.seed
         p.extra_generation_params = dict(p.extra_generation_params)
         p.override_settings = dict(p.override_settings)
-        arguments = replace(self._arguments, mode=0, elements=cell.elements, schedule_picture=False)
+        elements = self._arguments.elements
+        if cell.rules is not None:
+            elements = f"{elements or rule_set_text()}\n\n{VARIED}:{cell.rules}\n"
+        arguments = replace(self._arguments, mode=0, elements=elements, schedule_picture=False)
         values = list(p.script_args)
         values[self._place] = [getattr(arguments, item.name) for item in fields(arguments)]
         p.script_args = tuple(values)

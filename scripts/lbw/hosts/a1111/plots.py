@@ -17,6 +17,7 @@ from lbw.api import MODES, Arguments
 from lbw.hosts.a1111.cells import CellMaker, Made
 from lbw.hosts.a1111.grids import draw_grids, draw_table
 from lbw.hosts.a1111.settings import NAME
+from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.pictures import effects, png
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes
@@ -50,6 +51,10 @@ class Plot:
     told: list[str] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
 
+    def warn(self, message: str) -> None:
+        if len(self.messages) < MOST_MESSAGES:
+            self.messages.append(shortened(message, LONGEST_MESSAGE))
+
 
 def plot_of(p: Any) -> Plot | None:
     """The plot of a generation that asked for one."""
@@ -79,18 +84,18 @@ def make(p: Any, arguments: Arguments, place: slice) -> None:
     mode = MODES[arguments.mode]
     plot = Plot(saves_grids=opts.grid_save and not p.do_not_save_grid)
     if p.script_args[0]:
-        plot.messages.append(f"no {mode}, because a script is chosen in the Script menu")
+        plot.warn(f"no {mode}, because a script is chosen in the Script menu")
     elif getattr(p, "txt2img_upscale", False):
-        plot.messages.append(f"no {mode}, because one image is to be upscaled")
+        plot.warn(f"no {mode}, because one image is to be upscaled")
     else:
         processing.fix_seed(p)
-        maker = CellMaker(p, arguments, place, plot.messages.append)
+        maker = CellMaker(p, arguments, place, plot.warn)
         if maker.has_marked_tag():
             (_plot_axes, _analyze)[arguments.mode - 1](plot, maker, arguments)
             plot.told.append(f"{mode}: {maker.summary}")
             plot.cell_warnings = list(maker.warnings)
         elif arguments.mode != 1 or any(kind != "none" for kind, _values in _axes(arguments).values()):
-            plot.messages.append(f"no {mode}, because no LoRA tag has lbw={VARIED}; one image is made")
+            plot.warn(f"no {mode}, because no LoRA tag has lbw={VARIED}; one image is made")
     setattr(p, _PLOT, plot)
     if plot.cells:
         p.do_not_save_grid = True
@@ -145,22 +150,22 @@ def _meaning(maker: CellMaker) -> Meaning:
 
 def _plot_axes(plot: Plot, maker: CellMaker, arguments: Arguments) -> None:
     """Make an XYZ plot."""
-    x, y, z = read_axes(_axes(arguments), _meaning(maker), plot.messages.append)
-    changes = [
-        first.change & second.change & third.change for third, second, first in product(z.points, y.points, x.points)
-    ]
-    if maker.is_within_limit(len(changes)):
-        plot.cells = maker.make(changes)
+    x, y, z = read_axes(_axes(arguments), _meaning(maker), plot.warn)
+    if maker.is_within_limit(len(x.points) * len(y.points) * len(z.points)):
+        plot.cells = maker.make([
+            first.change & second.change & third.change
+            for third, second, first in product(z.points, y.points, x.points)
+        ])
         plot.grids = draw_grids(x, y, z, plot.cells)
 
 
 def _analyze(plot: Plot, maker: CellMaker, arguments: Arguments) -> None:
     """Make the sheets of the Effective Block Analyzer, one for each seed, and the chart of them all."""
     inquiry = read_inquiry(
-        arguments.analyzer_range, arguments.analyzer_blocks, _meaning(maker), plot.messages.append
+        arguments.analyzer_range, arguments.analyzer_blocks, _meaning(maker), plot.warn
     )
     if not inquiry.points:
-        plot.messages.append("no analysis, because there is no block to examine; one image is made")
+        plot.warn("no analysis, because there is no block to examine; one image is made")
         return
     seeds = [Change(seed=int(maker.seed) + number) for number in range(arguments.seed_count)]
     changes = [inquiry.original(), *map(inquiry.examined, inquiry.points)]
