@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lbw.blocks import block_of
+from lbw.engine import LoraEngine
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import restore_counter
 from tests.host.test_isolation import difference
 from tests.host.test_model_switch import use
+from tests.host.webui import WebUI
 from tests.unit.ulp import ulp_distance
 
 FAMILIES = ("inpainting", "edit", "sd2", "sdxl", "refiner", "sd3")
@@ -159,3 +161,39 @@ def test_a_lora_of_another_family_is_applied_where_it_matches(bench: Bench, chec
     assert ulp_distance(seen[0][name, "weight"], wanted.float()) > 1, "both are in it at first"
     assert ulp_distance(seen[1][name, "weight"], wanted.float()) <= 1
     assert seen[2][name, "weight"].equal(base[name, "weight"])
+
+
+@pytest.mark.parametrize("parts", [("_q_proj", "_k_proj", "_v_proj"), ("",)], ids=["q, k and v", "all in one"])
+def test_sd3s_attention_is_patched_as_the_host_does(webui: WebUI, parts: tuple[str, ...]):
+    """By the host's own classes, also on a host that has no such model at hand."""
+    import network_lora
+
+    import network
+    from modules.models.sd3.mmdit import QkvLinear
+
+    name = "diffusion_model_joint_blocks_3_x_block_attn_qkv"
+    layer = QkvLinear(16, 48).requires_grad_(False)
+    layer.network_layer_name = name
+    base = layer.weight.clone()
+    net = network.Network("attention", None)
+    net.unet_multiplier = 0.7
+    random = torch.Generator().manual_seed(4)
+    for part in parts:
+        up, down = torch.randn(48 // len(parts), 4, generator=random), torch.randn(4, 16, generator=random)
+        tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(2.0)}
+        weights = network.NetworkWeights(name + part, name + part, tensors, layer)
+        net.modules[name + part] = network_lora.ModuleTypeLora().create_module(net, weights)
+    loaded = webui.networks.loaded_networks
+    before, loaded[:] = list(loaded), [net]
+    try:
+        webui.networks.network_apply_weights(layer)
+    finally:
+        loaded[:] = before
+    hosts = layer.weight.clone()
+    layer.weight.copy_(base)
+    webui.networks.network_reset_cached_weight(layer)
+    engine = LoraEngine()
+    assert engine.bind(layer, {name: layer}, [net]).messages == ()
+    engine.manual_lora_update({name + part: (0.7,) for part in parts}, (("attention", 0.7, 0.7, None),))
+    assert not hosts.equal(base)
+    assert torch.allclose(layer.weight, hosts, rtol=1e-6, atol=1e-6)
