@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
+from tests.host.measure import messages
 
 BAD = {
     "lbw=NOPE": ("NOPE", "INALL", "all blocks are 1"),
@@ -78,3 +81,11 @@ def test_a_lora_that_fits_nothing_alone(bench: Bench):
     result, record = bench.record("t_lora", prompt="a red cat <lora:t_other:1:stop=3>")
     assert len(result.images) == 1
     assert all(pair == (0, 0) for found in record.strengths for pair in found["t_lora"].values())
+
+
+def test_layers_in_no_block_are_listed_once_and_for_debugging_only(bench: Bench, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG, logger="lbw"):
+        result = bench.webui.generate(prompt="a red cat <lora:t_locon:1:lbw=OUTALL:stop=1>", steps=2, n_iter=2)
+    lines = [record.getMessage() for record in caplog.records if "in no block" in record.getMessage()]
+    assert len(lines) == 1 and "diffusion_model_out_2" in lines[0] and "output_blocks" not in lines[0]
+    assert messages(result) == []
