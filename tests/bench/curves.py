@@ -141,26 +141,34 @@ def generate(host: Host, engine: LoraEngine, tags: Sequence[str], steps: int, ev
 
 
 def measure(bench: Bench, steps: int) -> list[dict[str, Any]]:
+    """Cases in turn, round by round: a GPU's clock changes by more than a switch costs, so each one is compared with
+    the reference of its own round."""
     case = Case("all layers, rank 32", 32, networks=3, with_convolutions=True)
     layers = bench.layers(case)
     networks = bench.networks(case, layers)
     evaluate, rows = Evaluation(layers, bench), []
-    references: dict[int, float] = {}
-    for what, tags in CASES.items():
-        host, engine = Host(layers, networks[: len(tags)]), LoraEngine()
-        switches: list[int] = []
-        seconds, _ = bench.seconds(
-            lambda host=host, engine=engine, tags=tags, switches=switches: switches.append(
-                generate(host, engine, tags, steps, evaluate)
-            )
-        )
+    for count in sorted({len(tags) for tags in CASES.values()}):
+        cases = {what: tags for what, tags in CASES.items() if len(tags) == count}
+        host, engine = Host(layers, networks[:count]), LoraEngine()
+        seconds: dict[str, list[float]] = {what: [] for what in cases}
+        switches = {}
+        for _ in range(bench.repeat + 1):
+            for what, tags in cases.items():
+                bench.finish()
+                start = time.perf_counter()
+                switches[what] = generate(host, engine, tags, steps, evaluate)
+                bench.finish()
+                seconds[what].append(time.perf_counter() - start)
         engine.release()
-        reference = references.setdefault(len(tags), seconds)
-        rows.append({
-            "what": what, "total_ms": seconds * 1e3, "step_ms": seconds / steps * 1e3,
-            "switches": statistics.median(switches), "cost_ms": (seconds - reference) * 1e3,
-            "cost_percent": (seconds / reference - 1) * 100,
-        })
+        reference, *_ = (all_seconds[1:] for all_seconds in seconds.values())
+        for what, (_first, *others) in seconds.items():
+            cost = statistics.median(other - plain for other, plain in zip(others, reference, strict=True))
+            total, plain = statistics.median(others), statistics.median(reference)
+            rows.append({
+                "what": what, "total_ms": total * 1e3, "step_ms": total / steps * 1e3, "switches": switches[what],
+                "cost_ms": cost * 1e3, "cost_percent": cost / plain * 100,
+                "switch_ms": cost / switches[what] * 1e3 if switches[what] else 0.0,
+            })
     return rows
 
 
@@ -170,10 +178,10 @@ def main(scale: int, steps: int, repeat: int, file: Path | None) -> None:
     with torch.no_grad():
         rows = measure(bench, steps)
     print(f"{bench.device_name}, {bench.dtype}, widths / {scale}, torch {torch.__version__}: {steps} steps")
-    print(f"{'':28}{'generation':>14}{'a step':>12}{'switches':>10}{'cost':>12}{'':>9}")
+    print(f"{'':28}{'generation':>14}{'a step':>12}{'switches':>10}{'cost':>12}{'':>9}{'a switch':>12}")
     for row in rows:
         print(f"{row['what']:28}{row['total_ms']:11.1f} ms{row['step_ms']:9.2f} ms{row['switches']:10.0f}"
-              f"{row['cost_ms']:9.1f} ms{row['cost_percent']:8.2f} %")
+              f"{row['cost_ms']:9.1f} ms{row['cost_percent']:8.2f} %{row['switch_ms']:9.2f} ms")
     print(f"measured in {time.perf_counter() - began:.0f} s")
     if file:
         report = {"device": bench.device_name, "scale": scale, "steps": steps, "rows": rows}
