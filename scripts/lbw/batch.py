@@ -180,18 +180,28 @@ class Batch:
             weight.copy_(base, non_blocking=True)
         for update, terms in self._launches:
             update(terms.coefficients(values))
-        if len(self._lean_launches) > 1:
-            shared = [None] * len(values)  # if the second launch fails, its layers hold something else than the first's
         in_force = [launch.terms.in_force(launch.bounds, shared) for launch in self._lean_launches]
-        # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens next.
-        for launch, old in zip(self._lean_launches, in_force, strict=True):
-            launch.update(old, launch.terms.coefficients(values))
-            for holding, value in zip(shared, values, strict=True):
-                if holding is not None:
-                    holding.value = value
-            for (group, *_), bound in zip(launch.terms.terms, launch.bounds, strict=True) if None in shared else ():
-                if shared[group] is None:
-                    bound.record.holding = Holding(values[group])
+        # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens.
+        launched: list[LeanLaunch] = []
+        try:
+            for launch, old in zip(self._lean_launches, in_force, strict=True):
+                launch.update(old, launch.terms.coefficients(values))
+                launched.append(launch)
+        except BaseException:
+            _note(launched, values, [None] * len(values))
+            raise
+        _note(launched, values, shared)
+
+
+def _note(launched: Sequence[LeanLaunch], values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
+    """Note that lean layers hold ``values`` now: in the holding that a group shares, or in one of each layer's own."""
+    for holding, value in zip(shared, values, strict=True):
+        if holding is not None:
+            holding.value = value
+    for launch in launched if None in shared else ():
+        for (group, *_), bound in zip(launch.terms.terms, launch.bounds, strict=True):
+            if shared[group] is None:
+                bound.record.holding = Holding(values[group])
 
 
 def kernel_for(bound: BoundLayer, kernels: Sequence[ModuleType]) -> ModuleType | None:

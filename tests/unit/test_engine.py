@@ -15,6 +15,7 @@ from lbw.batch import Batch
 from lbw.binding import Holding, Value
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
+from lbw.plan import Coefficients
 from lbw.recoverable import Recoverable
 from tests.unit.networks import Network, random_network, small_model
 from tests.unit.ulp import ulp_distance
@@ -116,6 +117,16 @@ def test_a_factor_that_is_no_number_does_no_harm_at_strength_0(bed: Bed):
     bed.update(bed.all(0.5, 0.0, -1.0))
     del bed.networks[1]
     assert bed.worst_ulp(bed.all(0.5, -1.0)) <= 1
+
+
+def test_layers_that_change_together_and_then_by_themselves_stay_exact(bed: Bed):
+    groups = {name: index for index, name in enumerate(bed.layers)}
+    for first, others in [(0.2, 0.2), (0.5, 0.5), (0.9, 0.9), (0.3, 0.9), (0.5, 0.5), (-0.4, 0.5)]:
+        values = [(first if index == 0 else others,) * len(bed.networks) for index in range(len(groups))]
+        bed.update(Coefficients(groups, values))
+        assert bed.worst_ulp({name: values[index] for name, index in groups.items()}) <= 1
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
 
 
 def test_after_many_switches_everything_off_is_the_base_bit_for_bit(bed: Bed):
