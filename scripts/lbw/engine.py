@@ -325,8 +325,9 @@ class LoraEngine:
 
     def relieve(self) -> None:
         """A pass begins: make room for it, if the GPU is short of memory and the policy leaves it to us."""
-        layers = [bound.layer for bound in self.binding.layers] if self.binding is not None else []
-        if self.policy is Policy.AUTO and self.placement is Policy.GPU and base_weights.is_short(layers):
+        if self.binding is None or self.policy is not Policy.AUTO or self.placement is not Policy.GPU:
+            return
+        if base_weights.is_short(bound.layer for bound in self.binding.layers):
             self._make_room()
 
     def _make_room(self) -> bool:

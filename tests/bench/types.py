@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--only", default="", help="types whose name has this in it")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
@@ -114,12 +116,15 @@ def main() -> None:
     for layer in layers.values():
         nn.init.normal_(layer.weight, std=0.02)
         layer.requires_grad_(False)
-    plain = 0.0
+    plain, rows = 0.0, []
     for name, make in TYPES.items():
         if options.only in name:
             took = bench(make, layers, device, dtype, options.repeat)
             plain = plain or took
+            rows.append({"what": name, "ms": took, "times_lora": took / plain})
             print(f"{name:28} {took:9.2f} ms  {took / plain:6.1f} x", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"device": device, "dtype": str(dtype), "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

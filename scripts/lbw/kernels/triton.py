@@ -21,8 +21,8 @@ from lbw.factors import CHUNK
 from lbw.kernels.part import LeanPart, Part
 from lbw.lean import STRIP, STRIP_HEIGHT, TILE_HEIGHT, TILE_WIDTH
 
-RECOVERS_BASES = True
-"""Whether there is a ``GroupedLeanUpdate``."""
+RECOVERS_BASES = hasattr(tl, "join")
+"""Whether there is a ``GroupedLeanUpdate``: the first versions of Triton lack what it needs."""
 
 BLOCK_M, BLOCK_N, BLOCK_N_BEFORE_HOPPER = 64, 128, 64
 """A tile of the weight. Of the sizes and numbers of warps that were tried on an H100 these were the fastest. Older GPUs
