@@ -226,8 +226,10 @@ def test_img2img_has_plots_too(bench: Bench):
     image = bench.webui.generate(prompt="a dog", **SHORT).images[0]
     fields = {"init_images": [image], "denoising_strength": 0.8, "steps": 4}
     result = bench.webui.generate(xyz(("Original Weights", "INS,OUTD")), prompt=TAG, **{**SHORT, **fields})
-    for found, preset in zip(cells(result), ("INS", "OUTD"), strict=True):
-        assert np.array_equal(found, pixels(bench, ALONE.format(preset), **fields))
+    alone = [pixels(bench, ALONE.format(preset), **fields).astype(int) for preset in ("INS", "OUTD")]
+    # The host draws the start from what its autoencoder says of the image, and with no seed.
+    for found, own, other in zip(cells(result), alone, alone[::-1], strict=True):
+        assert 5 * abs(found - own).mean() < abs(found - other).mean()
 
 
 @pytest.mark.parametrize("stop", ["interrupted", "stopping_generation", "skipped"])
