@@ -56,8 +56,7 @@ class LoraBlockWeight(scripts.Script):
         return list(components.values())
 
     def before_process(self, p, *values):
-        a1111.before_settings(p, values)
-        a1111.before_cells(p, values, slice(self.args_from, self.args_to))
+        a1111.before_process(p, values, slice(self.args_from, self.args_to))
 
     def process(self, p, *values):
         a1111.begin(p, values)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lbw.blocks import block_of, family_of_layers, is_text_encoder, labels_of
-from lbw.plan import Pass, Term
+from lbw.plan import Pass, Plan, Term
 
 Strengths = tuple[float, ...]
 """One for each step."""
@@ -25,32 +25,54 @@ class Course:
     blocks: Mapping[str, Strengths]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What layers of one request have in common that have the same course: block, term, and which part of the model.
+
+    ``block`` is None for layers in no block.
+    """
+
+    block: str | None
+    term: Term
+    is_text_encoder: bool
+
+
+def layers_by_kind(plan: Plan) -> list[dict[Kind, list[str]]]:
+    """For each request, the layers of each kind."""
+    family = family_of_layers(plan.terms)
+    found: list[dict[Kind, list[str]]] = [{} for _ in plan.requests]
+    for layer, terms in plan.terms.items():
+        label, is_te = block_of(layer, family), is_text_encoder(layer)
+        for term in terms:
+            found[term.request].setdefault(Kind(label, term, is_te), []).append(layer)
+    return found
+
+
 def courses(made: Pass) -> list[Course]:
     """The course of each tag of a pass. Layers in no block are left out."""
     family = family_of_layers(made.plan.terms)
-    found: list[dict[str, dict[tuple[Term, bool], tuple[str, int]]]] = [{} for _ in made.plan.requests]
-    for layer, terms in made.plan.terms.items():
-        label = block_of(layer, family)
-        for term in terms if label is not None else ():
-            assert label is not None
-            kinds, key = found[term.request].setdefault(label, {}), (term, is_text_encoder(layer))
-            kinds[key] = (layer, kinds.get(key, (layer, 0))[1] + 1)
     result = []
-    for request, blocks in zip(made.plan.requests, found, strict=True):
+    for request, kinds in zip(made.plan.requests, layers_by_kind(made.plan), strict=True):
+        blocks: dict[str, list[tuple[Strengths, int]]] = {}
+        in_text_encoder = set()
+        for kind, layers in kinds.items():
+            if kind.block is not None:
+                blocks.setdefault(kind.block, []).append((made.course(layers[0], kind.term), len(layers)))
+                if kind.is_text_encoder:
+                    in_text_encoder.add(kind.block)
         strengths = request.unet_strengths(made.steps, made.sigmas)
-        means = {label: _mean(made, blocks[label]) for label in labels_of(family) if label in blocks}
-        in_unet = [
-            means[label] for label, kinds in blocks.items() if not any(is_te for _term, is_te in kinds)
-        ]
-        result.append(Course(request.name, strengths, means if set(in_unet) - {strengths} else {}))
+        means = {label: _mean(blocks[label]) for label in labels_of(family) if label in blocks}
+        differ = any(means[label] != strengths for label in means.keys() - in_text_encoder)
+        result.append(Course(request.name, strengths, means if differ else {}))
     return result
 
 
-def _mean(made: Pass, kinds: Mapping[tuple[Term, bool], tuple[str, int]]) -> Strengths:
-    """The mean over the layers of a block; layers of one kind have the same course."""
-    if len(kinds) == 1:
-        (((term, _is_te), (layer, _count)),) = kinds.items()
-        return made.course(layer, term)
-    total = sum(count for _layer, count in kinds.values())
-    parts = [(made.course(layer, term), count) for (term, _is_te), (layer, count) in kinds.items()]
-    return tuple(sum(course[step] * count for course, count in parts) / total for step in range(made.steps))
+def _mean(found: Sequence[tuple[Strengths, int]]) -> Strengths:
+    """The mean over the layers of a block, given the strengths of each kind and how many layers it has."""
+    if len(found) == 1:
+        return found[0][0]
+    total = sum(count for _strengths, count in found)
+    return tuple(
+        sum(strength * count for strength, (_, count) in zip(step, found, strict=True)) / total
+        for step in zip(*(strengths for strengths, _count in found), strict=True)
+    )

@@ -55,6 +55,13 @@ class Update:
     seconds: float = 0.0
 
 
+def total(updates: Iterable[Update]) -> tuple[int, Update]:
+    """How many of the updates were switches, and what all of them did."""
+    switches = [update for update in updates if update.layers_updated]
+    layers, seconds = sum(each.layers_updated for each in switches), sum(each.seconds for each in switches)
+    return len(switches), Update(layers, seconds)
+
+
 @dataclass(eq=False)
 class Cohort:
     """Layers whose coefficients are always equal.

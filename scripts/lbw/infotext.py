@@ -117,7 +117,7 @@ def has_curve(request: LoraRequest) -> bool:
 
 def strengths_of(request: LoraRequest, made: Pass) -> str:
     """The text encoder's strength, and the U-Net's in each step: ``te 0, unet 0 0.5 1x3``."""
-    te = request.te_multiplier * request.te_schedule.strength(0, made.steps, made.sigmas)
+    te = request.te_strength(made.steps, made.sigmas)
     return f"te {te:.4g}, unet {course(request.unet_strengths(made.steps, made.sigmas))}"
 
 

@@ -14,6 +14,7 @@ from lbw.curves import Curve, constant, is_curve, split_keyframes
 from lbw.elements import ElementRule, parse_rules, ratio_of
 from lbw.limits import shortened
 from lbw.positions import Position, Sigmas, parse_places
+from lbw.presets import parse_presets, parse_rule_sets
 from lbw.prompt import LoraRequest, Warn
 from lbw.schedule import ALWAYS, Schedule
 from lbw.weights import BlockWeights, has_random_value, parse_weights, with_drawn, zeroed_sdxl_blocks
@@ -39,6 +40,11 @@ class Library:
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
+
+    @classmethod
+    def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
+        """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
+        return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names."""

@@ -62,6 +62,10 @@ class LoraRequest:
         """The strength in the U-Net in each step of a pass, block weights apart."""
         return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas))
 
+    def te_strength(self, steps: int, sigmas: Sigmas = ()) -> float:
+        """The strength in the text encoder, which runs once before a pass, block weights apart."""
+        return self.te_multiplier * self.te_schedule.strength(0, steps, sigmas)
+
 
 def is_strength(text: str) -> bool:
     """Whether a positional argument is meant as a multiplier, or as a curve of multipliers, not as a preset's name."""

@@ -22,14 +22,13 @@ from lbw.blocks import (
     SDXL_LABELS,
     UNET_LABELS,
     Family,
-    block_of,
     family_of_layers,
-    is_text_encoder,
 )
+from lbw.courses import Kind, layers_by_kind
 from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.plan import Library, Pass, Plan, Term
+from lbw.plan import Library, Pass
 from lbw.presets import Problem, parse_presets, parse_rule_sets
 from lbw.preview import Backend, preview
 from lbw.schedule import ALWAYS
@@ -190,33 +189,19 @@ def _layouts(model: Model) -> dict[str, list[str]]:
     return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
 
 
-_Key = tuple[str | None, Term, bool]
-"""What the layers of a group have in common: block, term, and whether they are the text encoder's."""
-
-
-def _groups(plan: Plan, family: Family) -> list[dict[_Key, list[str]]]:
-    """For each request, the layers of each key."""
-    groups: list[dict[_Key, list[str]]] = [{} for _ in plan.requests]
-    for layer, terms in plan.terms.items():
-        label, is_te = block_of(layer, family), is_text_encoder(layer)
-        for term in terms:
-            groups[term.request].setdefault((label, term, is_te), []).append(layer)
-    return groups
-
-
-def _ratio(made: Pass, term: Term, is_te: bool) -> float | None:
-    """The ratio of a term; None where it follows a curve, which is in the schedule then."""
-    request = made.plan.requests[term.request]
+def _ratio(made: Pass, kind: Kind) -> float | None:
+    """The ratio of layers of a kind; None where it follows a curve, which is in the schedule then."""
+    term, request = kind.term, made.plan.requests[kind.term.request]
     schedule = ALWAYS if term.schedule is None else made.plan.schedules[term.schedule]
-    return term.ratio if schedule == (request.te_schedule if is_te else request.schedule) else None
+    return term.ratio if schedule == (request.te_schedule if kind.is_text_encoder else request.schedule) else None
 
 
-def _tag(made: Pass, index: int, groups: Mapping[_Key, Sequence[str]], library: Library) -> Tag:
+def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: Library) -> Tag:
     request, weights = made.plan.requests[index], made.plan.weights[index]
     positions = [position for _, position in library.keyframes(request.weights or "")] if weights else []
     return Tag(
         name=request.name,
-        te_multiplier=request.te_multiplier * request.te_schedule.strength(0, made.steps, made.sigmas),
+        te_multiplier=request.te_strength(made.steps, made.sigmas),
         unet_multiplier=request.unet_multiplier,
         values=list(weights[0].values) if len(weights) == 1 else None,
         keyframes=[
@@ -226,12 +211,12 @@ def _tag(made: Pass, index: int, groups: Mapping[_Key, Sequence[str]], library: 
         strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
         groups=[
             Group(
-                block=label,
-                ratio=_ratio(made, term, is_te),
+                block=kind.block,
+                ratio=_ratio(made, kind),
                 layers=len(layers),
-                coefficients=list(made.course(layers[0], term)),
+                coefficients=list(made.course(layers[0], kind.term)),
             )
-            for (label, term, is_te), layers in groups.items()
+            for kind, layers in kinds.items()
         ],
     )
 
@@ -247,19 +232,17 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     def warn(message: str) -> None:
         warnings[message] = None
 
-    library = Library(
-        parse_presets(asked.presets or backend.preset_text())[0],
-        parse_rule_sets(asked.elements or backend.rule_set_text())[0],
-        asked.default_preset.strip() or None,
+    library = Library.read(
+        asked.presets or backend.preset_text(), asked.elements or backend.rule_set_text(), asked.default_preset
     )
     made = preview(
         asked.prompt, library, backend, warn,
         steps=asked.steps, sigmas=asked.sigmas, hires=asked.hires, seed=asked.seed,
     )
-    groups = _groups(made.plan, family_of_layers(made.plan.terms))
-    if sum(map(len, groups)) * asked.steps > MOST_COEFFICIENTS:
+    kinds = layers_by_kind(made.plan)
+    if sum(map(len, kinds)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    tags = [_tag(made, index, each, library) for index, each in enumerate(groups)]
+    tags = [_tag(made, index, each, library) for index, each in enumerate(kinds)]
     return ParseAnswer(tags=tags, warnings=list(warnings))
 
 

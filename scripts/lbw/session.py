@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lbw.blocks import block_of, family_of_layers
-from lbw.engine import LoraEngine, Update
+from lbw.engine import LoraEngine, Update, total
 from lbw.hosts import Host
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.plan import Library, Pass, Plan, build
@@ -130,18 +130,16 @@ class Session:
                 logger.info(
                     "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
                     request.name,
-                    request.te_multiplier * request.te_schedule.strength(0, each.steps, each.sigmas),
+                    request.te_strength(each.steps, each.sigmas),
                     request.unet_multiplier,
                     "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1",
                     request.elements or "none",
                     each.steps,
                     " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas)),
                 )
-        switches = [update for update in self.updates if update.layers_updated]
+        count, done = total(self.updates)
         logger.info(
-            "LoRA Block Weight: %d updates of %d layers in %.1f ms",
-            len(switches), sum(update.layers_updated for update in switches),
-            sum(update.seconds for update in switches) * 1000,
+            "LoRA Block Weight: %d updates of %d layers in %.1f ms", count, done.layers_updated, done.seconds * 1000
         )
 
     def end(self) -> None:

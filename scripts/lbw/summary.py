@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from lbw.blocks import block_of, family_of_layers, is_text_encoder, label_ranges, labels_of
+from lbw.blocks import family_of_layers, label_ranges, labels_of
+from lbw.courses import layers_by_kind
 from lbw.elements import parse_rules
-from lbw.engine import Update
+from lbw.engine import Update, total
 from lbw.hits import summaries
 from lbw.infotext import course, has_curve, steps_on, strengths_of
 from lbw.limits import shortened
-from lbw.plan import Library, Pass, Term
+from lbw.plan import Library, Pass
 from lbw.prompt import LoraRequest
 from lbw.weights import BlockWeights
 
@@ -27,10 +28,9 @@ def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) ->
         for each in passes
         for request, weights in zip(each.plan.requests, each.plan.weights, strict=True)
     )
-    switches = [update for update in updates if update.layers_updated]
-    milliseconds = sum(update.seconds for update in switches) * 1000
-    count = f"{len(switches)} switch{'es' * (len(switches) != 1)}"
-    return f"{'; '.join(requests)} | {count}, {milliseconds:.1f} ms | base weights {memory}"
+    count, done = total(updates)
+    switches = f"{count} switch{'es' * (count != 1)}"
+    return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
 def _request(request: LoraRequest, weights: Sequence[BlockWeights], made: Pass) -> str:
@@ -77,17 +77,10 @@ def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str
 
 def _courses(made: Pass, index: int) -> Iterator[str]:
     """For blocks of a request with equal strengths in all steps, those strengths."""
-    family = family_of_layers(made.plan.terms)
     blocks: dict[str, set[str]] = {}
-    known: dict[tuple[bool, Term], str] = {}
-    for layer, terms in made.plan.terms.items():
-        label = block_of(layer, family)
-        for term in terms:
-            if term.request != index or label is None:
-                continue
-            key = is_text_encoder(layer), term
-            if key not in known:
-                known[key] = course(made.course(layer, term))
-            blocks.setdefault(known[key], set()).add(label)
+    for kind, layers in layers_by_kind(made.plan)[index].items():
+        if kind.block is not None:
+            blocks.setdefault(course(made.course(layers[0], kind.term)), set()).add(kind.block)
+    family = family_of_layers(made.plan.terms)
     for strengths, labels in blocks.items():
         yield f"{' '.join(label_ranges(labels, labels_of(family)))}: {strengths}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from lbw.engine import LoraEngine
 from tests.bench.sdxl_shapes import attention_layers
-from tests.host.network_files import LINEAR, MAKERS, Random
+from tests.bench.types import switch_times
+from tests.host.network_files import LINEAR, MAKERS, Random, in_half
 from tests.unit.host_modules import layer_for, make_module
 from tests.unit.networks import Network
 from tests.unit.ulp import ulp_distance
@@ -39,8 +39,7 @@ def network_for(kind: str, layers: dict[str, nn.Module]) -> Network:
         weight = layer.weight.detach().cpu().float()
         tensors, _formula, _bias = MAKERS[kind][0](weight, Random(number))
         if layer.weight.dtype == torch.float16:
-            tensors = {name: half if (half := value.half()).float().equal(value.float()) else value
-                       for name, value in tensors.items()}
+            tensors = in_half(tensors)
         network.modules[key] = make_module(network, tensors)
     return network
 
@@ -71,17 +70,7 @@ def switch(kind: str, layers: dict[str, nn.Module], device: str, repeat: int) ->
     """The least time of one switch of all layers, in ms; a type's factors are uploaded before the clock runs."""
     engine, network = LoraEngine(), network_for(kind, layers)
     engine.bind(network, layers, [network])
-    times = []
-    for i in range(repeat + 2):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        engine.manual_lora_update(dict.fromkeys(layers, (0.5 + i,)), ((kind, 1.0, 1.0, None),))
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1000)
-    engine.release()
-    return min(times[2:])
+    return min(switch_times(engine, layers, device, repeat))
 
 
 def main() -> None:

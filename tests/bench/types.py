@@ -86,6 +86,14 @@ def bench(make: Maker, layers: dict[str, nn.Module], device: str, dtype: torch.d
     engine = LoraEngine()
     messages = engine.bind(network, layers, [network]).messages
     assert messages == (), messages
+    return statistics.median(switch_times(engine, layers, device, repeat))
+
+
+def switch_times(engine: LoraEngine, layers: dict[str, nn.Module], device: str, repeat: int) -> list[float]:
+    """The time of each switch of all layers of a bound engine, in ms; the first two, which set things up, are left out.
+
+    The engine is released.
+    """
     times = []
     for i in range(repeat + 2):
         if device == "cuda":
@@ -97,7 +105,7 @@ def bench(make: Maker, layers: dict[str, nn.Module], device: str, dtype: torch.d
         times.append((time.perf_counter() - start) * 1000)
         assert update.layers_updated == len(layers)
     engine.release()
-    return statistics.median(times[2:])
+    return times[2:]
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
+from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
 # Kept from looking for updates and accounts, Chromium opens no connection but to the page.
@@ -35,6 +37,13 @@ def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("no .venv-gradio4; tests/setup.sh makes it")
     with running_gradio4_page(tmp_path_factory.mktemp("gradio4")) as server:
         yield server
+
+
+@pytest.fixture
+def preset_files() -> Iterator[None]:
+    """Both files have the defaults, and afterwards what they had before."""
+    with kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}):
+        yield
 
 
 @pytest.fixture

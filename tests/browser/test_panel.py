@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,16 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from lbw.curves import parse_curve
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from lbw.presets import DEFAULT_PRESETS
 from tests.browser.actions import open_page, open_tab
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
 from tests.server import Server
 
 ONES = ",".join(["1"] * 17)
 TWO_TAGS = "a cat <lora:a:1> and <lora:b:0.5:lbw=INS>"
 
 
-@pytest.fixture(autouse=True)
-def files() -> Iterator[None]:
-    with kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}):
-        yield
+pytestmark = pytest.mark.usefixtures("preset_files")
 
 
 @pytest.fixture(params=["gradio 3.41", "gradio 4.40"])

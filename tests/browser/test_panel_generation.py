@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, html, open_page, open_tab
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+from tests.browser.panel import Panel
 from tests.server import Server
 
 ONES = ",".join(["1"] * 17)
 
 
-@pytest.fixture(autouse=True)
-def files() -> Iterator[None]:
-    with kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}):
-        yield
+pytestmark = pytest.mark.usefixtures("preset_files")
 
 
 @pytest.fixture

@@ -272,3 +272,9 @@ def write_network(
             formulas[name] = (formula, bias)
     save_file(tensors, path)
     return formulas
+
+
+def in_half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As a float16 file has them: all tensors that it can hold exactly."""
+    halves = {key: value.half() for key, value in tensors.items()}
+    return {key: half if half.float().equal(tensors[key].float()) else tensors[key] for key, half in halves.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lbw.engine import LoraEngine
-from tests.host.network_files import MAKERS, Random
+from tests.host.network_files import MAKERS, Random, in_half
 from tests.unit.host_modules import layer_for, make_module
 from tests.unit.networks import Network
 from tests.unit.ulp import ulp_distance
@@ -27,7 +27,7 @@ def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype)
     network = Network(case[0])
     tensors, formula, bias = MAKERS[case[0]][0](base.cpu().float(), Random(3))
     if dtype == torch.float16:
-        tensors = {key: value.half() if value.half().float().equal(value) else value for key, value in tensors.items()}
+        tensors = in_half(tensors)
     network.modules[KEY] = make_module(network, tensors)
     engine = LoraEngine()
     assert engine.bind(layer, {KEY: layer}, [network]).messages == ()

@@ -43,9 +43,10 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
         return None
     dtype = accumulation_dtype(weight.dtype)
     first, strength = terms[0]
-    total, rest = first.onto(base.to(weight.device).contiguous(), strength, dtype, base), terms[1:]
+    here = base.to(weight.device).contiguous()
+    total, rest = first.onto(here, strength, dtype, base), terms[1:]
     if total is None:
-        total, rest = base.to(weight.device, dtype, copy=True, memory_format=torch.contiguous_format), terms
+        total, rest = here.to(dtype, copy=True), terms
     flat = total.flatten(1) if total.dim() > 1 else total
     for delta, coefficient in rest:
         if isinstance(delta, LowRank):

@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lbw.limits import shortened
 
@@ -94,3 +95,9 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def image(figure: Figure) -> Image.Image:
+    """The figure as an image among others."""
+    with Image.open(io.BytesIO(png(figure))) as drawn:
+        return drawn.convert("RGB")

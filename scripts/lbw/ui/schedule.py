@@ -12,7 +12,6 @@ from lbw.limits import LONGEST_TEXT, shortened
 from lbw.pictures import Theme, png
 from lbw.pictures.courses import PASSES, draw
 from lbw.plan import Library, Pass
-from lbw.presets import parse_presets, parse_rule_sets
 from lbw.preview import Backend, preview
 from lbw.ui.strengths import picture_html, said_html
 from lbw.ui.tab import Tab, on_click
@@ -54,11 +53,7 @@ def schedule_html(
 
     try:
         page = json.loads(asked[:LONGEST_TEXT])
-        library = Library(
-            parse_presets(presets[:LONGEST_TEXT])[0],
-            parse_rule_sets(elements[:LONGEST_TEXT])[0],
-            (default_preset or "").strip() or None,
-        )
+        library = Library.read(presets[:LONGEST_TEXT], elements[:LONGEST_TEXT], default_preset or "")
         passes = _passes(page, library, backend, warn)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return said_html("The page did not say what is asked for; reload it.")

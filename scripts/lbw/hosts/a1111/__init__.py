@@ -35,9 +35,8 @@ __all__ = [
     "add_settings",
     "add_translations",
     "app_started",
-    "before_cells",
     "before_evaluation",
-    "before_settings",
+    "before_process",
     "begin",
     "conditioning_encoded",
     "finish",
@@ -89,7 +88,20 @@ def _arguments(values: Sequence[Any], warn: prompt.Warn) -> api.Arguments:
         return api.Arguments()
 
 
-def before_settings(p: Any, values: Sequence[Any]) -> None:
+def before_process(p: Any, values: Sequence[Any], place: slice) -> None:
+    """A generation is about to begin, with the script's arguments ``values`` at ``place`` among those of all scripts.
+
+    What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
+    made now, each by a generation of its own.
+    """
+    arguments = _arguments(values, lambda _message: None)
+    if arguments.active:
+        _switch_functional_off(p)
+    xyz_axes.apply(p, arguments, place)
+    plots.make(p, arguments, place)
+
+
+def _switch_functional_off(p: Any) -> None:
     """A request's own settings are about to be put in force, by the host, which undoes that at its end.
 
     With ``lora_functional`` the host restores every layer at each forward and adds the networks to its output instead,
@@ -98,20 +110,8 @@ def before_settings(p: Any, values: Sequence[Any]) -> None:
     """
     overrides = p.override_settings or {}
     wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
-    active = _arguments(values, lambda _message: None).active
-    if active and wanted and p.override_settings_restore_afterwards:
+    if wanted and p.override_settings_restore_afterwards:
         p.override_settings = {**overrides, _FUNCTIONAL: False}
-
-
-def before_cells(p: Any, values: Sequence[Any], place: slice) -> None:
-    """A generation is about to begin, with the script's arguments at ``place`` among those of all scripts.
-
-    What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
-    made now, each by a generation of its own.
-    """
-    arguments = _arguments(values, lambda _message: None)
-    xyz_axes.apply(p, arguments, place)
-    plots.make(p, arguments, place)
 
 
 def begin(p: Any, values: Sequence[Any]) -> None:

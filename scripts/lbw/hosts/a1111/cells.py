@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -18,7 +18,7 @@ from PIL import Image
 from lbw.api import Arguments
 from lbw.blocks import family_of_layers
 from lbw.hosts.a1111.model import host
-from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
+from lbw.hosts.a1111.request import library_of, put, with_varied_rules
 from lbw.hosts.a1111.settings import WARNINGS
 from lbw.limits import MOST_CELLS
 from lbw.plots.axes import Change
@@ -69,7 +69,7 @@ class CellMaker:
         self._warn = warn
         self._prompts = self._p.prompt if isinstance(self._p.prompt, list) else [self._p.prompt]
         self._hr_prompt = getattr(self._p, "hr_prompt", "")
-        self.library = recalled(library(arguments), arguments, lambda _message: None)
+        self.library = library_of(arguments)
         self.family = family_of_layers(host.layers())
         self.warnings: dict[str, None] = {}
         self.summary = ""
@@ -161,13 +161,8 @@ class CellMaker:
         p.seed = cell.seed
         p.extra_generation_params = dict(p.extra_generation_params)
         p.override_settings = dict(p.override_settings)
-        elements = self._arguments.elements
-        if cell.rules is not None:
-            elements = f"{elements or rule_set_text()}\n\n{VARIED}:{cell.rules}\n"
-        arguments = replace(self._arguments, mode=0, elements=elements, schedule_picture=False)
-        values = list(p.script_args)
-        values[self._place] = [getattr(arguments, item.name) for item in fields(arguments)]
-        p.script_args = tuple(values)
+        arguments = replace(self._arguments, mode=0, schedule_picture=False)
+        put(p, arguments if cell.rules is None else with_varied_rules(arguments, cell.rules), self._place)
         return p
 
 

@@ -1,8 +1,9 @@
-"""Grids and sheets of a plot's images, drawn by the host's own helpers."""
+"""Grids and sheets of a plot's images, drawn by the host's own helpers, and how such pictures are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -37,3 +38,20 @@ def draw_table(
     above = [[images.GridAnnotation(line) for line in ([title, text] if title else [text])] for text in columns]
     beside = [[images.GridAnnotation(text)] for text in rows]
     return images.draw_grid_annotations(grid, width, height, above, beside)
+
+
+def saves_grids(p: Any) -> bool:
+    """Whether the host would save a grid of a generation's images."""
+    return bool(opts.grid_save) and not p.do_not_save_grid
+
+
+def keep(p: Any, processed: Any, picture: Image.Image, name: str, *, is_saved: bool) -> None:
+    """Give a picture the infotext of the result that it goes with, and save it as the host saves its grids."""
+    text = processed.infotexts[0]
+    if opts.enable_pnginfo:
+        picture.info["parameters"] = text
+    if is_saved:
+        images.save_image(
+            picture, p.outpath_grids, name, info=text, extension=opts.grid_format, prompt=p.all_prompts[0],
+            seed=p.all_seeds[0], grid=True, p=processed,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -15,16 +14,15 @@ from PIL import Image
 from lbw import infotext
 from lbw.api import MODES, Arguments
 from lbw.hosts.a1111.cells import CellMaker, Made
-from lbw.hosts.a1111.grids import draw_grids, draw_table
+from lbw.hosts.a1111.grids import draw_grids, draw_table, keep, saves_grids
 from lbw.hosts.a1111.settings import NAME
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
-from lbw.pictures import effects, png
+from lbw.pictures import effects, image
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes
 from lbw.plots.tags import VARIED
 from lbw.weights import shown
-from modules import images, processing
-from modules.shared import opts
+from modules import processing
 
 logger = logging.getLogger("lbw")
 
@@ -82,7 +80,7 @@ def make(p: Any, arguments: Arguments, place: slice) -> None:
     if not arguments.active or arguments.mode == 0:
         return
     mode = MODES[arguments.mode]
-    plot = Plot(saves_grids=opts.grid_save and not p.do_not_save_grid)
+    plot = Plot(saves_grids=saves_grids(p))
     if p.script_args[0]:
         plot.warn(f"no {mode}, because a script is chosen in the Script menu")
     elif getattr(p, "txt2img_upscale", False):
@@ -121,13 +119,7 @@ def hand_out(p: Any, processed: Any) -> list[str]:
     made = [cell for cell in plot.cells if cell is not None]
     text = processed.infotexts[0]
     for grid in plot.grids:
-        if opts.enable_pnginfo:
-            grid.info["parameters"] = text
-        if plot.saves_grids:
-            images.save_image(
-                grid, p.outpath_grids, "lbw_grid", info=text, extension=opts.grid_format, prompt=p.all_prompts[0],
-                seed=p.all_seeds[0], grid=True, p=processed,
-            )
+        keep(p, processed, grid, "lbw_grid", is_saved=plot.saves_grids)
     processed.images = [*plot.grids, *(image for cell in made for image in cell.images)]
     processed.infotexts = [text] * max(len(plot.grids), 1) + [text for cell in made for text in cell.infotexts]
     processed.index_of_first_image = len(plot.grids)
@@ -183,8 +175,7 @@ def _analyze(plot: Plot, maker: CellMaker, arguments: Arguments) -> None:
         return
     means = {label: sum(values) / len(values) for label, values in percents.items()}
     heading = f"weight {shown(inquiry.weight)} in one block, {shown(inquiry.other_weight)} in all others"
-    with Image.open(io.BytesIO(png(effects.draw(percents, heading)))) as chart:
-        plot.grids.append(chart.convert("RGB"))
+    plot.grids.append(image(effects.draw(percents, heading)))
     line = preset(inquiry, means)
     plot.told.append(line or "no block made a difference; try a range further apart, or a lower threshold")
     plot.found = {"percent": percents, "preset": line}

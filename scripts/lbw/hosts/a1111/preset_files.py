@@ -9,7 +9,7 @@ from lbw import api, infotext, prompt
 from lbw.curves import is_curve
 from lbw.limits import shortened
 from lbw.plan import Library
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets, read
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
 
 _SCRIPTS_FOLDER = Path(__file__).resolve().parents[3]
 PRESETS_FILE = _SCRIPTS_FOLDER / "lbwpresets.txt"
@@ -28,9 +28,9 @@ def rule_set_text() -> str:
 
 def library(arguments: api.Arguments) -> Library:
     """Presets and rule sets from the request, or from their files where it has none."""
-    presets, _ = parse_presets(arguments.presets or preset_text())
-    rule_sets, _ = parse_rule_sets(arguments.elements or rule_set_text())
-    return Library(presets, rule_sets, arguments.default_preset.strip() or None)
+    return Library.read(
+        arguments.presets or preset_text(), arguments.elements or rule_set_text(), arguments.default_preset
+    )
 
 
 def recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> Library:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 from lbw import api
 from lbw.blocks import family_of_layers
 from lbw.hosts.a1111.model import host
-from lbw.hosts.a1111.preset_files import library, preset_text, recalled, rule_set_text
+from lbw.hosts.a1111.preset_files import preset_text
+from lbw.hosts.a1111.request import library_of, put, with_varied_rules
 from lbw.hosts.a1111.settings import NAME
-from lbw.plan import Library
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, is_vector, ones
@@ -80,11 +79,7 @@ def _meaning_in(p: Any) -> Meaning:
     script = next(script for script in p.scripts.alwayson_scripts if script.title() == NAME)
     values = p.script_args[script.args_from : script.args_to]
     arguments = api.parse(values, lambda _message: None)
-    return Meaning(_library(arguments), family_of_layers(host.layers()), draw=lambda: 0)
-
-
-def _library(arguments: api.Arguments) -> Library:
-    return recalled(library(arguments), arguments, lambda _message: None)
+    return Meaning(library_of(arguments), family_of_layers(host.layers()), draw=lambda: 0)
 
 
 def apply(p: Any, arguments: api.Arguments, place: slice) -> None:
@@ -100,7 +95,7 @@ def apply(p: Any, arguments: api.Arguments, place: slice) -> None:
         p.comment(f"{NAME}: not active, so that its axes change nothing")
         return
     change = reduce(and_, changes)
-    names = _library(arguments)
+    names = library_of(arguments)
     base = names.presets.get(VARIED, ones(family_of_layers(host.layers())))
 
     def weights(own: str | None) -> str | None:
@@ -120,8 +115,4 @@ def apply(p: Any, arguments: api.Arguments, place: slice) -> None:
     if hr_prompt:
         p.hr_prompt = rewritten(hr_prompt, tags, everywhere=everywhere)
     if change.rules is not None:
-        elements = f"{arguments.elements or rule_set_text()}\n\n{VARIED}:{change.rules}\n"
-        arguments = replace(arguments, elements=elements)
-        values = list(p.script_args)
-        values[place] = [getattr(arguments, item.name) for item in fields(arguments)]
-        p.script_args = tuple(values)
+        put(p, with_varied_rules(arguments, change.rules), place)

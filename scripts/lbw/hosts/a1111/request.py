@@ -1,0 +1,28 @@
+"""A request for an image, as one made from another of it: a plot's cell has other rules and other arguments."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from lbw.api import Arguments
+from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
+from lbw.plan import Library
+from lbw.plots.tags import VARIED
+
+
+def library_of(arguments: Arguments) -> Library:
+    """What names mean in a request, whose warnings the generation itself gives."""
+    return recalled(library(arguments), arguments, lambda _message: None)
+
+
+def with_varied_rules(arguments: Arguments, rules: str) -> Arguments:
+    """The arguments with these rules as the rule set that a plot varies."""
+    return replace(arguments, elements=f"{arguments.elements or rule_set_text()}\n\n{VARIED}:{rules}\n")
+
+
+def put(p: Any, arguments: Arguments, place: slice) -> None:
+    """Give a processing object these arguments, at ``place`` among those of all scripts."""
+    values = list(p.script_args)
+    values[place] = [getattr(arguments, item.name) for item in fields(arguments)]
+    p.script_args = tuple(values)
