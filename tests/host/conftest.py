@@ -100,9 +100,11 @@ def _rarer_checkpoints(webui: WebUI) -> None:
         subprocess.run(command, check=True)
         sd_models.list_models()
         return
-    classes = "ldm.models.diffusion.ddpm.LatentInpaintDiffusion", "modules.models.diffusion.ddpm_edit.LatentDiffusion"
-    write_checkpoint(webui, "inpainting", *with_channels(9, classes[0]))
-    write_checkpoint(webui, "edit", *with_channels(8, classes[1]))
+    classes = {"inpainting": "ldm.models.diffusion.ddpm.LatentInpaintDiffusion"}
+    classes["edit"] = "modules.models.diffusion.ddpm_edit.LatentDiffusion"
+    for family, channels in (("inpainting", 9), ("edit", 8)):
+        if not any(family in title for title in sd_models.checkpoints_list):
+            write_checkpoint(webui, family, *with_channels(channels, classes[family]))
 
 
 @pytest.fixture

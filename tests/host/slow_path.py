@@ -102,5 +102,6 @@ def generate(webui: WebUI, prompt: str, **fields: Any) -> Any:
 
 def forget_conditioning(p: Any) -> None:
     """The host's cache knows nothing of multipliers that were set behind its back."""
-    for cache in (p.cached_c, p.cached_uc):
-        cache[:] = [None, None]
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        if hasattr(p, name):
+            getattr(p, name)[:] = [None, None]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +13,86 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lbw.blocks import block_of
+from lbw.blocks import LAYOUTS, UNET_LABELS, is_text_encoder
 from lbw.engine import LoraEngine
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
-from tests.host.measure import restore_counter
+from tests.host.measure import messages, restore_counter
 from tests.host.test_isolation import difference
 from tests.host.test_model_switch import use
 from tests.host.webui import WebUI
 from tests.unit.ulp import ulp_distance
 
-FAMILIES = ("inpainting", "edit", "sd2", "sdxl", "refiner", "sd3")
-WITHOUT_TEXT_ENCODER = ("refiner", "sd3")
-"""The host knows no names for the layers of theirs."""
-OUTPUT_BLOCKS = ",".join(["0.5", *["0"] * 13, *["1"] * 12])
-"""A vector of 26 values: half the text encoder, and the output blocks."""
-STOP = 2
+Deltas = dict[str, dict[str, Tensor]]
+"""{layer name: {parameter: a network's delta at strength 1, in float64}}"""
+
+FAMILIES = {"sd1": 17, "inpainting": 17, "edit": 17, "sd2": 17, "sdxl": 12, "refiner": 26, "sd3": 26}
+"""How many values the usual vector for a model of the family has."""
+STEPS = 3
+EIGHTHS = [0.5, *((number % 9 - 2) / 8 for number in range(25))]
+"""A value for each of the 26 blocks, some of them 0, neighbours apart."""
 
 
-def parts_of(name: str, layer: nn.Module) -> dict[str, tuple[str, torch.Size]]:
-    """{a part's name in the file: (the parameter that it is for, its shape)}."""
-    if name.endswith("x_block_attn_qkv"):
-        number = name.partition("joint_blocks_")[2].partition("_")[0]
-        out, into = layer.weight.shape
-        shape = torch.Size((out // 3, into))
-        return {f"transformer.transformer_blocks.{number}.attn.to_{part}": ("weight", shape) for part in "qkv"}
-    if name.startswith("diffusion_model"):
-        return {"lora_unet" + name.removeprefix("diffusion_model"): ("weight", layer.weight.shape)}
-    if "resblocks" not in name:
-        return {"lora_te1_text_model" + name.partition("transformer_text_model")[2]: ("weight", layer.weight.shape)}
-    prefix = "lora_te2" if name.startswith("1_") else "lora_te"
-    number, _, part = name.partition("resblocks_")[2].partition("_")
-    key = f"{prefix}_text_model_encoder_layers_{number}_"
-    if isinstance(layer, nn.MultiheadAttention):
-        shape = layer.out_proj.weight.shape
-        parts = {f"{key}self_attn_{part}_proj": ("in_proj_weight", shape) for part in "qkv"}
-        return parts | {f"{key}self_attn_out_proj": ("out_proj.weight", shape)}
-    return {key + part.replace("mlp_c_fc", "mlp_fc1").replace("mlp_c_proj", "mlp_fc2"): ("weight", layer.weight.shape)}
-
-
-def trained_layers(layers: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """The attention, the first layer of the U-Net, and the text encoders that trainers know by CLIP's names."""
-    found = attention_layers(layers)
-    for name, layer in layers.items():
-        is_open_clip = name.endswith("_attn") or name.endswith(("mlp_c_fc", "mlp_c_proj"))
-        is_first = name == "diffusion_model_input_blocks_0_0"
-        is_joint = "joint_blocks" in name and name.endswith(("attn_qkv", "attn_proj", "mlp_fc1"))
-        if is_first or is_joint or ("resblocks_1" in name and is_open_clip):
-            found[name] = layer
+def labels_of(model: Any) -> dict[nn.Module, str | None]:
+    """{layer: its block}, by where the layer hangs in the model, whatever it is called."""
+    unet = model.model.diffusion_model
+    parts = {"input_blocks": UNET_LABELS[1:13], "output_blocks": UNET_LABELS[14:]}
+    parts["joint_blocks"] = parts["input_blocks"] + parts["output_blocks"]
+    found: dict[nn.Module, str | None] = dict.fromkeys(model.modules(), "BASE")
+    found.update(dict.fromkeys(unet.modules()))
+    for part, labels in parts.items():
+        for block, label in zip(getattr(unet, part, ()), labels, strict=False):
+            found.update(dict.fromkeys(block.modules(), label))
+    found.update(dict.fromkeys(getattr(unet, "middle_block", nn.Module()).modules(), "M00"))
     return found
 
 
-def write_family_lora(path: Path, layers: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
-    """Write a LoRA of rank 4 and alpha 4.
+def parts_of(name: str, layer: nn.Module) -> dict[str, tuple[str, torch.Size]]:
+    """{a part's name in the file: (the parameter that it is for, its shape)}.
 
-    Returns:
-        {layer name: {parameter: its delta in float64}}.
+    The names are those that trainers give; the host's own where it knows none of theirs, as of the refiner's and SD3's
+    text encoders, and of the text side of SD3's attention.
     """
-    random = torch.Generator().manual_seed(5)
+    if isinstance(layer, nn.MultiheadAttention):
+        number, _, part = name.partition("resblocks_")[2].partition("_")
+        prefix = {"1": "lora_te2", "m": "lora_te"}.get(name[0])
+        key = f"{prefix}_text_model_encoder_layers_{number}_self_{part}" if prefix else name
+        shape = layer.out_proj.weight.shape
+        parts = {f"{key}_{part}_proj": ("in_proj_weight", shape) for part in "qkv"}
+        return parts | {f"{key}_out_proj": ("out_proj.weight", shape)}
+    shape = layer.weight.shape
+    if name.endswith("x_block_attn_qkv"):
+        number = name.partition("joint_blocks_")[2].partition("_")[0]
+        shape = torch.Size((shape[0] // 3, shape[1]))
+        return {f"transformer.transformer_blocks.{number}.attn.to_{part}": ("weight", shape) for part in "qkv"}
+    if name.startswith("diffusion_model"):
+        return {"lora_unet" + name.removeprefix("diffusion_model"): ("weight", shape)}
+    if name.startswith(("0_transformer_text_model", "transformer_text_model")):
+        return {"lora_te1_text_model" + name.partition("transformer_text_model")[2]: ("weight", shape)}
+    if name.startswith(("1_model_transformer_resblocks_", "model_transformer_resblocks_")):
+        prefix, _, part = name.partition("model_transformer_resblocks_")
+        part = part.replace("mlp_c_fc", "mlp_fc1").replace("mlp_c_proj", "mlp_fc2")
+        return {f"lora_te{'2' if prefix else ''}_text_model_encoder_layers_{part}": ("weight", shape)}
+    return {name: ("weight", shape)}
+
+
+def trained_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Every layer of the model that a LoRA can be for."""
+    attentions = {name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
+        and name.removesuffix("_out_proj") not in attentions
+    }
+
+
+def write_family_lora(path: Path, layers: Mapping[str, nn.Module], *, seed: int = 5) -> Deltas:
+    """Write a LoRA of rank 4 and alpha 4."""
+    random = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    deltas: dict[str, dict[str, Tensor]] = {}
+    deltas: Deltas = {}
     for name, layer in layers.items():
         for key, (parameter, shape) in parts_of(name, layer).items():
             out, into, *kernel = shape
@@ -90,7 +110,7 @@ def write_family_lora(path: Path, layers: Mapping[str, nn.Module]) -> dict[str, 
     return deltas
 
 
-def weights_of(layers: Mapping[str, Any], deltas: Mapping[str, Mapping[str, Tensor]]) -> dict[tuple[str, str], Tensor]:
+def weights_of(layers: Mapping[str, Any], deltas: Deltas) -> dict[tuple[str, str], Tensor]:
     return {
         (name, parameter): layers[name].get_parameter(parameter).detach().clone()
         for name, parameters in deltas.items()
@@ -98,53 +118,112 @@ def weights_of(layers: Mapping[str, Any], deltas: Mapping[str, Mapping[str, Tens
     }
 
 
+class Watch:
+    """At each evaluation compares the weights with the base plus each network's delta times its strength, in float64.
+
+    Args:
+        strengths: for each network (its deltas, what gives the strength that a layer should have in a step).
+    """
+
+    def __init__(self, layers: Mapping[str, Any], strengths: list[tuple[Deltas, Callable[[str, int], float]]]) -> None:
+        self.layers, self.strengths = layers, strengths
+        self.base = weights_of(layers, strengths[0][0])
+        self.evaluations = 0
+        self.wrong: list[tuple[int, str, str, int]] = []
+
+    def __call__(self, _params: Any) -> None:
+        for (name, parameter), base in self.base.items():
+            wanted, is_on = base.double(), False
+            for deltas, strength in self.strengths:
+                value = strength(name, self.evaluations % STEPS)
+                wanted, is_on = wanted + value * deltas[name][parameter], is_on or value != 0
+            weight = self.layers[name].get_parameter(parameter).detach()
+            distance = ulp_distance(weight, wanted.to(weight.dtype))
+            if distance > int(is_on):
+                self.wrong.append((self.evaluations, name, parameter, distance))
+        self.evaluations += 1
+
+    def is_base_back(self) -> bool:
+        return all(
+            self.layers[name].get_parameter(parameter).equal(base) for (name, parameter), base in self.base.items()
+        )
+
+
 def fields_of(family: str) -> dict[str, Any]:
-    """A request of three steps; to edit an image, instruct-pix2pix needs one, and follows it by a scale of its own."""
+    """A request of three steps, and of three more at twice the size; to edit an image, instruct-pix2pix needs one, and
+    follows it by a scale of its own."""
     if family != "edit":
-        return {"steps": 3}
+        return {
+            "steps": STEPS,
+            "enable_hr": True,
+            "hr_scale": 2,
+            "hr_upscaler": "Lanczos",
+            "hr_second_pass_steps": STEPS,
+            "denoising_strength": 1.0,
+        }
     picture = Image.new("RGB", (64, 64), (200, 40, 40))
-    return {"steps": 3, "init_images": [picture], "denoising_strength": 1.0, "image_cfg_scale": 1.5}
+    return {"steps": STEPS, "init_images": [picture], "denoising_strength": 1.0, "image_cfg_scale": 1.5}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_and_steps_in_a_model_of_the_family(bench: Bench, checkpoints: list[str], family: str):
+def test_every_layer_of_a_model_of_the_family_has_the_strength_of_its_block(
+    bench: Bench, checkpoints: list[str], family: str, caplog: pytest.LogCaptureFixture
+):
     use(checkpoints, family)
-    layers = bench.layers()
-    trained = trained_layers(layers)
-    if family in WITHOUT_TEXT_ENCODER:
-        trained = {name: layer for name, layer in trained.items() if name.startswith("diffusion_model")}
-    deltas = write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained)
-    base = weights_of(layers, deltas)
-    seen: list[dict[tuple[str, str], Tensor]] = []
-    prompt = f"a red cat <lora:t_family:0.8:lbw={OUTPUT_BLOCKS}:stop={STOP}>"
+    layers = trained_layers(bench.layers())
+    found = labels_of(bench.webui.shared.sd_model)
+    labels = {name: found[layer] for name, layer in layers.items()}
+    folder = bench.webui.lora_folder
+    one = write_family_lora(folder / "t_family.safetensors", layers)
+    two = write_family_lora(folder / "t_family2.safetensors", layers, seed=6)
+    ratios = {None: 1.0, **dict(zip(UNET_LABELS, EIGHTHS, strict=True))}
+    usual = LAYOUTS[FAMILIES[family]]
+    usual_ratios = {None: 1.0, **dict.fromkeys(UNET_LABELS, 0.0), **dict(zip(usual, EIGHTHS, strict=False))}
+    deep = set(UNET_LABELS[UNET_LABELS.index("IN05") : UNET_LABELS.index("OUT05") + 1])
+
+    def strength_of_one(name: str, step: int) -> float:
+        return 0.8 * ratios[labels[name]] * (is_text_encoder(name) or step < 2)
+
+    def strength_of_two(name: str, step: int) -> float:
+        if is_text_encoder(name):
+            return 0.3 * usual_ratios["BASE"]
+        if labels[name] in deep and "attn" in name:
+            return 0.0
+        return -0.6 * usual_ratios[labels[name]] * (step == 1)
+
+    prompt = (
+        f"a red cat <lora:t_family:0.8:lbw={','.join(map(str, EIGHTHS))}:stop=2> <lora:t_family2:te=0.3:unet=-0.6:"
+        f"lbw={','.join(map(str, EIGHTHS[: len(usual)]))}:lbwe=ATTNDEEPOFF:step=1-2>"
+    )
+    watch = Watch(bench.layers(), [(one, strength_of_one), (two, strength_of_two)])
     fields = fields_of(family)
     with (
         restore_counter(bench.webui.networks) as counter,
-        bench.webui.observing(lambda _params: seen.append(weights_of(layers, deltas))),
+        bench.webui.observing(watch),
+        caplog.at_level(logging.DEBUG, logger="lbw"),
     ):
         torch.manual_seed(1)  # the host draws from what the autoencoder makes of a picture
         ours = bench.webui.generate(prompt=prompt, **fields)
         assert counter.take() == 0, "the host re-patched"
-    assert len(seen) == 3
-    for step, weights in enumerate(seen):
-        for (name, parameter), weight in weights.items():
-            label = block_of(name)
-            ratio = 0.5 if label == "BASE" else float((label or "").startswith("OUT") and step < STOP)
-            wanted = base[name, parameter].double() + 0.8 * ratio * deltas[name][parameter]
-            assert ulp_distance(weight, wanted.to(weight.dtype)) <= (1 if ratio else 0), (step, name, parameter)
-    labels = {block_of(name) for name in deltas}
-    assert labels > ({"IN00", "OUT11"} if family == "sd3" else {"M00", "IN00", "OUT03"})
-    assert ("BASE" in labels) == (family not in WITHOUT_TEXT_ENCODER)
+    assert watch.evaluations == (2 * STEPS if "enable_hr" in fields else STEPS)
+    assert watch.wrong == []
+    assert set(labels.values()) >= {None, *LAYOUTS[20]} - ({"M00"} if family == "sd3" else set())
+    told = [record.getMessage() for record in caplog.records if "in no block" in record.getMessage()]
+    unclaimed = sorted(name for name, label in labels.items() if label is None)
+    assert [line.rpartition(": ")[2] for line in told] == [", ".join(unclaimed)]
+    assert messages(ours) == []
     torch.manual_seed(1)
     assert difference(ours, slow_path.generate(bench.webui, prompt, **fields)) <= 1
     torch.manual_seed(1)
     assert difference(ours, bench.webui.generate(prompt="a red cat", **fields)) > 0
-    assert all(weight.equal(base[key]) for key, weight in weights_of(layers, deltas).items())
+    assert watch.is_base_back()
 
 
 def test_a_lora_of_another_family_is_applied_where_it_matches(bench: Bench, checkpoints: list[str]):
     """Nothing raises, the layers of another shape are named once, and another LoRA works."""
     write_lora(bench.webui.lora_folder / "t_sd1.safetensors", attention_layers(bench.layers()), seed=11)
+    text = "diffusion_model_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
+    width = bench.layers()[text].weight.shape[1]
     use(checkpoints, "sd2")
     layers = bench.layers()
     deltas = write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(layers))
@@ -154,13 +233,34 @@ def test_a_lora_of_another_family_is_applied_where_it_matches(bench: Bench, chec
         result = bench.webui.generate(prompt="a red cat <lora:t_sd1:1:stop=1> <lora:t_family:1:stop=2>", steps=3)
     assert result.comments.count("<lora:t_sd1>") == 1 and "parts do not fit this model" in result.comments
     assert len(result.images) == 1
-    width = layers["diffusion_model_input_blocks_1_1_transformer_blocks_0_attn2_to_k"].weight.shape[1]
-    assert width == 48, "SD2 reads a text of another width than SD1"
+    assert layers[text].weight.shape[1] != width, "SD2 reads a text of another width than SD1"
     name = "diffusion_model_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
     wanted = base[name, "weight"].double() + deltas[name]["weight"]
     assert ulp_distance(seen[0][name, "weight"], wanted.float()) > 1, "both are in it at first"
     assert ulp_distance(seen[1][name, "weight"], wanted.float()) <= 1
     assert seen[2][name, "weight"].equal(base[name, "weight"])
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl", "refiner", "sd3"])
+def test_a_lora_of_another_family_gives_what_it_gives_without_us(
+    bench: Bench, checkpoints: list[str], family: str, capfd: pytest.CaptureFixture
+):
+    """SD1's in a model of the family, and the family's in SD1: the host applies what it can."""
+    write_lora(bench.webui.lora_folder / "t_sd1.safetensors", attention_layers(bench.layers()), seed=11)
+
+    def compare(name: str) -> None:
+        hosts = bench.webui.generate(args=["", False], prompt=f"a red cat <lora:{name}:1>", steps=STEPS)
+        capfd.readouterr()
+        ours = bench.webui.generate(prompt=f"a red cat <lora:{name}:1:stop=9>", steps=STEPS)
+        assert difference(ours, hosts) <= 1
+        assert all(line.startswith(f"<lora:{name}>: ") for line in messages(ours)) and len(messages(ours)) <= 1
+        assert "lbw" not in "".join(capfd.readouterr())
+
+    use(checkpoints, family)
+    write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
+    compare("t_sd1")
+    use(checkpoints, "sd1")
+    compare("t_family")
 
 
 @pytest.mark.parametrize("parts", [("_q_proj", "_k_proj", "_v_proj"), ("",)], ids=["q, k and v", "all in one"])
