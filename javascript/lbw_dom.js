@@ -18,6 +18,9 @@ const lbwDom = (() => {
         return made;
     }
 
+    // A field with its name above it. The id is that of both together, as gradio has it.
+    const labelled = (text, field, id) => element("label", {id, className: "lbw-field"}, element("span", {textContent: text}), field);
+
     function setAttributes(made, attributes) {
         for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
         return made;
@@ -32,5 +35,5 @@ const lbwDom = (() => {
     // Where messages of a section appear; they are read out.
     const said = () => setAttributes(element("p", {className: "lbw-said"}), {role: "status"});
 
-    return {element, button, svg, said, setAttributes};
+    return {element, button, labelled, svg, said, setAttributes};
 })();

@@ -91,8 +91,9 @@ const lbwMakeWeights = (() => {
         return labels.filter(label => found.includes(label));
     }
 
-    function build({frame, vector, presets}) {
-        const {element, button} = lbwDom;
+    // `id` makes an element's id. `buttons` and `notes` are gradio's, and are given places in the frame.
+    function build({frame, id, buttons, notes, presets}) {
+        const {element, button, labelled} = lbwDom;
         const layouts = JSON.parse(frame.dataset.layouts);
         // Ranges count through the blocks that a short layout leaves out; 12 and 20 values are for SDXL.
         const MODEL = {12: 20, 17: 26};
@@ -102,6 +103,10 @@ const lbwMakeWeights = (() => {
         let blocks = {};
         let shown;
 
+        const vector = element("textarea", {
+            rows: 2, placeholder: "the sliders' values; a vector typed or pasted here moves the sliders", spellcheck: false,
+        });
+        const name = element("input", {type: "text", autocomplete: "off"});
         const said = lbwDom.said();
         const rows = element("div", {className: "lbw-blocks"});
         const frameOfDrawing = element("div", {className: "lbw-drawing"});
@@ -115,7 +120,6 @@ const lbwMakeWeights = (() => {
         const publish = () => {
             shown.paint(current());
             vector.value = Object.values(current()).join(",");
-            updateInput(vector);
         };
         const fill = values => {
             for (const [label, value] of Object.entries(values)) blocks[label].show(value);
@@ -166,12 +170,12 @@ const lbwMakeWeights = (() => {
         };
         range.addEventListener("keydown", event => event.key === "Enter" && setRange());
 
-        // What is typed or pasted moves the sliders; what the sliders write there themselves changes nothing.
-        vector.addEventListener("input", () => {
-            if (vector.value !== Object.values(current()).join(",")) take(vector.value);
-        });
+        vector.addEventListener("input", () => take(vector.value));
 
         frame.replaceChildren(
+            labelled("Weights", vector, id("lbw_made")),
+            element("div", {className: "lbw-tools lbw-name-row"}, labelled("Identifier", name, id("lbw_made_name")), ...buttons),
+            notes,
             element("div", {className: "lbw-tools"}, select, copy),
             element("div", {className: "lbw-tools"},
                 button("Set all 0", () => setAll(layout.labels, "0")), button("Set all 1", () => setAll(layout.labels, "1")),
@@ -181,7 +185,6 @@ const lbwMakeWeights = (() => {
         );
         useLayout(17);
         listPresets();
-        if (vector.value) take(vector.value);
     }
 
     return {build};

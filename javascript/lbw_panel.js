@@ -8,7 +8,8 @@ const loraBlockWeight = (() => {
     const USUAL_STEPS = 20;
     const HIRES_PROMPT = "#hires_prompt textarea";
 
-    const find = (tabname, id) => gradioApp().querySelector(`#${tabname === "txt2img" ? "" : `${tabname}_`}${id}`);
+    const idOf = (tabname, name) => (tabname === "txt2img" ? name : `${tabname}_${name}`);
+    const find = (tabname, selector) => gradioApp().querySelector(`#${idOf(tabname, selector)}`);
 
     // The prompt in which the cursor was last; the hires pass has one of its own.
     const lastPrompt = {};
@@ -49,20 +50,7 @@ const loraBlockWeight = (() => {
         find(tabname, "lbw_status .lbw-said").textContent = message;
     }
 
-    const ARGUMENTS = {
-        lbw: ([chosen]) => ({lbw: nameOf(chosen)}),
-        lbwe: ([chosen]) => ({lbwe: nameOf(chosen)}),
-        steps: ([start, stop]) => ({start: (start ?? "").trim(), stop: (stop ?? "").trim()}),
-    };
-
-    // A choice is "NAME: what it does", and no name has a colon.
-    const nameOf = choice => (choice ?? "").split(":")[0];
-
-    function put(tabname, key, chosen) {
-        putArguments(tabname, ARGUMENTS[key](chosen));
-    }
-
-    function putArguments(tabname, values) {
+    function put(tabname, values) {
         say(tabname, setInPrompt(tabname, values));
     }
 
@@ -90,6 +78,37 @@ const loraBlockWeight = (() => {
             denoising: tabname === "img2img" ? Number(field("img2img_denoising_strength") ?? 1) : null,
             hires: hires ? {prompt: field("hires_prompt") ?? "", steps: Number(field("txt2img_hires_steps")) || 0} : null,
             theme: theme(),
+        });
+    }
+
+    function buildInsertRow(tabname) {
+        lbwInsert.build({
+            frame: find(tabname, "lbw_status .lbw-insert"),
+            id: name => idOf(tabname, name),
+            presets: find(tabname, "lbw_ratios"),
+            ruleSets: find(tabname, "lbw_element_names"),
+            put: values => put(tabname, values),
+        });
+    }
+
+    // Names anywhere in the panel go into the prompt.
+    function putNames(tabname) {
+        find(tabname, "lbw_panel").addEventListener("click", ({target}) => {
+            const {key, name} = target.dataset ?? {};
+            if (name) put(tabname, {[key]: name});
+        });
+    }
+
+    // The vector and its name, for the server.
+    const made = tabname => ["lbw_made", "lbw_made_name"].map(name => find(tabname, `${name} :is(textarea, input)`).value);
+
+    function buildSliders(tabname) {
+        lbwMakeWeights.build({
+            frame: find(tabname, "lbw_sliders .lbw-make"),
+            id: name => idOf(tabname, name),
+            buttons: ["lbw_add", "lbw_add_save"].map(name => find(tabname, name)),
+            notes: find(tabname, "lbw_made_notes"),
+            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(button => button.dataset),
         });
     }
 
@@ -124,11 +143,10 @@ const loraBlockWeight = (() => {
         const area = find(tabname, `${areaId} textarea`);
         const check = find(tabname, `${prefix}_check`);
         pressOnPause(area, check, [find(tabname, `${prefix}_savetext`), find(tabname, `${prefix}_reload`)]);
-        onFirstSight(find(tabname, "lbw_panel"), () => check.click());
-        find(tabname, contentId).addEventListener("click", event => {
-            const {line, key, name} = event.target.dataset ?? {};
+        check.click();
+        find(tabname, contentId).addEventListener("click", ({target}) => {
+            const {line} = target.dataset ?? {};
             if (line) goToLine(area, Number(line));
-            if (name) putArguments(tabname, {[key]: name});
         });
     }
 
@@ -138,7 +156,7 @@ const loraBlockWeight = (() => {
         const area = find(tabname, `${areaId} textarea`);
         const content = find(tabname, contentId);
         const remember = () => { area.inFile = area.value; };
-        onFirstSight(find(tabname, "lbw_panel"), remember);
+        remember();
         new MutationObserver(() => {
             const state = content.querySelector(".lbw-notes")?.dataset.state;
             if (!state) return;
@@ -188,31 +206,27 @@ const loraBlockWeight = (() => {
         observer.observe(element);
     }
 
-    function labelSymbols(tabname) {
-        for (const button of find(tabname, "lbw_panel").querySelectorAll("button.tool")) {
-            if (button.title) button.setAttribute("aria-label", button.title);
+    // What is in the panel is set up when it is first seen: most pages are loaded without a look at it.
+    function setUpPanel(tabname) {
+        for (const file of TEXT_FILES) {
+            setUpTextFile(tabname, ...file);
+            followOtherTab(tabname, ...file);
         }
+        buildInsertRow(tabname);
+        putNames(tabname);
+        onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
+        onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
+        onFirstSight(find(tabname, "lbw_sliders"), () => buildSliders(tabname));
     }
 
     onUiLoaded(() => {
         for (const tabname of ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"))) {
             unlinkTitle(tabname);
             watchPrompts(tabname);
-            for (const file of TEXT_FILES) {
-                setUpTextFile(tabname, ...file);
-                followOtherTab(tabname, ...file);
-            }
             setUpStatus(tabname);
-            onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
-            onFirstSight(find(tabname, "lbw_panel"), () => labelSymbols(tabname));
-            onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
-            onFirstSight(find(tabname, "lbw_sliders"), () => lbwMakeWeights.build({
-                frame: find(tabname, "lbw_sliders .lbw-make"),
-                vector: find(tabname, "lbw_made").querySelector("textarea, input"),
-                presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(button => button.dataset),
-            }));
+            onFirstSight(find(tabname, "lbw_panel"), () => setUpPanel(tabname));
         }
     });
 
-    return {put, theme, askedFor};
+    return {theme, askedFor, made};
 })();

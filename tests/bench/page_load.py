@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import tempfile
 from contextlib import ExitStack
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.conftest import CHROMIUM_FLAGS
+from tests.browser import chromium
 from tests.server import Server, running_server
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -68,8 +66,7 @@ def measure(rounds: int) -> dict[str, dict[str, list[float]]]:
             disabled = [PROJECT.name] if name == "without" else []
             (data / "config.json").write_text(json.dumps({"disabled_extensions": disabled}))
             servers[name] = stack.enter_context(running_server(data, ready_path="/sdapi/v1/cmd-flags"))
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        browser = chromium.launch(stack.enter_context(sync_playwright()))
         for number in range(rounds + 1):
             for name, server in servers.items():
                 result = load(browser, server)

@@ -89,6 +89,12 @@ class Panel:
         field.fill(name)
         self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
 
+    def pick(self, field: str, name: str) -> None:
+        """Take a choice of a field that the browser makes."""
+        select = self.find(field, "select")
+        expect(select.locator(f"option[value='{name}']")).to_be_attached()
+        select.select_option(name)
+
     def choose_mode(self, name: str) -> None:
         """What the next generation makes: one image, or a plot."""
         self.find("lbw_mode").get_by_label(name, exact=True).check()

@@ -5,8 +5,6 @@ Usage: python -m tests.browser.screenshots
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +16,8 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, open_page
-from tests.browser.conftest import CHROMIUM_FLAGS
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
 from tests.server import Server, running_server
 
@@ -99,7 +97,6 @@ def keep(panel: Panel, index: int, name: str) -> None:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with (
         tempfile.TemporaryDirectory() as data,
         kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}),
@@ -107,11 +104,11 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         write_uneven_lora(Path(data) / "models" / "Lora")
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        browser = chromium.launch(playwright)
         panel = panel_on(browser, server, "light", 1400)
         fill_small(panel.page, PROMPT)
         generate(panel.page)
-        panel.open("lbw_weights_setting").choose("lbw_insert_preset", "OUTD")
+        panel.open("lbw_weights_setting").pick("lbw_insert_preset", "OUTD")
         panel.presets.fill(f"{DEFAULT_PRESETS}MINE:1,0,0.5\n")
         expect(panel.notes).to_contain_text("Line 12")
         take(panel, "panel")

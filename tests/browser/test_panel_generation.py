@@ -38,7 +38,7 @@ def set_option(server: Server, **values: object) -> None:
 
 def test_an_inserted_preset_shapes_the_next_image(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:1>")
-    panel.choose("lbw_insert_preset", "OUTD")
+    panel.pick("lbw_insert_preset", "OUTD")
     panel.find("lbw_put_lbw").click()
     panel.find("lbw_insert_stop", ":is(textarea, input)").fill("2")
     panel.find("lbw_put_steps").click()
@@ -165,7 +165,7 @@ def test_reload_ui_leaves_a_panel_that_works(panel: Panel, server: Server):
     reload_ui(panel.page, server)
     again = Panel(panel.page).open()
     again.write("<lora:a:1>")
-    again.choose("lbw_insert_preset", "OUTD")
+    again.pick("lbw_insert_preset", "OUTD")
     again.find("lbw_put_lbw").click()
     expect(again.prompt).to_have_value("<lora:a:1:lbw=OUTD>")
 

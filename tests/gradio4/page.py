@@ -91,12 +91,14 @@ class Backend:
 def tab(name: str) -> None:
     with gr.TabItem(name, id=name, elem_id=f"tab_{name}"):
         gr.Textbox(label="Prompt", lines=3, elem_id=f"{name}_prompt")
-        ui.build(
+        components = ui.build(
             name == "img2img",
             presets_file=PROJECT / "scripts" / "lbwpresets.txt",
             rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
             backend=Backend(),
         )
+        # An input of an event can be changed on the page, and in a host all of them are.
+        gr.Button("Generate").click(lambda *_: None, list(components.values()), [])
         gr.HTML(elem_id=f"html_log_{name}")
 
 

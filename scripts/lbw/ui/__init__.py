@@ -10,7 +10,7 @@ import gradio as gr
 from lbw.api import ARGUMENTS
 from lbw.preview import Backend
 from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, schedule, strengths
-from lbw.ui.tab import Tab
+from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion
 
 TITLE = "LoRA Block Weight"
@@ -33,8 +33,8 @@ def build(
     Returns:
         {name of an argument: its component}, in the order of the arguments.
     """
-    tab = Tab("img2img" if is_img2img else "txt2img")
-    components: dict[str, Any] = {}
+    tab = Tab("img2img" if is_img2img else "txt2img", asked=gr.Textbox(value="", visible=False))
+    components: dict[str, Any] = {"pasted": gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))}
     outer = (
         gr.Accordion(TITLE, open=False, elem_classes=["lbw-accordion"])
         if separate_checkbox
@@ -44,18 +44,20 @@ def build(
         components["active"] = (
             gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
         )
-        row = insert.build(tab)
-        components["default_preset"] = row.default_preset
-        components["presets"] = presets_text.build(
-            tab, presets_file, row.preset, row.default_preset, make_weights.build
-        )
-        components |= elemental.build(tab, rule_sets_file, row.rule_set, backend.layer_names)
+        default_preset = insert.build(tab)
+        presets = presets_text.build(tab, presets_file, default_preset)
+        make_weights.build(tab, presets)
+        rule_sets, print_changes = elemental.build(tab, rule_sets_file, backend.layer_names)
         curve.build(tab)
-        components["schedule_picture"] = schedule.build(
-            tab, backend, components["presets"], components["elements"], row.default_preset
-        )
+        components["schedule_picture"] = schedule.build(tab, backend, presets.area, rule_sets.area, default_preset)
         strengths.build(tab, backend)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
-    components["pasted"] = gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))
+    on_page_load(lambda: [presets.read(), rule_sets.read()], [presets.area, rule_sets.area])
+    components |= {
+        "default_preset": default_preset,
+        "presets": presets.area,
+        "elements": rule_sets.area,
+        "print_changes": print_changes,
+    }
     return {argument.name: components[argument.name] for argument in ARGUMENTS}

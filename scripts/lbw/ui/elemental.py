@@ -21,23 +21,24 @@ from modules.ui_components import FormRow
 _MOST_SETS = 50
 
 
-def build(tab: Tab, path: Path, rule_set: Any, layers: Callable[[], Iterable[str]]) -> dict[str, Any]:
-    """Make the section; returns its components by argument."""
+def build(tab: Tab, path: Path, layers: Callable[[], Iterable[str]]) -> tuple[TextFile, Any]:
+    """Make the section; returns the rule sets, and the checkbox of the argument ``print_changes``."""
     file = TextFile(
         tab, "lbwe", "lbw_element", path, DEFAULT_RULE_SETS, parse_rule_sets,
-        lambda rules: ", ".join(rules.splitlines()), described=[rule_set],
+        lambda rules: ", ".join(rules.splitlines()),
     )
     with gr.Accordion("Elemental", open=False, elem_id=tab.id("lbw_elemental")):
-        info = "NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>"
-        elements = file.build("Element rules", info, "element", "lbw_element_names")
         with FormRow(variant="compact"):
-            print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
+            file.build_buttons()
             show = gr.Button("Show what the rules hit", size="sm", elem_id=tab.id("lbw_element_hits_button"))
+        info = "NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>"
+        file.build_text("Element rules", info, "element", "lbw_element_names")
+        print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
         hits = gr.HTML(elem_id=tab.id("lbw_element_hits"), value="")
     show.click(
-        lambda text: hits_html(text, list(layers())), [elements], [hits], queue=False, show_progress=False
+        lambda text: hits_html(text, list(layers())), [file.area], [hits], queue=False, show_progress=False
     )
-    return {"elements": elements, "print_changes": print_changes}
+    return file, print_changes
 
 
 def hits_html(text: str, layers: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Make Weights: a vector by sliders. The sliders and the picture are drawn by lbw_make_weights.js, on first sight."""
+"""Make Weights: a vector by sliders. All but the buttons is drawn by lbw_make_weights.js, on first sight."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import gradio as gr
 
 from lbw.blocks import LAYOUTS
 from lbw.presets import with_preset
-from lbw.ui.tab import Tab
+from lbw.ui.tab import Tab, on_click
 from lbw.ui.text_file import TextFile
-from modules.ui_components import FormRow
 
 _LAYOUT_NAMES = {17: "17 (SD 1/2)", 26: "26 (SD 1/2, full)", 12: "12 (SDXL)", 20: "20 (SDXL, full)", 61: "61 (Flux)"}
 
@@ -21,23 +20,15 @@ _LAYOUT_NAMES = {17: "17 (SD 1/2)", 26: "26 (SD 1/2, full)", 12: "12 (SDXL)", 20
 def build(tab: Tab, file: TextFile) -> None:
     layouts = [{"name": name, "labels": LAYOUTS[length]} for length, name in _LAYOUT_NAMES.items()]
     with gr.Accordion("Make Weights", open=False, elem_id=tab.id("lbw_make_weights")):
-        weights = gr.Textbox(
-            label="Weights", value="", lines=1, max_lines=4, elem_id=tab.id("lbw_made"),
-            placeholder="the sliders' values; a vector typed or pasted here moves the sliders",
+        add = gr.Button("Add to presets", size="sm", elem_id=tab.id("lbw_add"))
+        add_and_save = gr.Button(
+            "Add to presets and Save", size="sm", variant="primary", elem_id=tab.id("lbw_add_save")
         )
-        with FormRow(variant="compact", elem_classes=["lbw-add"]):
-            name = gr.Textbox(label="Identifier", value="", max_lines=1, elem_id=tab.id("lbw_made_name"), scale=2)
-            add = gr.Button("Add to presets", size="sm", elem_id=tab.id("lbw_add"))
-            add_and_save = gr.Button(
-                "Add to presets and Save", size="sm", variant="primary", elem_id=tab.id("lbw_add_save")
-            )
         said = gr.HTML(elem_id=tab.id("lbw_made_notes"), value='<div class="lbw-said" role="status"></div>')
         gr.HTML(
             elem_id=tab.id("lbw_sliders"),
             value=f'<div class="lbw-make" data-layouts="{escape(json.dumps(layouts))}"></div>',
         )
-    for component in (weights, name):
-        component.do_not_save_to_config = True
 
     def on_add(and_save: bool, text: str, vector: str, identifier: str, loaded: str | None) -> list[Any]:
         try:
@@ -48,11 +39,12 @@ def build(tab: Tab, file: TextFile) -> None:
         saved = file.on_save(text, loaded) if and_save else [version, gr.update(), *content]
         return [text, *saved, _said(f"{identifier.strip()} added to the presets.")]
 
-    inputs = [file.area, weights, name, file.loaded]
-    outputs = [file.area, *file.saved, said]
-    options = {"queue": False, "show_progress": False}
-    add.click(partial(on_add, False), inputs, outputs, **options)
-    add_and_save.click(partial(on_add, True), inputs, outputs, **options)
+    for button, and_save in ((add, False), (add_and_save, True)):
+        on_click(
+            button, partial(on_add, and_save),
+            [file.area, tab.asked, tab.asked, file.loaded], [file.area, *file.saved, said],
+            f"(text, vector, name, loaded) => [text, ...loraBlockWeight.made('{tab.name}'), loaded]",
+        )
 
 
 def _said(message: str) -> str:

@@ -1,8 +1,7 @@
-"""Weights setting: the presets, and Make Weights, which adds to them."""
+"""Weights setting: the presets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,17 @@ from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
 from lbw.weights import blocks_on
+from modules.ui_components import FormRow
 
 
-def build(
-    tab: Tab, path: Path, preset: Any, default_preset: Any, make_weights: Callable[[Tab, TextFile], None]
-) -> Any:
-    """Make both sections; returns the text box."""
+def build(tab: Tab, path: Path, default_preset: Any) -> TextFile:
+    """Make the section; the dropdown offers the presets' names."""
     file = TextFile(
-        tab, "lbw", "lbw", path, DEFAULT_PRESETS, parse_presets, blocks_on,
-        by_name=[default_preset], described=[preset],
+        tab, "lbw", "lbw", path, DEFAULT_PRESETS, parse_presets, blocks_on, by_name=[default_preset]
     )
     with gr.Accordion("Weights setting", open=False, elem_id=tab.id("lbw_weights_setting")):
+        with FormRow(variant="compact"):
+            file.build_buttons()
         info = "One a line, NAME: and 12, 17, 20, 26 or 61 values. In a prompt: <lora:name:1:lbw=NAME>"
-        file.build("Presets", info, "lbw_ratiospreset", "lbw_ratios")
-    make_weights(tab, file)
-    return file.area
+        file.build_text("Presets", info, "lbw_ratiospreset", "lbw_ratios")
+    return file

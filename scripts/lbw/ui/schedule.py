@@ -23,7 +23,6 @@ def build(tab: Tab, backend: Backend, presets: Any, elements: Any, default_prese
     """Make the section; returns the checkbox of the argument ``schedule_picture``."""
     with gr.Accordion("Schedule", open=False, elem_id=tab.id("lbw_schedule")):
         show = gr.Button("Show the prompt's schedule", size="sm", elem_id=tab.id("lbw_schedule_show"))
-        asked = gr.Textbox(value="", visible=False)
         picture = gr.HTML(elem_id=tab.id("lbw_schedule_preview"), value='<div role="status"></div>')
         schedule_picture = gr.Checkbox(
             value=False, label="Add this picture to the images", elem_id=tab.id("lbw_schedule_picture")
@@ -31,7 +30,7 @@ def build(tab: Tab, backend: Backend, presets: Any, elements: Any, default_prese
     on_click(
         show,
         lambda *values: schedule_html(*values, backend=backend),
-        [asked, presets, elements, default_preset],
+        [tab.asked, presets, elements, default_preset],
         [picture],
         f"(asked, ...others) => [loraBlockWeight.askedFor('{tab.name}'), ...others]",
     )

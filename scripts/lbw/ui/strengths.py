@@ -27,13 +27,12 @@ def build(tab: Tab, backend: Backend) -> None:
             show = gr.Button("Show its strength", size="sm", elem_id=tab.id("lbw_strength_show"))
             renew = gr.Button("List LoRAs again", size="sm", elem_id=tab.id("lbw_strength_renew"))
             list_known = gr.Button("List", elem_id=tab.id("lbw_strength_list"), visible=False)
-        theme = gr.Textbox(value="", visible=False)
         picture = gr.HTML(elem_id=tab.id("lbw_strength_picture"), value='<div role="status"></div>')
     name.do_not_save_to_config = True
     for button, renewed in ((list_known, False), (renew, True)):
         button.click(partial(_choices, backend, renewed), [], [name], queue=False, show_progress=False)
     on_click(
-        show, lambda chosen, seen: strengths_html(chosen, seen, backend.strengths), [name, theme], [picture],
+        show, lambda chosen, seen: strengths_html(chosen, seen, backend.strengths), [name, tab.asked], [picture],
         "(name) => [name, loraBlockWeight.theme()]",
     )
 

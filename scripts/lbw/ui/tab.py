@@ -7,32 +7,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gradio.context import Context
+
 
 @dataclass(frozen=True)
 class Tab:
     """txt2img or img2img."""
 
     name: str
+    asked: Any
+    """A text box that is nowhere to be seen: an input whose value is made by the browser, see :func:`on_click`."""
 
     def id(self, name: str) -> str:
         """An element's id. txt2img has the names that other tools know; an id may stand on a page only once."""
         return name if self.name == "txt2img" else f"{self.name}_{name}"
 
 
-def on_click_in_browser(button: Any, function: str, inputs: Sequence[Any] = ()) -> None:
-    """Run a JavaScript function with the values of ``inputs``, and nothing on the server."""
-    button.click(fn=None, inputs=list(inputs), outputs=[], **_in_browser(button, function))
-
-
 def on_click(
     button: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], in_browser: str
 ) -> None:
     """Run ``function`` with what a JavaScript function makes of the values of ``inputs``."""
-    button.click(
-        function, list(inputs), list(outputs), queue=False, show_progress=False, **_in_browser(button, in_browser)
-    )
-
-
-def _in_browser(button: Any, function: str) -> dict[str, str]:
     # Gradio 3 and Forge name the argument _js, a plain gradio 4 js.
-    return {"js" if "js" in inspect.signature(button.click).parameters else "_js": function}
+    name = "js" if "js" in inspect.signature(button.click).parameters else "_js"
+    button.click(function, list(inputs), list(outputs), queue=False, show_progress=False, **{name: in_browser})
+
+
+def on_page_load(function: Callable[[], Sequence[Any]], outputs: Sequence[Any]) -> None:
+    """Run ``function`` for each page that is loaded.
+
+    A component whose value is a function does that too. But each such event makes the browser go three times through
+    all components of the page, so one event for many components is better than one for each.
+    """
+    Context.root_block.load(function, None, list(outputs), queue=False, show_progress=False)

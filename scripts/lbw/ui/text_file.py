@@ -14,7 +14,6 @@ from lbw.limits import LONGEST_TEXT
 from lbw.presets import Parse, Problem, read_or_create, unusable_in_tag
 from lbw.saving import ChangedOnDiskError, save, version_of
 from lbw.ui.tab import Tab
-from modules.ui_components import FormRow
 
 _SAVE = "Save Presets"
 _SAVE_OVER = "Save over the changed file"
@@ -43,19 +42,19 @@ class TextFile:
     area: Any = None
     by_name: list[Any] = field(default_factory=list)
     """Dropdowns whose choices are the names."""
-    described: list[Any] = field(default_factory=list)
-    """Dropdowns whose choices are the names with what stands beside them."""
 
     def read(self) -> str:
         return read_or_create(self.path, self.default)
 
-    def build(self, label: str, info: str, elem_id: str, content_id: str) -> Any:
-        """Make the section; returns its text box, whose value is a function, which gradio calls for each page."""
-        with FormRow(variant="compact"):
-            reload = gr.Button("Reload Presets", size="sm", elem_id=self._id("reload"))
-            self.write = gr.Button(_SAVE, size="sm", variant="primary", elem_id=self._id("savetext"))
+    def build_buttons(self) -> None:
+        """Make the buttons, inside of a row."""
+        self.reload = gr.Button("Reload Presets", size="sm", elem_id=self._id("reload"))
+        self.write = gr.Button(_SAVE, size="sm", variant="primary", elem_id=self._id("savetext"))
+
+    def build_text(self, label: str, info: str, elem_id: str, content_id: str) -> None:
+        """Make the text box and what is said of it. Whoever calls it sees to it that each page gets the file's text."""
         self.area = gr.TextArea(
-            value=self.read,
+            value=self.read(),
             label=label,
             info=info,
             lines=8,
@@ -68,11 +67,10 @@ class TextFile:
         self.loaded = gr.State(None)
         check = gr.Button("Check", elem_id=self._id("check"), visible=False)
         everything = [self.area, *self.saved]
-        reload.click(self.on_reload, [], everything, queue=False, show_progress=False)
+        self.reload.click(self.on_reload, [], everything, queue=False, show_progress=False)
         check.click(self.on_check, [self.area, self.loaded], [self.loaded, *self.shown], queue=False,
                     show_progress=False)
         self.write.click(self.on_save, [self.area, self.loaded], self.saved, queue=False, show_progress=False)
-        return self.area
 
     def _id(self, name: str) -> str:
         return self.tab.id(f"{self.prefix}_{name}")
@@ -80,7 +78,7 @@ class TextFile:
     @property
     def shown(self) -> list[Any]:
         """The components that follow the text."""
-        return [self.content, *self.by_name, *self.described]
+        return [self.content, *self.by_name]
 
     @property
     def saved(self) -> list[Any]:
@@ -91,13 +89,10 @@ class TextFile:
         """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
         entries, problems = self.parse(text[:LONGEST_TEXT])
         usable = {name: entry for name, entry in entries.items() if not unusable_in_tag(name)}
-        plain = gr.update(choices=["", *usable])
-        described = gr.update(choices=["", *(f"{name}: {self.describe(entry)}" for name, entry in usable.items())])
         return [
             notes_html(message, problems, state)
             + names_html(self.key, {name: (entry, self.describe(entry)) for name, entry in usable.items()}),
-            *[plain] * len(self.by_name),
-            *[described] * len(self.described),
+            *[gr.update(choices=["", *usable])] * len(self.by_name),
         ]
 
     def on_reload(self) -> list[Any]:
