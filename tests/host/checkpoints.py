@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -70,3 +71,13 @@ def with_channels(count: int, target: str) -> tuple[Callable[[dict[str, Tensor]]
         return text.replace("ldm.models.diffusion.ddpm.LatentDiffusion", target)
 
     return change, configure
+
+
+def use(checkpoints: list[str], name: str) -> None:
+    """Put the checkpoint whose title has ``name`` in it into use."""
+    from modules import sd_models
+
+    title = next((title for title in checkpoints if name in title), None)
+    if title is None:
+        pytest.skip(f"this host has no checkpoint {name}")
+    sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(title))

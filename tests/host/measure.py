@@ -19,6 +19,9 @@ def messages(result: Any) -> list[str]:
     return [line for line in lines if "| base weights " not in line]
 
 
+OUTPUT_BLOCKS = ",".join(["1", *["0"] * 13, *["1"] * 12])
+"""What the preset OUTALL says, as a vector for every family: the text encoders and the output blocks."""
+
 Strengths = dict[str, dict[str, tuple[float, float]]]
 """{network: {block: (least, greatest strength among the block's layers)}}"""
 

@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.host import slow_path
-from tests.host.checkpoints import other_weights, write_checkpoint
+from tests.host.checkpoints import other_weights, use, write_checkpoint
 from tests.host.conftest import Bench
+from tests.host.families import trained_layers, write_family_lora
 from tests.host.measure import restore_counter
 from tests.host.test_isolation import SCHEDULED, difference
 
-SDXL_PROMPT = "a red cat <lora:demo_sdxl:1:lbw=0.5,0,0,0,1,0,1,1,1,0,0,0:stop=3>"
+SDXL_PROMPT = "a red cat <lora:t_family:1:lbw=0.5,0,0,0,1,0,1,1,1,0,0,0:stop=3>"
 
 
 @pytest.fixture
@@ -26,16 +27,6 @@ def other_checkpoints(bench: Bench) -> Iterator[list[str]]:
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     yield [title for title, info in sd_models.checkpoints_list.items() if info.filename != first.filename]
     sd_models.reload_model_weights(info=first)
-
-
-def use(checkpoints: list[str], name: str) -> None:
-    """Put the checkpoint whose title has ``name`` in it into use."""
-    from modules import sd_models
-
-    title = next((title for title in checkpoints if name in title), None)
-    if title is None:
-        pytest.skip(f"this host has no checkpoint {name}")
-    sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(title))
 
 
 def test_another_checkpoint_of_the_same_kind_is_the_new_base(bench: Bench, other_checkpoints: list[str]):
@@ -62,6 +53,7 @@ def test_sdxl_with_both_text_encoders(bench: Bench, other_checkpoints: list[str]
         weights = {name: getattr(layer, "in_proj_weight", None) for name, layer in layers.items()}
         return {name: weight.detach().clone() for name, weight in weights.items() if weight is not None}
 
+    write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
     base = attention()
     assert base, "the second text encoder has MultiheadAttention"
     with restore_counter(bench.webui.networks) as counter:
@@ -75,7 +67,8 @@ def test_sdxl_with_both_text_encoders(bench: Bench, other_checkpoints: list[str]
 
 def test_the_17_value_trap_on_sdxl_is_told(bench: Bench, other_checkpoints: list[str]):
     use(other_checkpoints, "sdxl")
-    result = bench.webui.generate(prompt="a red cat <lora:demo_sdxl:1:lbw=OUTD>", steps=1)
+    write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
+    result = bench.webui.generate(prompt="a red cat <lora:t_family:1:lbw=OUTD>", steps=1)
     assert "OUT00, OUT01, OUT02" in result.comments
 
 

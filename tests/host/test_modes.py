@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
-from tests.host.measure import restore_counter
+from tests.host.measure import OUTPUT_BLOCKS, restore_counter
 from tests.host.test_isolation import difference, without_scripts
 
-SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=2>"
+SCHEDULED = f"a red cat <lora:t_lora:1:lbw={OUTPUT_BLOCKS}:stop=2>"
 STEPS = 4
 
 
@@ -233,7 +233,8 @@ def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(
     bench: Bench, weight_scheduler: None, tag: str, wanted: list[float]
 ):
     with restore_counter(bench.webui.networks) as counter:
-        result, record = bench.record("t_lora", prompt=f"a red cat {tag}", steps=STEPS)
+        presets = f"OUTALL:{OUTPUT_BLOCKS}"
+        result, record = bench.record("t_lora", args=[presets], prompt=f"a red cat {tag}", steps=STEPS)
         assert counter.take() == 0, "the host re-patched"
     assert len(result.images) == 1 and "<lora:t_lora>" not in (result.comments or "")
     assert output_block(record) == wanted
@@ -246,9 +247,12 @@ def write_bundle(bench: Bench, word: str) -> None:
     tensors = load_file(bench.webui.lora_folder / "t_lora.safetensors")
     width = next(weight.shape[1] for name, weight in bench.base.items() if name.endswith("self_attn_q_proj"))
     vectors = torch.randn(2, width, generator=torch.Generator().manual_seed(9))
-    save_file(
-        tensors | {f"bundle_emb.{word}.string_to_param.*": vectors}, bench.webui.lora_folder / "t_bundle.safetensors"
-    )
+    bundled = {"string_to_param.*": vectors}
+    second = bench.layers().get("1_model_ln_final")
+    if second is not None:
+        bundled = {"clip_l": vectors, "clip_g": torch.ones(2, len(second.weight))}
+    tensors |= {f"bundle_emb.{word}.{parameter}": value for parameter, value in bundled.items()}
+    save_file(tensors, bench.webui.lora_folder / "t_bundle.safetensors")
 
 
 def test_words_that_a_network_brings_along_are_the_hosts_business(bench: Bench, capfd: pytest.CaptureFixture):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lbw.blocks import block_of
 from tests.host import slow_path
 from tests.host.conftest import Bench
-from tests.host.measure import copy_weights, messages, restore_counter
+from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter
 from tests.host.network_files import MAKERS, Formula, write_network
 from tests.host.test_isolation import difference
 from tests.unit.ulp import ulp_distance
@@ -73,7 +73,7 @@ def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
     before = bench.base_biases
     watch = Watch(bench, set(formulas))
     with restore_counter(bench.webui.networks) as counter, bench.webui.observing(watch):
-        result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:-0.7:lbw=OUTALL:stop={STOP}>", steps=5)
+        result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:-0.7:lbw={OUTPUT_BLOCKS}:stop={STOP}>", steps=5)
         assert counter.take() == 0, "the host re-patched"
     assert messages(result) == []
     touched = 0
@@ -100,7 +100,7 @@ def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
 def test_a_ratio_is_the_hosts_multiplier(bench: Bench, kind: str, ratio: str):
     """The image is that of the host doing all the work, with the ratio as its multiplier."""
     write(bench, kind)
-    prompt = f"a red cat <lora:t_{kind}:1:lbw={','.join([ratio] * 17)}>"
+    prompt = f"a red cat <lora:t_{kind}:1:lbw={','.join([ratio] * 26)}>"
     ours = bench.webui.generate(prompt=prompt, steps=3)
     assert difference(ours, slow_path.generate(bench.webui, prompt, steps=3)) <= 1
     plain = bench.webui.generate(prompt="a red cat", steps=3)
@@ -143,7 +143,7 @@ def test_a_part_for_another_layer_is_left_out_by_name_and_the_rest_works(bench: 
     write_network(path, kind, {wrong: layers[right], right: layers[right]}, seed=1)
     watch = Watch(bench, {wrong, right})
     with restore_counter(bench.webui.networks) as counter, bench.webui.observing(watch):
-        result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:1:lbw={','.join(['1'] * 17)}>", steps=1)
+        result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:1:lbw={','.join(['1'] * 26)}>", steps=1)
         assert counter.take() == 0, "the host re-patched"
     assert result.comments.count(f"<lora:t_{kind}>") == 1 and f"first {wrong}" in result.comments
     assert watch.weights[0][wrong].equal(bench.base[wrong])

@@ -9,12 +9,11 @@ import pytest
 from torch import Tensor
 
 from tests.host import slow_path
-from tests.host.checkpoints import other_weights, write_checkpoint
+from tests.host.checkpoints import other_weights, use, write_checkpoint
 from tests.host.conftest import Bench
+from tests.host.families import trained_layers, weights_of, write_family_lora
 from tests.host.measure import Strengths, copy_weights, restore_counter, strengths
-from tests.host.test_families import trained_layers, weights_of, write_family_lora
 from tests.host.test_isolation import difference
-from tests.host.test_model_switch import use
 
 STEPS = 6
 
