@@ -71,7 +71,7 @@ def trained_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def write_family_lora(path: Path, layers: Mapping[str, nn.Module], *, seed: int = 5) -> Deltas:
-    """Write a LoRA of rank 4 and alpha 4."""
+    """Write a LoRA of rank 4, whose values are the same in 16 bits, to which a host may bring them."""
     random = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     deltas: Deltas = {}
@@ -79,8 +79,8 @@ def write_family_lora(path: Path, layers: Mapping[str, nn.Module], *, seed: int 
         for key, (parameter, shape) in parts_of(name, layer).items():
             out, into, *kernel = shape
             into = 4 if into == 9 else into
-            up = torch.randn((out, 4), generator=random) * 0.02
-            down = torch.randn((4, into, *kernel), generator=random)
+            up = (torch.randn((out, 4), generator=random) * 0.02).half().float()
+            down = torch.randn((4, into, *kernel), generator=random).half().float()
             tensors[f"{key}.lora_up.weight"] = up.reshape(out, 4, *[1] * len(kernel))
             tensors[f"{key}.lora_down.weight"] = down
             delta = (up.double() @ down.double().flatten(1)).reshape(out, into, *kernel)

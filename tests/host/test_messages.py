@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
@@ -52,6 +54,19 @@ def test_a_lora_that_does_not_exist_is_the_hosts_business(bench: Bench):
     result, record = bench.record("t_lora", prompt="a red cat <lora:nope:1:stop=3> <lora:t_lora:1:stop=3>")
     assert len(result.images) == 1
     assert [round(found["t_lora"]["OUT05"][0], 3) for found in record.strengths] == [1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_a_file_that_the_host_cannot_load_is_told_once(bench: Bench):
+    """The host says so in the console alone."""
+    key = next(name for name in bench.deltas["t_lora"] if name.startswith("diffusion_model"))
+    save_file({f"{key}.of_no_known_type": torch.ones(4, 4)}, bench.webui.lora_folder / "t_broken.safetensors")
+    prompt = "a red cat <lora:t_broken:1:lbw=OUTD> <lora:t_lora:1:stop=3>"
+    result, record = bench.record("t_lora", prompt=prompt, n_iter=2)
+    assert [line for line in messages(result) if "t_broken" in line] == [
+        "<lora:t_broken>: the host cannot load its file, see the console; it is left out"
+    ]
+    assert len(result.images) == 2
+    assert [round(found["t_lora"]["OUT05"][0], 3) for found in record.strengths] == [1, 1, 1, 0, 0, 0, 0, 0] * 2
 
 
 def test_random_weights_follow_the_seed_and_are_told(bench: Bench):

@@ -22,6 +22,7 @@ from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, 
 from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.hosts.a1111.xyz_axes import add as add_axes
+from lbw.limits import shortened
 from lbw.session import Session
 from lbw.summary import changes, summarise
 from modules import shared
@@ -158,6 +159,8 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
+    for name in network_files.not_loaded(request.name for request in requests):
+        session.warn(f"<lora:{shortened(name)}>: the host cannot load its file, see the console; it is left out")
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and not setting("lbw_plain_loras"):
         session.leave_to_host()

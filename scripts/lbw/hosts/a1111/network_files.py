@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import networks as host_networks
@@ -46,9 +47,22 @@ def measure(name: str) -> Strengths:
 def _file(name: str) -> Any:
     """The file that a tag with this name means."""
     for _ in range(2):
-        is_ambiguous = name.lower() in host_networks.forbidden_network_aliases
-        known = host_networks.available_networks if is_ambiguous else host_networks.available_network_aliases
-        if name in known:
-            return known[name]
+        file = _known(name)
+        if file is not None:
+            return file
         host_networks.update_available_networks_by_names([name])  # a file that came after the host had looked
     raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
+
+
+def _known(name: str) -> Any:
+    """The file that the host takes this name for; None for none."""
+    is_ambiguous = name.lower() in host_networks.forbidden_network_aliases
+    known = host_networks.available_networks if is_ambiguous else host_networks.available_network_aliases
+    return known.get(name)
+
+
+def not_loaded(wanted: Iterable[str]) -> list[str]:
+    """Those of the ``wanted`` networks whose file the host has and could not load. It says so in the console alone; of
+    a name without a file it tells its user by itself."""
+    loaded = {net.name for net in host.networks()}
+    return [name for name in wanted if name not in loaded and _known(name) is not None]
