@@ -16,7 +16,8 @@ from typing import Any
 from lbw import __version__
 from lbw.api import MODES, PLOT_ARGUMENTS, Arguments
 from lbw.elements import parse_rules
-from lbw.plan import Drawn, Library, Pass, Plan
+from lbw.library import Drawn, Library
+from lbw.plan import Pass, Plan
 from lbw.presets import parse_presets, parse_rule_sets
 from lbw.prompt import LoraRequest
 from lbw.schedule import ALWAYS, Schedule

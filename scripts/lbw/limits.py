@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 LARGEST_NUMBER = 1e6
 """Of weights and multipliers: what is larger makes no image, and the product of two has to be finite."""
@@ -52,3 +53,8 @@ def shortened(text: str, length: int = 80) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length * 2 // 3]} … {text[-length // 4 :]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message."""
+    return shortened(", ".join(names), 400) or "none"

@@ -2,69 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from random import Random
 
 from lbw.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
-from lbw.curves import Curve, constant, is_curve, split_keyframes
+from lbw.curves import Curve, constant
 from lbw.elements import ElementRule, parse_rules, ratio_of
-from lbw.limits import shortened
-from lbw.positions import Position, Sigmas, parse_places
-from lbw.presets import parse_presets, parse_rule_sets
+from lbw.keyframes import Keyframe, keyframes_of
+from lbw.library import Library
+from lbw.limits import listed, shortened
+from lbw.positions import Sigmas
 from lbw.prompt import LoraRequest, Warn
 from lbw.schedule import ALWAYS, Schedule
-from lbw.weights import BlockWeights, has_random_value, parse_weights, with_drawn, zeroed_sdxl_blocks
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The vectors that an image was made with where they had random values: {network name: vectors}."""
-
-    seed: int
-    vectors: Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Library:
-    """What a generation brings besides its tags: named vectors and rule sets, {name: text}, and more to go with them.
-
-    ``default_preset`` is the ``lbw=`` of every tag that has none of its own. ``drawn`` are random values of an earlier
-    image that is to be made again.
-    """
-
-    presets: Mapping[str, str]
-    rule_sets: Mapping[str, str]
-    default_preset: str | None = None
-    drawn: Drawn | None = None
-
-    @classmethod
-    def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
-        """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
-        return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
-
-    def names(self, weights: str) -> list[str]:
-        """The presets that ``lbw=weights`` names."""
-        with contextlib.suppress(ValueError):
-            return [name.strip() for name, _ in self.keyframes(weights) if name.strip() in self.presets]
-        return []
-
-    def vector(self, weights: str) -> str:
-        """The vector that ``lbw=weights`` means: the preset of this name, or what stands there."""
-        return self.presets.get(weights.strip(), weights)
-
-    def keyframes(self, weights: str) -> list[tuple[str, str]]:
-        """(name or vector, position) of each keyframe of ``lbw=weights``; one without position if it is no curve.
-
-        Raises:
-            ValueError: there are too many.
-        """
-        if weights.strip() in self.presets or not is_curve(weights):
-            return [(weights, "")]
-        return split_keyframes(weights)
+from lbw.weights import BlockWeights, zeroed_sdxl_blocks
 
 
 @dataclass(frozen=True)
@@ -223,71 +175,13 @@ def _strength(term: Term, strengths: Sequence[float]) -> float:
     return 1.0 if term.schedule is None else strengths[term.schedule]
 
 
-def _names(names: Iterable[str]) -> str:
-    return shortened(", ".join(names), 400) or "none"
-
-
-@dataclass(frozen=True)
-class Keyframe:
-    """Block weights at a position; without one where they are the same all the time."""
-
-    weights: BlockWeights
-    position: Position | None = None
-
-
-def _keyframes(request: LoraRequest, library: Library, seed: int, warn: Warn) -> tuple[Keyframe, ...]:
-    """The block weights of a request; none, with a warning, where it names something that cannot be used.
-
-    Random values depend on the seed and the network's name alone, so that other tags do not change them.
-    """
-    if request.weights is None:
-        return ()
-    where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights)}"
-    try:
-        pairs = library.keyframes(request.weights)
-        positions: Sequence[Position | None] = [None]
-        if pairs != [(request.weights, "")]:
-            positions = parse_places([position for _, position in pairs])
-    except ValueError as error:
-        warn(f"{where}: {error}; all blocks are 1")
-        return ()
-    drawn: list[str] = []
-    if library.drawn is not None and library.drawn.seed == seed:
-        drawn += library.drawn.vectors.get(request.name, ())
-    random = Random(f"{seed}/{request.name}")
-    keyframes = []
-    for (name, _), position in zip(pairs, positions, strict=True):
-        vector = library.vector(name)
-        shown = "" if position is None else f"{shortened(name, 40)!r}: "
-        if "," not in vector:
-            known = _names(library.presets)
-            warn(f"{where}: {shown}no preset of this name; expected one of {known}; all blocks are 1")
-            return ()
-        try:
-            keyframes.append(Keyframe(parse_weights(_redrawn(vector, request.x, drawn), request.x, random), position))
-        except ValueError as error:
-            warn(f"{where}: {shown}{error}; all blocks are 1")
-            return ()
-    return tuple(keyframes)
-
-
-def _redrawn(vector: str, x: float, drawn: list[str]) -> str:
-    """A vector with the values that were drawn for it at an earlier time, which are used up; as it is if none were."""
-    for index, text in enumerate(drawn):
-        found = with_drawn(vector, x, text)
-        if found is not None and has_random_value(vector):
-            del drawn[index]
-            return found
-    return vector
-
-
 def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementRule, ...]:
     if request.elements is None:
         return ()
     text = library.rule_sets.get(request.elements.strip())
     where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
     if text is None:
-        warn(f"{where}: no rule set of this name; expected one of {_names(library.rule_sets)}; "
+        warn(f"{where}: no rule set of this name; expected one of {listed(library.rule_sets)}; "
              "the tag works without it")
         return ()
     try:
@@ -387,7 +281,7 @@ def build(
             for request in requests
         ]
     for index, request in enumerate(requests):
-        keyframes = _keyframes(request, library, seed, warn)
+        keyframes = keyframes_of(request, library, seed, warn)
         layouts = {each.weights.given: each.weights for each in keyframes}
         if not all(_check_family(weights, family, is_sdxl, request, warn) for weights in layouts.values()):
             keyframes = ()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lbw import prompt
+from lbw.library import Library
 from lbw.limits import MOST_TAGS
-from lbw.plan import Library, Pass, build
+from lbw.plan import Pass, build
 from lbw.strengths import Strengths
 
 

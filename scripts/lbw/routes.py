@@ -25,10 +25,11 @@ from lbw.blocks import (
     family_of_layers,
 )
 from lbw.courses import Kind, layers_by_kind
+from lbw.library import Library
 from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.plan import Library, Pass
+from lbw.plan import Pass
 from lbw.presets import Problem, parse_presets, parse_rule_sets
 from lbw.preview import Backend, preview
 from lbw.schedule import ALWAYS

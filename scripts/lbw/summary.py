@@ -10,8 +10,9 @@ from lbw.elements import parse_rules
 from lbw.engine import Update, total
 from lbw.hits import summaries
 from lbw.infotext import course, has_curve, steps_on, strengths_of
+from lbw.library import Library
 from lbw.limits import shortened
-from lbw.plan import Library, Pass
+from lbw.plan import Pass
 from lbw.prompt import LoraRequest
 from lbw.weights import BlockWeights
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lbw.engine import LoraEngine
-from lbw.plan import Library
+from lbw.library import Library
 from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.prompt import parse
 from lbw.session import Session

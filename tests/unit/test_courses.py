@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lbw.courses import courses
+from lbw.library import Library
 from lbw.pictures import Theme, png
 from lbw.pictures.courses import MOST_LINES, MOST_MAPS, draw
-from lbw.plan import Library, Pass
+from lbw.plan import Pass
 from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.preview import preview
 from lbw.strengths import Strengths

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lbw.base_weights import Policy
-from lbw.plan import Library, Plan, build
+from lbw.library import Library
+from lbw.plan import Plan, build
 from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.prompt import parse
 from tests.unit.test_engine import FLOATS, Bed, name_of, skip_without

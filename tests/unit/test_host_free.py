@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 MODULES = [
-    "api", "blocks", "courses", "elements", "hits", "infotext", "limits", "plan", "presets", "preview", "prompt",
-    "saving", "schedule", "strengths", "weights",
+    "api", "blocks", "courses", "elements", "hits", "infotext", "keyframes", "library", "limits", "plan", "presets",
+    "preview", "prompt", "saving", "schedule", "strengths", "weights",
 ]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import lbw
 from lbw import infotext
-from lbw.plan import Library, Pass, Plan, build
+from lbw.library import Library
+from lbw.plan import Pass, Plan, build
 from lbw.prompt import parse
 
 LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")

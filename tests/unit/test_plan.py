@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lbw.plan import Library, Pass, Plan, build
+from lbw.library import Library
+from lbw.plan import Pass, Plan, build
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets
 from lbw.prompt import parse
 

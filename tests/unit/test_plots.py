@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lbw.blocks import LAYOUTS, Family
-from lbw.plan import Library
+from lbw.library import Library
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, ones

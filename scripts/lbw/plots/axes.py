@@ -10,8 +10,8 @@ from typing import Any
 
 from lbw.blocks import Family, labels_of
 from lbw.elements import Selector, parse_blocks, parse_rules
-from lbw.limits import LARGEST_NUMBER, MOST_CELLS, number, shortened
-from lbw.plan import Library
+from lbw.library import Library
+from lbw.limits import LARGEST_NUMBER, MOST_CELLS, listed, number, shortened
 from lbw.prompt import Warn
 from lbw.schedule import parse_windows
 from lbw.weights import parse_value, parse_weights
@@ -113,8 +113,7 @@ def _seed(text: str, meaning: Meaning) -> Change:
 def _original(text: str, meaning: Meaning) -> Change:
     vector = meaning.library.vector(text)
     if "," not in vector:
-        names = shortened(", ".join(meaning.library.presets), 400)
-        raise ValueError(f"no preset of this name; expected one of {names}")
+        raise ValueError(f"no preset of this name; expected one of {listed(meaning.library.presets)}")
     parse_weights(vector)
     return Change(originals=(vector,))
 
@@ -122,7 +121,7 @@ def _original(text: str, meaning: Meaning) -> Change:
 def _elements(text: str, meaning: Meaning) -> Change:
     rules = meaning.library.rule_sets.get(text, text)
     if ":" not in rules:
-        names = shortened(", ".join(meaning.library.rule_sets), 400)
+        names = listed(meaning.library.rule_sets)
         raise ValueError(f"no rule set of this name; expected blocks:elements:ratio, or one of {names}")
     parse_rules(rules)
     return Change(rules=rules)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lbw import api, infotext, prompt
 from lbw.curves import is_curve
-from lbw.limits import shortened
-from lbw.plan import Library
+from lbw.library import Library
+from lbw.limits import listed, shortened
 from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
 
 _SCRIPTS_FOLDER = Path(__file__).resolve().parents[3]
@@ -42,6 +42,6 @@ def recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> L
     default = library.default_preset
     if default is not None and not is_curve(default) and "," not in library.vector(default):
         warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
-             f"{shortened(', '.join(library.presets), 400)}; tags without lbw= keep all blocks at 1")
+             f"{listed(library.presets)}; tags without lbw= keep all blocks at 1")
         library = replace(library, default_preset=None)
     return library

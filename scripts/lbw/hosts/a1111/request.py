@@ -7,7 +7,7 @@ from typing import Any
 
 from lbw.api import Arguments
 from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
-from lbw.plan import Library
+from lbw.library import Library
 from lbw.plots.tags import VARIED
 
 
