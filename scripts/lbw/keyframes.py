@@ -28,7 +28,7 @@ def keyframes_of(request: LoraRequest, library: Library, seed: int, warn: Warn) 
     """
     if request.weights is None:
         return ()
-    where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights)}"
+    where = f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights)}"
     try:
         pairs = library.keyframes(request.weights)
         positions: Sequence[Position | None] = [None]

@@ -193,7 +193,7 @@ def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementR
 
 def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request: LoraRequest, warn: Warn) -> bool:
     """Whether the vector is for this model; warns where it is not, and where it zeroes blocks by being too short."""
-    where = f"<lora:{shortened(request.name)}>: lbw={shortened(request.weights or '')}"
+    where = f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights or '')}"
     if weights.family is not family:
         warn(f"{where}: a vector for {weights.family.value} models does not fit "
              f"this {family.value} model; all blocks are 1")

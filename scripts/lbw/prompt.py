@@ -24,7 +24,8 @@ HIRES_KEYS = ("hr", "hrte", "hrunet", "hrlbw", "hrstart", "hrstop", "hrstep")
 @dataclass(frozen=True)
 class LoraRequest:
     """What one tag asks for in one sampling pass. ``weights`` is a preset's name or a vector, or several as keyframes
-    of a curve of the given ``shape``; ``elements`` is the name of a rule set.
+    of a curve of the given ``shape``, and ``weights_label`` is what stands before it in the tag; ``elements`` is the
+    name of a rule set.
 
     A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
     of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
@@ -36,6 +37,7 @@ class LoraRequest:
     unet_multiplier: float = 1.0
     dyn_dim: int | None = None
     weights: str | None = None
+    weights_label: str = "lbw="
     elements: str | None = None
     x: float = 1.0
     schedule: Schedule = ALWAYS
@@ -188,11 +190,12 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     words = [item for item in positional if not is_strength(item)]
     for word in words[1:]:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
-    weights = named.get("lbw", named.get("w"))
+    key = next((key for key in ("lbw", "w") if key in named), None)
+    weights, weights_label = (None, "lbw=") if key is None else (named[key], f"{key}=")
     if words and weights is not None:
-        warn_tag(f"{shortened(words[0])!r}: the tag also has lbw={shortened(weights)}, which is used")
+        warn_tag(f"{shortened(words[0])!r}: the tag also has {weights_label}{shortened(weights)}, which is used")
     elif words:
-        weights = words[0]
+        weights, weights_label = words[0], ""
     shape = _shape(named, warn_tag)
 
     def strength(key: str, default: _Default) -> Strength | _Default:
@@ -207,6 +210,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
             name=name,
             dyn_dim=_dyn_dim(named.get("dyn", strengths[2] if len(strengths) > 2 else None), warn_tag),
             weights=weights,
+            weights_label=weights_label,
             elements=named.get("lbwe"),
             x=_named_number(named, "x", 1.0, warn_tag),
             shape=shape,
@@ -217,8 +221,10 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
         return request
     request = replace(request, differs_by_pass=True)
     both = strength("hr", None)
+    if "hrlbw" in named:
+        weights, weights_label = named["hrlbw"], "hrlbw="
     hires = _with_strengths(
-        replace(request, weights=named.get("hrlbw", weights)),
+        replace(request, weights=weights, weights_label=weights_label),
         strength("hrte", te if both is None else both),
         strength("hrunet", unet if both is None else both),
         windows | _windows(named, "hr", warn_tag),

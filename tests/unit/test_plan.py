@@ -98,3 +98,22 @@ def test_random_weights_follow_the_seed():
     first, again, other = (plan(tag, seed=seed)[0] for seed in (1, 1, 2))
     assert first.coefficients(0, 1) == again.coefficients(0, 1) != other.coefficients(0, 1)
     assert len(set(first.weights[0][0].values)) > 10
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_hires", "written"),
+    [
+        ("a:1:lbw=NOPE", False, "lbw=NOPE"),
+        ("a:1:w=NOPE", False, "w=NOPE"),
+        ("a:1:NOPE", False, "NOPE"),
+        ("a:1:lbw=NOPE:hr=0.5", True, "lbw=NOPE"),
+        ("a:1:lbw=OUTD:hrlbw=NOPE", True, "hrlbw=NOPE"),
+        ("a:1:hrlbw=1,2", True, "hrlbw=1,2"),
+        (f"a:1:hrlbw={','.join(['1'] * 61)}", True, "hrlbw=1,1,1"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named_as_they_were_written(tag: str, is_hires: bool, written: str):
+    messages: list[str] = []
+    request = parse(tag.split(":"), messages.append).in_pass(is_hires)
+    build([request], {"a": LAYERS}, LIBRARY, messages.append, model_layers=LAYERS)
+    assert [message.startswith(f"<lora:a>: {written}") for message in messages] == [True]
