@@ -34,7 +34,7 @@ class LoraBlockWeight(scripts.Script):
     """Block weights and step schedules for LoRA tags."""
 
     def title(self):
-        return "LoRA Block Weight"
+        return api.TITLE
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible if _original is None else False

@@ -14,6 +14,9 @@ from typing import Any
 from lbw.limits import LONGEST_TEXT, shortened
 from lbw.plots.axes import AXIS_TYPES
 
+TITLE = "LoRA Block Weight"
+"""The script's name on the page and in requests."""
+
 MODES = ("Disable", "XYZ plot", "Effective Block Analyzer")
 """The choices of ``mode``, whose value is the index."""
 

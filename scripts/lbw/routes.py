@@ -1,4 +1,4 @@
-"""The HTTP API: what a client can ask about presets and tags, and the check of a request before the host begins it.
+"""The HTTP API: what a client can ask about presets, tags, blocks and the strength of a LoRA.
 
 Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
 dependencies, so behind the same ``--api-auth``.
@@ -7,15 +7,14 @@ dependencies, so behind the same ``--api-auth``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConstrainedFloat, Field
+from pydantic import BaseModel
 
-from lbw import api
+from lbw.api import TITLE
 from lbw.blocks import (
     FLUX_LABELS,
     LAYOUTS,
@@ -26,130 +25,38 @@ from lbw.blocks import (
 )
 from lbw.courses import Kind, layers_by_kind
 from lbw.library import Library
-from lbw.limits import LARGEST_NUMBER, LONGEST_TEXT
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
 from lbw.plan import Pass
 from lbw.presets import Problem, parse_presets, parse_rule_sets
 from lbw.preview import Backend, preview
+from lbw.request_check import check_request
+from lbw.route_models import (
+    Blocks,
+    Group,
+    Keyframe,
+    LineProblem,
+    Model,
+    ParseAnswer,
+    ParseRequest,
+    Preset,
+    Presets,
+    RuleSet,
+    RuleSets,
+    Strength,
+    StrengthsAnswer,
+    Tag,
+)
 from lbw.schedule import ALWAYS
 from lbw.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
 
-TITLE = "LoRA Block Weight"
 MOST_COEFFICIENTS = 1_000_000
 """Numbers in one answer."""
 
 LONGEST_NAME = 500
 """Characters of a network's name."""
 
-
-class Model(str, Enum):
-    """The kinds of model that have blocks of their own."""
-
-    SD = "sd"
-    SDXL = "sdxl"
-    FLUX = "flux"
-
-
 _LABELS = {Model.SD: UNET_LABELS, Model.SDXL: SDXL_LABELS, Model.FLUX: FLUX_LABELS}
-
-
-class LineProblem(BaseModel):
-    line: int = Field(description="the line of the text, counted from 1")
-    reason: str
-
-
-class Preset(BaseModel):
-    name: str
-    values: str = Field(description="the values as the file has them")
-    blocks: list[str] = Field(description="the block of each value")
-
-
-class Presets(BaseModel):
-    presets: list[Preset]
-    problems: list[LineProblem] = Field(description="lines that look like presets and cannot be used")
-
-
-class RuleSet(BaseModel):
-    name: str
-    rules: str = Field(description="rules blocks:elements:ratio, separated by commas or line ends")
-
-
-class RuleSets(BaseModel):
-    rule_sets: list[RuleSet]
-    problems: list[LineProblem] = Field(description="rule sets that cannot be used")
-
-
-class Blocks(BaseModel):
-    model: Model
-    blocks: list[str] = Field(description="the blocks of this kind of model, in their order")
-    layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
-
-
-class NoiseLevel(ConstrainedFloat):
-    ge = 0
-    le = LARGEST_NUMBER
-
-
-class ParseRequest(BaseModel):
-    prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
-    steps: int = Field(20, ge=1, le=150)
-    sigmas: list[NoiseLevel] = Field(
-        [], max_items=150, description="the noise level of each step; empty: those of a usual schedule"
-    )
-    hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
-    seed: int = Field(0, ge=0, le=2**64 - 1, description="what random values follow")
-    presets: str = Field("", max_length=LONGEST_TEXT, description=api.ARGUMENTS[0].meaning)
-    elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
-    default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
-
-    class Config:
-        extra = "forbid"
-
-
-class Keyframe(BaseModel):
-    position: str = Field(description="as in the tag; empty where the weights do not change")
-    values: list[float] = Field(description="the resolved block weights")
-
-
-class Group(BaseModel):
-    block: str | None = Field(description="null: layers in no block")
-    ratio: float | None = Field(description="null: it follows a curve")
-    layers: int = Field(description="how many of the model's layers have this ratio")
-    coefficients: list[float] = Field(description="multiplier times ratio times strength, for each step")
-
-
-class Tag(BaseModel):
-    name: str
-    te_multiplier: float = Field(description="at the start of the pass, when the text encoder runs")
-    unet_multiplier: float = Field(description="1 where the strength is a curve")
-    values: list[float] | None = Field(description="the resolved block weights; null: none, or a curve")
-    keyframes: list[Keyframe] = Field(description="the block weights over time")
-    strengths: list[float] = Field(description="of the schedule, for each step; it acts on the U-Net")
-    groups: list[Group]
-
-
-class ParseAnswer(BaseModel):
-    tags: list[Tag]
-    warnings: list[str]
-
-
-class Strength(BaseModel):
-    block: str | None = Field(description="null: layers in no block")
-    element: str | None = Field(description="the word that rules find a layer by; null: none that is known")
-    layers: int = Field(description="how many of the model's layers the network changes there")
-    delta_norm: float = Field(description="Frobenius norm of what the network adds to their weights at strength 1")
-    weight_norm: float = Field(description="Frobenius norm of these weights")
-    strength: float = Field(description="the one divided by the other")
-
-
-class StrengthsAnswer(BaseModel):
-    name: str
-    total: Strength
-    blocks: list[Strength] = Field(description="all blocks of the model, over all elements")
-    elements: list[Strength] = Field(description="over all blocks")
-    cells: list[Strength] = Field(description="each element of each block that the network changes")
-    warnings: list[str] = Field(description="what of the file is left out")
 
 
 def _strength(norms: Norms, block: str | None = None, element: str | None = None) -> Strength:
@@ -247,80 +154,6 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     return ParseAnswer(tags=tags, warnings=list(warnings))
 
 
-def _refusal(path: tuple[str | int, ...], expected: str, value: Any) -> HTTPException:
-    """HTTP 422 in the form of the host's own answers to a wrong type."""
-    key = f"argument {path[-1] + 1}" if isinstance(path[-1], int) else path[-1]
-    got = api.shown(value)
-    message = f"{key}: expected {expected}, got {got}"
-    detail = {"loc": ["body", *path], "msg": message, "type": "value_error", "expected": expected, "got": got}
-    return HTTPException(422, [detail])
-
-
-def _is_repeatable(value: Any) -> bool:
-    """Whether the host's answer, which repeats the request, can hold a value: JSON is read more widely than written."""
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, str) and not api.is_unicode(item):
-            return False
-        if isinstance(item, (int, float)) and not -(2**63) <= item < 2**63:
-            return False
-        if isinstance(item, Mapping):
-            rest += [*item, *item.values()]
-        elif isinstance(item, list):
-            rest += item
-    return True
-
-
-def check_arguments(body: Any) -> None:
-    """Refuse what a request has for this script and cannot be used, before the host does anything.
-
-    Raises:
-        HTTPException: 422, which names the key, what was expected and what came.
-    """
-    scripts = body.get("alwayson_scripts") if isinstance(body, Mapping) else None
-    for name, given in scripts.items() if isinstance(scripts, Mapping) else ():
-        if name.lower() != TITLE.lower():
-            continue
-        path = ("alwayson_scripts", name)
-        if not isinstance(given, Mapping):
-            raise _refusal(path, "an object with the key args", given)
-        args = given.get("args", [])
-        if not isinstance(args, list):
-            raise _refusal((*path, "args"), "a list", args)
-        for position, value in enumerate(args):
-            if not _is_repeatable(value) and not isinstance(args[0], Mapping):
-                raise _refusal((*path, "args", position), "numbers of at most 64 bits and whole characters", value)
-        if args and isinstance(args[0], Mapping):
-            if len(args) > 1:
-                raise _refusal((*path, "args"), "one object, or a list of values", args)
-            try:
-                api.from_object(args[0])
-            except api.ArgumentError as error:
-                raise _refusal((*path, "args", 0, error.key), error.expected, args[0][error.key]) from None
-
-
-def accept_script_name(body: Any) -> None:
-    """Take ``script_name`` and ``script_args``, which the original's plots are asked for with, as always-on arguments.
-
-    The host itself would refuse the name, because the script is not one of the menu.
-    """
-    if isinstance(body, dict) and str(body.get("script_name")).lower() == TITLE.lower():
-        del body["script_name"]
-        scripts = body.get("alwayson_scripts") or {}
-        if isinstance(scripts, Mapping):
-            body["alwayson_scripts"] = {**scripts, TITLE: {"args": body.pop("script_args", [])}}
-
-
-async def _check_request(request: Request) -> None:
-    try:
-        body = await request.json()
-    except ValueError:
-        return  # the host answers what is no JSON
-    accept_script_name(body)
-    check_arguments(body)
-
-
 def _host_routes(app: FastAPI) -> list[APIRoute]:
     """The routes that make images."""
     paths = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
@@ -333,7 +166,7 @@ def add(app: FastAPI, backend: Backend) -> None:
     if not makers:
         return  # the host runs without its API
     for route in makers:
-        check = get_parameterless_sub_dependant(depends=Depends(_check_request), path=route.path_format)
+        check = get_parameterless_sub_dependant(depends=Depends(check_request), path=route.path_format)
         route.dependant.dependencies.append(check)
 
     def get(path: str, model: type[BaseModel]) -> Callable[[Any], Any]:

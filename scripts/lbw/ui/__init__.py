@@ -7,13 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.api import ARGUMENTS
+from lbw.api import ARGUMENTS, TITLE
 from lbw.preview import Backend
 from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, schedule, strengths
 from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion
-
-TITLE = "LoRA Block Weight"
 
 
 def build(
