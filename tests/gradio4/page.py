@@ -13,14 +13,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(PROJECT / "scripts")]
+sys.path[:0] = [str(HERE), str(PROJECT / "scripts"), str(PROJECT)]
 
 import gradio as gr  # noqa: E402
 
 from lbw import ui  # noqa: E402
-from lbw.blocks import block_of  # noqa: E402
-from lbw.elements import element_of  # noqa: E402
-from lbw.strengths import Norms, Part, Strengths  # noqa: E402
+from tests.backend import Backend  # noqa: E402
 
 LAYERS = tuple(
     f"diffusion_model_{block}_1_transformer_blocks_0_{part}"
@@ -63,31 +61,6 @@ def serve_with_head() -> None:
     gr.routes.templates.TemplateResponse = response
 
 
-class Backend:
-    """What a host could answer; torch is not there to compute it."""
-
-    def layer_names(self) -> tuple[str, ...]:
-        return LAYERS
-
-    def is_sdxl(self) -> bool:
-        return False
-
-    def tags(self, text: str) -> list[list[str]]:
-        return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
-
-    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
-        return max(round(steps * denoising_strength), 1)
-
-    def network_names(self, *, renewed: bool) -> list[str]:
-        return ["demo"]
-
-    def strengths(self, name: str) -> Strengths:
-        parts = [
-            Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + i, 50.0)) for i, layer in enumerate(LAYERS)
-        ]
-        return Strengths(name, ("BASE", *(part.block for part in parts[::3])), tuple(parts))
-
-
 def tab(name: str) -> None:
     with gr.TabItem(name, id=name, elem_id=f"tab_{name}"):
         gr.Textbox(label="Prompt", lines=3, elem_id=f"{name}_prompt")
@@ -95,7 +68,7 @@ def tab(name: str) -> None:
             name == "img2img",
             presets_file=PROJECT / "scripts" / "lbwpresets.txt",
             rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
-            backend=Backend(),
+            backend=Backend(LAYERS),
         )
         # An input of an event can be changed on the page, and in a host all of them are.
         gr.Button("Generate").click(lambda *_: None, list(components.values()), [])

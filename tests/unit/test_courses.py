@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from lbw.pictures.courses import MOST_LINES, MOST_MAPS, draw
 from lbw.plan import Pass
 from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.preview import preview
-from lbw.strengths import Strengths
+from tests.backend import Backend
 
 LAYERS = (
     "diffusion_model_input_blocks_4_1_attn1", "diffusion_model_input_blocks_4_1_attn2",
@@ -24,37 +22,9 @@ LAYERS = (
 LIBRARY = Library(parse_presets(DEFAULT_PRESETS)[0], {"ATTN2": ":attn2:0"})
 
 
-class Backend:
-    """A model with a few layers."""
-
-    def preset_text(self) -> str:
-        return DEFAULT_PRESETS
-
-    def rule_set_text(self) -> str:
-        return ""
-
-    def layer_names(self) -> tuple[str, ...]:
-        return LAYERS
-
-    def is_sdxl(self) -> bool:
-        return False
-
-    def tags(self, text: str) -> list[list[str]]:
-        return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
-
-    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
-        return int(steps * denoising_strength) + 1
-
-    def network_names(self, *, renewed: bool) -> list[str]:
-        return []
-
-    def strengths(self, name: str) -> Strengths:
-        raise NotImplementedError
-
-
 def made(prompt: str, steps: int, hires: bool = False) -> Pass:
     messages: list[str] = []
-    result = preview(prompt, LIBRARY, Backend(), messages.append, steps=steps, hires=hires)
+    result = preview(prompt, LIBRARY, Backend(LAYERS), messages.append, steps=steps, hires=hires)
     assert messages == []
     return result
 

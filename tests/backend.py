@@ -1,0 +1,50 @@
+"""A backend without a host: what the API and the panel ask is answered of a model that is nothing but names of layers.
+
+It needs no torch, so it also serves the page of gradio 4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lbw.blocks import block_of
+from lbw.elements import element_of
+from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from lbw.strengths import Norms, Part, Strengths
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A model with ``layers`` and one network, which has a part in each of them."""
+
+    layers: Sequence[str]
+
+    def preset_text(self) -> str:
+        return DEFAULT_PRESETS
+
+    def rule_set_text(self) -> str:
+        return DEFAULT_RULE_SETS
+
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(self.layers)
+
+    def is_sdxl(self) -> bool:
+        return False
+
+    def tags(self, text: str) -> list[list[str]]:
+        return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
+
+    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
+        return max(round(steps * denoising_strength), 1)
+
+    def network_names(self, *, renewed: bool) -> list[str]:
+        return ["demo"]
+
+    def strengths(self, name: str) -> Strengths:
+        parts = tuple(
+            Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + number, 50.0))
+            for number, layer in enumerate(self.layers)
+        )
+        return Strengths(name, tuple(dict.fromkeys(part.block for part in parts if part.block)), parts)
