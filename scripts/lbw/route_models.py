@@ -62,7 +62,8 @@ class ParseRequest(BaseModel):
         [], max_items=150, description="the noise level of each step; empty: those of a usual schedule"
     )
     hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
-    seed: int = Field(0, ge=0, le=2**64 - 1, description="what random values follow")
+    # A power of two, because the published schema has its limits as floats, which 2**64 - 1 is none of.
+    seed: int = Field(0, ge=0, le=2**63, description="what random values follow")
     presets: str = Field("", max_length=LONGEST_TEXT, description=api.ARGUMENTS[0].meaning)
     elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
     default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
