@@ -61,12 +61,11 @@ def parts_of(name: str, layer: nn.Module) -> dict[str, tuple[str, torch.Size]]:
 
 def trained_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Every layer of the model that a LoRA can be for."""
-    attentions = {name for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)}
+    inside = {f"{name}_out_proj" for name, layer in layers.items() if isinstance(layer, nn.MultiheadAttention)}
     return {
         name: layer
         for name, layer in layers.items()
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention)
-        and name.removesuffix("_out_proj") not in attentions
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention) and name not in inside
     }
 
 
