@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import pytest
 
@@ -16,15 +15,6 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="webui-")
     os.environ["WEBUI_DATA"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-def pytest_sessionstart() -> None:
-    """Without a GPU the Triton kernels run in Triton's interpreter, which has to be said before they are imported."""
-    if find_spec("torch") is not None:
-        import torch
-
-        if not torch.cuda.is_available():
-            os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -31,18 +31,20 @@ install_packages() {
     echo "$wanted" >"$stamp"
 }
 
-# Without a browser the tests that need one skip themselves and say so; a failed install is therefore no error.
-install_browser() {
-    command -v chromium >/dev/null && return
+# A browser, and a C++ compiler that makes the CUDA kernel run on a CPU. Without them the tests that need one skip
+# themselves and say so; a failed install is therefore no error.
+install_programs() {
+    command -v chromium >/dev/null && command -v g++ >/dev/null && return
     command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
     {
         apt-get update -qq -o DPkg::Lock::Timeout=300
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -o DPkg::Lock::Timeout=300 -qq --no-install-recommends chromium fonts-dejavu-core
-    } >/dev/null 2>&1 || echo "setup: chromium could not be installed, browser tests will be skipped" >&2
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -o DPkg::Lock::Timeout=300 -qq --no-install-recommends \
+            chromium fonts-dejavu-core g++ libc6-dev
+    } >/dev/null 2>&1 || echo "setup: no chromium or no g++, the tests that need them will be skipped" >&2
 }
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "setup: installing into ${venv#"$root"/} (some minutes, once)" >&2
     install_packages
 fi
-install_browser
+install_programs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import eq, getitem, is_, itemgetter
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,26 @@ from lbw.base_weights import parameter_of
 from lbw.binding import BoundLayer, Holding, Slot, Value, slots_of, targets_of
 from lbw.deltas import LowRank
 from lbw.factors import FactorStore
+from lbw.kernels import cuda
+from lbw.kernels.part import LeanPart, Part
 from lbw.recoverable import Recoverable
 
-Place = tuple[ModuleType, torch.device, torch.dtype, bool]
-"""Kernel, device, type, and whether the rows are aligned: what the weights of a launch have in common."""
+Place = tuple[torch.device, torch.dtype, bool]
+"""Device, type, and whether the rows are aligned: what the weights of a launch have in common."""
 
 Term = tuple[int, int, int, float]
-"""(group, slot, network, scale) of one summand of one weight: its coefficient is that of the group, times the scale."""
+"""(group, slot, network, scale) of a chunk of one weight's factors: its coefficient is that of the group, times the
+scale."""
+
+Member = tuple[int, BoundLayer, int, Slot]
+"""(group, layer, number of the slot, slot)"""
+
+HEAD = 8
+"""One in so many weights is in the first launch of a switch: while the GPU works on it, the others are checked."""
 
 
 class Terms:
-    """The summands of one launch, and how their coefficients come from those of the groups, all at once."""
+    """The chunks of one launch, and how their coefficients come from those of the groups, all at once."""
 
     def __init__(self, terms: Sequence[Term], groups: Sequence[Sequence[BoundLayer]]) -> None:
         self.terms = terms
@@ -38,13 +46,13 @@ class Terms:
         self._scales = np.array([scale for *_, scale in terms], np.float64)
 
     def coefficients(self, values: Sequence[Value]) -> np.ndarray:
-        """One coefficient for each term, from the values of all groups."""
+        """One coefficient for each chunk, from the values of all groups."""
         rows = [slot for value in values for slot in value]
         coefficients: np.ndarray = np.array(rows, np.float64).reshape(len(rows), -1)[self._indices] * self._scales
         return coefficients
 
     def in_force(self, bounds: Sequence[BoundLayer], shared: Sequence[Holding | None]) -> np.ndarray:
-        """One coefficient for each term, of what is in the weights now. ``bounds`` has the layer of each term."""
+        """One coefficient for each chunk, of what is in the weights now. ``bounds`` has the layer of each chunk."""
         common = [holding.value for holding in shared if holding is not None]
         if len(common) == len(shared):
             return self.coefficients(common)
@@ -55,9 +63,9 @@ class Terms:
 
 @dataclass(frozen=True)
 class LeanLaunch:
-    """One launch for layers without a copy: for each term its layer and its largest coefficient."""
+    """One launch for layers without a copy: for each chunk its layer and its largest coefficient."""
 
-    update: Any
+    update: cuda.GroupedLeanUpdate
     terms: Terms
     bounds: Sequence[BoundLayer]
     limits: np.ndarray
@@ -67,101 +75,22 @@ class LeanLaunch:
         return bool((np.abs(self.terms.coefficients(values)) <= self.limits).all())
 
 
-class Batch:
-    """How to write some layers, found out once and used at each switch of the same layers.
+class Watch:
+    """Tells whether weights, and the backups of their layers, are where they were when it was made."""
 
-    Args:
-        groups: the layers; those of a group always have equal coefficients. Each has a copy of its pristine weights.
-        factors: where the packed factors are.
-        grouped: the kernels that update many weights at once, the best first.
-
-    Raises:
-        torch.cuda.OutOfMemoryError: the factors do not fit on the GPU.
-    """
-
-    def __init__(
-        self, groups: Sequence[Sequence[BoundLayer]], factors: FactorStore, grouped: Sequence[ModuleType]
-    ) -> None:
-        self.singles: set[BoundLayer] = set()
-        """The layers that have to be written one by one."""
-        self._groups = groups
-        self._parameters: list[dict[str, Any]] = []
-        self._names: list[str] = []
-        self._refills: list[tuple[Tensor, Tensor]] = []
-        """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
-        self._launches: list[tuple[Any, Terms]] = []
-        self._lean_launches: list[LeanLaunch] = []
-        members: dict[Place, list[tuple[int, BoundLayer, int, Slot]]] = {}
-        for index, group in enumerate(groups):
-            for bound in group:
-                kernel = kernel_for(bound, grouped)
-                if kernel is None:
-                    self.singles.add(bound)
-                    continue
-                for number, slot in enumerate(slots_of(bound.layer)):
-                    weight = slot.of(parameter_of(bound.layer, slot.parameter))
-                    place = kernel, weight.device, weight.dtype, kernel.is_aligned(weight)
-                    members.setdefault(place, []).append((index, bound, number, slot))
-        for (_, device, dtype, _), slots in members.items():
-            factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
-            self.singles.update(
-                bound for _, bound, number, _ in slots if not factors.are_tame(_deltas(bound, number))
-            )
-        for (kernel, *_), slots in members.items():
-            self._add_launches([slot for slot in slots if slot[1] not in self.singles], factors, kernel)
-        self._attributes = [
-            bound.attributes for group in groups for bound in group if bound not in self.singles
+    def __init__(self, members: Sequence[Member]) -> None:
+        owners = [slot.parameter.rpartition(".") for *_, slot in members]
+        self._parameters = [
+            bound.layer.get_submodule(owner)._parameters
+            for (_, bound, *_), (owner, _, _) in zip(members, owners, strict=True)
         ]
-        self._pointers = list(self._pointers_now())
-        self._backups = list(self._backups_now())
+        self._names = [name for _, _, name in owners]
+        self._attributes = [bound.attributes for _, bound, *_ in members]
+        self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
 
-    def _add_launches(
-        self, slots: Sequence[tuple[int, BoundLayer, int, Slot]], factors: FactorStore, grouped: ModuleType
-    ) -> None:
-        parts, lean_parts, lean_bounds, limits = [], [], [], []
-        terms: list[Term] = []
-        lean_terms: list[Term] = []
-        for group, bound, number, slot in slots:
-            deltas = _low_rank(bound, number)
-            packed = factors.of([delta for _network, delta in deltas])
-            chosen = [(group, number, network, delta.scale) for network, delta in deltas]
-            backup = bound.attributes["network_weights_backup"]
-            weight, base = self._weight_and_base(bound, slot)
-            if isinstance(backup, Recoverable):
-                lean_parts.append(grouped.LeanPart(weight, backup.code, packed))
-                lean_terms += chosen
-                lean_bounds += [bound] * len(deltas)
-                limits += [abs(limit * delta.scale) for (_, delta), limit in zip(deltas, backup.limits, strict=True)]
-            else:
-                parts.append(grouped.Part(weight, base, packed))
-                terms += chosen
-        if parts:
-            self._launches.append((grouped.GroupedUpdate(parts), Terms(terms, self._groups)))
-        if lean_parts:
-            update, all_terms = grouped.GroupedLeanUpdate(lean_parts), Terms(lean_terms, self._groups)
-            self._lean_launches.append(LeanLaunch(update, all_terms, lean_bounds, np.array(limits)))
-
-    def _weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
-        """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
-        owner, _, name = slot.parameter.rpartition(".")
-        self._parameters.append(bound.layer.get_submodule(owner)._parameters)
-        self._names.append(name)
-        weight = parameter_of(bound.layer, slot.parameter)
-        if isinstance(bound.attributes["network_weights_backup"], Recoverable):
-            return weight, weight
-        base = base_weights.pristine(bound.layer, slot.parameter)
-        if base.device == weight.device and base.stride() == weight.stride():
-            return slot.of(weight), slot.of(base)
-        if slot.third in (None, 0):
-            self._refills.append((weight, base))
-        return slot.of(weight), slot.of(weight)
-
-    def is_good_for(self, values: Sequence[Value]) -> bool:
-        """Whether every weight and its pristine copy are where they were, and ``values`` are within the limits."""
-        return (
-            all(map(eq, self._pointers_now(), self._pointers))
-            and all(map(is_, self._backups_now(), self._backups))
-            and all(launch.allows(values) for launch in self._lean_launches)
+    def holds(self) -> bool:
+        return all(map(eq, self._pointers_now(), self._pointers)) and all(
+            map(is_, self._backups_now(), self._backups)
         )
 
     def _pointers_now(self) -> Iterator[int]:
@@ -170,16 +99,129 @@ class Batch:
     def _backups_now(self) -> Iterator[Any]:
         return map(itemgetter("network_weights_backup"), self._attributes)
 
-    def launch(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
+
+class Stage:
+    """Some weights of a batch, and how to write those that have a copy."""
+
+    def __init__(self) -> None:
+        self.watch = Watch([])
+        self.refills: list[tuple[Tensor, Tensor]] = []
+        """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
+        self.launches: list[tuple[cuda.GroupedUpdate, Terms]] = []
+
+    def weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
+        """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
+        weight = parameter_of(bound.layer, slot.parameter)
+        if isinstance(bound.attributes["network_weights_backup"], Recoverable):
+            return weight, weight
+        base = base_weights.pristine(bound.layer, slot.parameter)
+        if base.device == weight.device and base.stride() == weight.stride():
+            return slot.of(weight), slot.of(base)
+        if slot.third in (None, 0):
+            self.refills.append((weight, base))
+        return slot.of(weight), slot.of(weight)
+
+    def launch(self, values: Sequence[Value]) -> None:
+        for weight, base in self.refills:
+            weight.copy_(base, non_blocking=True)
+        for update, terms in self.launches:
+            update(terms.coefficients(values))
+
+
+class Batch:
+    """How to write some layers, found out once and used at each switch of the same layers.
+
+    Args:
+        groups: the layers; those of a group always have equal coefficients. Each has a copy of its pristine weights.
+        factors: where the packed factors are.
+        is_grouping: whether layers may be written together.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: the factors do not fit on the GPU.
+    """
+
+    def __init__(
+        self, groups: Sequence[Sequence[BoundLayer]], factors: FactorStore, *, is_grouping: bool
+    ) -> None:
+        self.singles: set[BoundLayer] = set()
+        """The layers that have to be written one by one."""
+        self._groups = groups
+        self._factors = factors
+        self._lean_launches: list[LeanLaunch] = []
+        members: dict[Place, list[Member]] = {}
+        for index, group in enumerate(groups):
+            for bound in group:
+                if not (is_grouping and is_groupable(bound)):
+                    self.singles.add(bound)
+                    continue
+                for number, slot in enumerate(slots_of(bound.layer)):
+                    weight = slot.of(parameter_of(bound.layer, slot.parameter))
+                    place = weight.device, weight.dtype, cuda.is_aligned(weight)
+                    members.setdefault(place, []).append((index, bound, number, slot))
+        for (device, dtype, _), slots in members.items():
+            factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
+            self.singles.update(
+                bound for _, bound, number, _ in slots if not factors.are_tame(_deltas(bound, number))
+            )
+        written = [[member for member in slots if member[1] not in self.singles] for slots in members.values()]
+        heads = [slots[: len(slots) // HEAD] for slots in written]
+        tails = [slots[len(slots) // HEAD :] for slots in written]
+        self._stages = [self._stage(places) for places in (heads, tails)]
+
+    def _stage(self, places: Sequence[Sequence[Member]]) -> Stage:
+        stage = Stage()
+        for members in places:
+            self._add_launches(stage, members)
+        stage.watch = Watch([member for members in places for member in members])
+        return stage
+
+    def _add_launches(self, stage: Stage, members: Sequence[Member]) -> None:
+        parts, lean_parts, lean_bounds, limits = [], [], [], []
+        terms: list[Term] = []
+        lean_terms: list[Term] = []
+        for group, bound, number, slot in members:
+            deltas = _low_rank(bound, number)
+            packed = self._factors.of([delta for _network, delta in deltas])
+            chunks = packed.chunks if packed is not None else ()
+            chosen = [
+                (group, number, network, delta.scale)
+                for (network, delta), count in zip(deltas, chunks, strict=True) for _ in range(count)
+            ]
+            backup = bound.attributes["network_weights_backup"]
+            weight, base = stage.weight_and_base(bound, slot)
+            if isinstance(backup, Recoverable):
+                lean_parts.append(LeanPart(weight, backup.code, packed))
+                lean_terms += chosen
+                lean_bounds += [bound] * len(chosen)
+                limits += np.repeat(backup.limits, chunks).tolist()
+            else:
+                parts.append(Part(weight, base, packed))
+                terms += chosen
+        if parts:
+            stage.launches.append((cuda.GroupedUpdate(parts), Terms(terms, self._groups)))
+        if lean_parts:
+            update, all_terms = cuda.GroupedLeanUpdate(lean_parts), Terms(lean_terms, self._groups)
+            largest = np.abs([limit * scale for limit, (*_, scale) in zip(limits, lean_terms, strict=True)])
+            self._lean_launches.append(LeanLaunch(update, all_terms, lean_bounds, largest))
+
+    def allows(self, values: Sequence[Value]) -> bool:
+        """Whether ``values`` are within the limits of layers that have no copy."""
+        return all(launch.allows(values) for launch in self._lean_launches)
+
+    def launch(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> bool:
         """Bring all layers but the singles to ``values``, one for each group.
 
         Args:
             shared: for each group the holding that all its layers share, and no other layers; None if there is none.
+
+        Returns:
+            Whether all weights and their copies were where they had been. If not, some layers have been written, and
+            the layers need another batch.
         """
-        for weight, base in self._refills:
-            weight.copy_(base, non_blocking=True)
-        for update, terms in self._launches:
-            update(terms.coefficients(values))
+        for stage in self._stages:
+            if not stage.watch.holds():
+                return False
+            stage.launch(values)
         in_force = [launch.terms.in_force(launch.bounds, shared) for launch in self._lean_launches]
         # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens.
         launched: list[LeanLaunch] = []
@@ -191,6 +233,7 @@ class Batch:
             _note(launched, values, [None] * len(values))
             raise
         _note(launched, values, shared)
+        return True
 
 
 def _note(launched: Sequence[LeanLaunch], values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
@@ -204,18 +247,14 @@ def _note(launched: Sequence[LeanLaunch], values: Sequence[Value], shared: Seque
                 bound.record.holding = Holding(values[group])
 
 
-def kernel_for(bound: BoundLayer, kernels: Sequence[ModuleType]) -> ModuleType | None:
-    """The first of the grouped kernels that can take all of a layer."""
-    return next((kernel for kernel in kernels if _is_groupable(bound, kernel)), None)
-
-
-def _is_groupable(bound: BoundLayer, grouped: ModuleType) -> bool:
+def is_groupable(bound: BoundLayer) -> bool:
+    """Whether the kernel for many weights can take all of a layer."""
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
     dtype = weights[0].dtype
     return (
         len(targets_of(bound.layer)) == len(weights)
         and not bound.record.bias_is_changed
-        and all(grouped.supports(weight) for weight in weights)
+        and all(cuda.supports(weight) for weight in weights)
         and all(
             isinstance(delta, LowRank) and delta.bias is None and delta.up.dtype == delta.down.dtype == dtype
             for _slot, _network, delta in bound.deltas

@@ -14,16 +14,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from operator import is_, itemgetter
-from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from lbw import base_weights, kernels
+from lbw import base_weights
 from lbw.base_weights import Layer, Policy, parameter_of
-from lbw.batch import Batch, kernel_for
+from lbw.batch import Batch, is_groupable
 from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
 from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
@@ -106,15 +105,15 @@ class LoraEngine:
 
     Args:
         policy: where pristine weights live; it may be changed between two updates.
-        grouped: the kernels that may update many layers at once, the best first.
+        is_grouping: whether many layers may be written in one launch.
     """
 
-    def __init__(self, policy: Policy = Policy.AUTO, *, grouped: Sequence[ModuleType] = kernels.grouped) -> None:
+    def __init__(self, policy: Policy = Policy.AUTO, *, is_grouping: bool = True) -> None:
         self.policy = policy
         self.placement: Policy | None = None
         """Where the pristine weights of the last written layers are; None before the first write."""
         self.binding: Binding | None = None
-        self._kernels = tuple(grouped)
+        self._is_grouping = is_grouping
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
         self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
         self._factors = FactorStore()
@@ -280,11 +279,16 @@ class LoraEngine:
     def _launch(self, jobs: Sequence[Job]) -> set[BoundLayer]:
         """Write what can be written together. Returns the layers that are left."""
         values = [job.value for job in jobs]
+        has_moved = False
         while True:
             try:
                 batch = self._batch(jobs, values)
-                batch.launch(values, [job.cohort.holding if job.cohort.is_joined else None for job in jobs])
-                return batch.singles
+                if batch.launch(values, [job.cohort.holding if job.cohort.is_joined else None for job in jobs]):
+                    return batch.singles
+                self._batches.clear()
+                if has_moved:
+                    raise RuntimeError("weights move while they are written")
+                has_moved = True
             except BaseException as error:
                 for job in jobs:
                     job.cohort.is_joined = False
@@ -296,18 +300,18 @@ class LoraEngine:
                     continue
                 self._report(f"layers are updated more slowly from now on: {type(error).__name__}: {error}")
                 self._batches.clear()
-                if not self._kernels:
+                if not self._is_grouping:
                     return {bound for job in jobs for bound in job.layers}
-                self._kernels = self._kernels[1:]
+                self._is_grouping = False
 
     def _batch(self, jobs: Sequence[Job], values: Sequence[Value]) -> Batch:
-        """The batch for these layers: one of the last ones, if nothing has moved since."""
+        """The batch for these layers: one of the last ones, if it can do it."""
         policy = Policy.RAM if self._is_short_of_memory else self.policy
         key = (policy, *(id(job.layers) for job in jobs))
         batch = self._batches.pop(key, None)
-        if batch is None or not batch.is_good_for(values):
+        if batch is None or not batch.allows(values):
             self.placement = self._place(jobs, policy)
-            batch = Batch([job.layers for job in jobs], self._factors, self._kernels)
+            batch = Batch([job.layers for job in jobs], self._factors, is_grouping=self._is_grouping)
         self._batches[key] = batch
         if len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)
@@ -324,8 +328,7 @@ class LoraEngine:
         for job in jobs:
             job.cohort.is_joined = False
             for bound in job.layers:
-                way = kernel_for(bound, self._kernels)
-                if not (way is not None and way.RECOVERS_BASES and make_recoverable(bound, job.value)):
+                if not (self._is_grouping and is_groupable(bound) and make_recoverable(bound, job.value)):
                     others.append(bound.layer)
         base_weights.place(others, Policy.RAM)
         return Policy.LEAN if len(others) < len(layers) else Policy.RAM

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -16,13 +15,19 @@ CHUNK = 32
 """Columns of ``up`` that the kernel multiplies at a time. Ranks are padded with zeros to a multiple of it, so that a
 chunk has one coefficient."""
 
-_ALIGNMENT = 16
-"""In bytes: what one memory instruction of a thread moves."""
+_SIDE = 32
+"""Rows and columns of a weight that a warp works on at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """The factors of all deltas of one weight, side by side: ``up`` [out, rank] and ``down`` [rank, in], contiguous.
+    """The factors of all deltas of one weight, in chunks of the rank, and in a chunk as tensor cores take them.
+
+    ``up`` is [chunks, out / 16, 2, 8, 4, 2, 2, 2]: row ``16 * band + 8 * half + g`` and column
+    ``8 * t + 4 * i + 2 * j + k`` of a chunk are at [chunk, band, i, g, t, j, half, k], so that a lane gets the left
+    operand of a product in one piece. ``down`` is [chunks, in / 32, 4, 8, CHUNK]: column ``32 * group + 4 * g + j`` is
+    at [chunk, group, j, g], so that the weights of a lane are neighbours. Rows and columns are padded with zeros to
+    multiples of 32.
 
     ``chunks`` has the number of chunks of each delta. ``are_tame``: no sum of products of them leaves float32's range,
     so that a coefficient of 0 is enough to leave a delta out.
@@ -32,10 +37,6 @@ class Factors:
     down: Tensor
     chunks: tuple[int, ...]
     are_tame: bool
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
 
 
 class FactorStore:
@@ -56,23 +57,25 @@ class FactorStore:
         missing = [deltas for deltas in weights if deltas and not self._has(deltas, device)]
         if not missing:
             return
-        granule = _ALIGNMENT // dtype.itemsize
-        shapes = [shape for deltas in missing for shape in _shapes(deltas)]
-        starts = [0]
-        for shape in shapes:
-            starts.append(starts[-1] + -(-prod(shape) // granule) * granule)
-        staging = torch.zeros(starts[-1], dtype=dtype, pin_memory=device.type == "cuda")
-        for deltas, (up, down) in zip(missing, _pairs(staging, starts, shapes), strict=True):
+        shapes = [_padded_shape(deltas) for deltas in missing]
+        sizes = [rank * (out + into) for rank, out, into in shapes]
+        staging = torch.zeros(sum(sizes), dtype=dtype, pin_memory=device.type == "cuda")
+        for deltas, buffer, (rank, out, into) in zip(missing, staging.split(sizes), shapes, strict=True):
+            up, down = buffer[: rank * out].view(out, rank), buffer[rank * out :].view(rank, into)
             first = 0
             for delta, chunks in zip(deltas, _chunks(deltas), strict=True):
-                rank = delta.up.shape[1]
-                up[:, first : first + rank].copy_(delta.up)
-                down[first : first + rank].copy_(delta.down)
+                width = delta.up.shape[1]
+                up[: len(delta.up), first : first + width].copy_(delta.up)
+                down[first : first + width, : delta.down.shape[1]].copy_(delta.down)
                 first += chunks * CHUNK
-        packed = staging.to(device, non_blocking=True)
-        all_tame = _are_tame(packed, max(rank for _, rank in shapes[::2]))
-        for deltas, (up, down) in zip(missing, _pairs(packed, starts, shapes), strict=True):
-            are_tame = all_tame or (_are_tame(up, len(down)) and _are_tame(down, len(down)))
+        plain = staging.to(device, non_blocking=True)
+        packed = torch.empty_like(plain)
+        all_tame = _are_tame(plain, max(rank for rank, _, _ in shapes))
+        for deltas, source, target, shape in zip(
+            missing, plain.split(sizes), packed.split(sizes), shapes, strict=True
+        ):
+            up, down = _arranged(source, target, *shape)
+            are_tame = all_tame or (_are_tame(up, shape[0]) and _are_tame(down, shape[0]))
             self._packed[deltas[0]] = [ref(delta) for delta in deltas], Factors(up, down, _chunks(deltas), are_tame)
 
     def _has(self, deltas: Sequence[LowRank], device: torch.device) -> bool:
@@ -107,14 +110,17 @@ def _chunks(deltas: Sequence[LowRank]) -> tuple[int, ...]:
     return tuple(-(-delta.up.shape[1] // CHUNK) for delta in deltas)
 
 
-def _shapes(deltas: Sequence[LowRank]) -> tuple[tuple[int, int], tuple[int, int]]:
-    rank = sum(_chunks(deltas)) * CHUNK
-    return (deltas[0].up.shape[0], rank), (rank, deltas[0].down.shape[1])
+def _padded_shape(deltas: Sequence[LowRank]) -> tuple[int, int, int]:
+    """(rank, out, in) of the factors of a weight."""
+    out, into = len(deltas[0].up), deltas[0].down.shape[1]
+    return sum(_chunks(deltas)) * CHUNK, -(-out // _SIDE) * _SIDE, -(-into // _SIDE) * _SIDE
 
 
-def _pairs(buffer: Tensor, starts: list[int], shapes: list[tuple[int, int]]) -> Iterable[tuple[Tensor, Tensor]]:
-    """The buffer's parts as pairs (up, down)."""
-    views = [
-        buffer[start : start + prod(shape)].view(shape) for start, shape in zip(starts, shapes, strict=False)
-    ]
-    return zip(views[::2], views[1::2], strict=True)
+def _arranged(source: Tensor, target: Tensor, rank: int, out: int, into: int) -> tuple[Tensor, Tensor]:
+    """Copy factors [out, rank] and [rank, in] into ``target`` as :class:`Factors` has them."""
+    chunks = rank // CHUNK
+    up = target[: rank * out].view(chunks, out // 16, 2, 8, 4, 2, 2, 2)
+    up.copy_(source[: rank * out].view(out // 16, 2, 8, chunks, 4, 2, 2, 2).permute(3, 0, 5, 2, 4, 6, 1, 7))
+    down = target[rank * out :].view(chunks, into // _SIDE, 4, 8, CHUNK)
+    down.copy_(source[rank * out :].view(chunks, CHUNK, into // _SIDE, 8, 4).permute(0, 2, 4, 3, 1))
+    return up, down

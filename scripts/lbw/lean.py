@@ -2,9 +2,9 @@
 
 A patched weight is ``W1 = round(W0 + d)``, and the delta ``d`` can be computed again. ``round(W1 - d)`` is ``W0`` or
 one of its two neighbours, as long as the numbers near ``W1`` lie no further apart than twice those near ``W0``: then
-the number of ``|W0|``, counted from zero and taken modulo 3, tells which. Weights for which that is not certain (those
+the number of ``|W0|``, counted from zero and taken modulo 4, tells which. Weights for which that is not certain (those
 that are small beside the largest delta that they may get, and those whose neighbours have another sign) are escapes:
-they are kept as they are, strip by strip, and marked with the code 3.
+they are kept as they are, strip by strip.
 
 Codes and escapes depend on the pristine weights and on how large the deltas may get, not on their strengths in force:
 they are written once, and a switch only reads them.
@@ -17,13 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TILE_HEIGHT, TILE_WIDTH, STRIP = 64, 64, 4
+TILE_HEIGHT, TILE_WIDTH, STRIP = 32, 128, 4
 """A strip is a column of ``STRIP`` tiles. A byte has the codes of those four weights of a strip that are at the same
 place of their tiles, so that one load of bytes serves four tiles."""
 
 STRIP_HEIGHT = STRIP * TILE_HEIGHT
-
-ESCAPE = 3
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ FORMATS = {torch.float16: Format(10, 15), torch.bfloat16: Format(7, 127)}
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """``codes`` [rows / 4, columns] uint8, rows rounded up to whole strips and columns to pairs; bits 2t and 2t + 1 are
-    for tile t.
+    """``codes`` [rows / 4, columns] uint8, rows rounded up to whole strips and columns to eights; bits 2t and 2t + 1
+    are for tile t.
 
     ``escapes`` int32, strip by strip, row by row of strips: ``position << 16 | bits of the weight``, where the position
     is ``row * TILE_WIDTH + column`` within the strip. ``starts`` int32 [strips + 1]: where those of each strip begin.
@@ -88,11 +86,15 @@ def escapes_of(base: Tensor, spread: Tensor, error: Tensor) -> Tensor:
     return ~(is_safe & (largest < torch.finfo(base.dtype).max) & (magnitude > 1))
 
 
+def can_encode(base: Tensor) -> bool:
+    """Whether no weight is the one NaN that the kernel has for a place without an escape."""
+    return not bool((base.view(torch.int16) == -1).any())
+
+
 def encode(base: Tensor, spread: Tensor, error: Tensor) -> Code:
     """What is kept of ``base`` [rows, columns], see :func:`escapes_of`."""
     is_escape = escapes_of(base, spread, error)
-    codes = torch.where(is_escape, ESCAPE, _magnitude(base) % 3)
-    padded = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2, 0, -len(codes) % STRIP_HEIGHT))
+    padded = torch.nn.functional.pad(_magnitude(base) & 3, (0, -base.shape[1] % 8, 0, -len(base) % STRIP_HEIGHT))
     quads = padded.view(-1, STRIP, TILE_HEIGHT, padded.shape[1])
     packed = (quads << _shifts(base.device)).sum(1).to(torch.uint8).flatten(0, 1)
     flags = _strips(is_escape)
@@ -108,10 +110,12 @@ def decode(weight: Tensor, delta: Tensor, code: Code) -> Tensor:
     quads = code.codes.view(-1, 1, TILE_HEIGHT, code.codes.shape[1])
     codes = ((quads >> _shifts(weight.device)) & 3).flatten(0, 2)[: len(weight), : weight.shape[1]].int()
     near = (weight.float() - delta).to(weight.dtype)
-    magnitude = (_magnitude(near) + 4 - codes) // 3 * 3 + codes - 3
-    bits = (near.view(torch.int16).int() & 0x8000 | magnitude).to(torch.int16)
-    strips, flags = _strips(bits), _strips(codes == ESCAPE)
-    strips[flags] = code.escapes.to(torch.int16)
+    magnitude = _magnitude(near)
+    magnitude = magnitude - 1 + (codes - magnitude + 1 & 3)
+    strips = _strips((near.view(torch.int16).int() & 0x8000 | magnitude).to(torch.int16))
+    counts = code.starts.diff()
+    owners = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    strips[owners, code.escapes >> 16 & 0xFFFF] = code.escapes.to(torch.int16)
     return _whole(strips, weight.shape).contiguous().view(weight.dtype)
 
 

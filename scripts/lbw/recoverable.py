@@ -71,7 +71,8 @@ def make_recoverable(bound: BoundLayer, value: Value) -> bool:
     case the layer's record afterwards says what is in the weight in terms of the layer's deltas.
 
     Returns:
-        Whether it is so now; False where the code would take more than a quarter of the weight's memory.
+        Whether it is so now; False where the code would take more than a quarter of the weight's memory, or cannot
+        hold the weight.
     """
     if len(bound.keys) > 1 or not bound.deltas:
         return False
@@ -90,6 +91,8 @@ def make_recoverable(bound: BoundLayer, value: Value) -> bool:
     record.deltas, record.holding = bound.deltas, Holding((tuple(in_force),))
     if is_recoverable:
         return True
+    if not lean.can_encode(parameter_of(bound.layer, "weight")):
+        return False
     backup = Recoverable(bound.layer, record, deltas, [_limit(coefficient) for coefficient in coefficients])
     if 4 * backup.code.nbytes > backup.parameter.nbytes:
         return False

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw import kernels
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from lbw.plan import Coefficients
@@ -214,9 +213,7 @@ def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tu
     if bench.device == "cuda":
         yield "ours, lean", lambda: Ours(layers, networks, policy=Policy.LEAN)
         yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
-    if bench.device == "cuda":
-        yield "ours, without Triton", lambda: Ours(layers, networks, grouped=[kernels.graph])
-        yield "ours, layer by layer", lambda: Ours(layers, networks, grouped=[])
+        yield "ours, layer by layer", lambda: Ours(layers, networks, is_grouping=False)
     yield "copies from the device", lambda: copies(layers)
     yield "addmm_, factors on the device", lambda: addmm(layers, networks, bench.device)
     yield "subtraction, factors on the device", lambda: subtraction(layers, networks, bench.device)

@@ -1,37 +1,39 @@
-"""The grouped kernels, on CUDA GPUs, and Triton's in its interpreter: every element against float64."""
+"""The kernel for many weights, on CUDA GPUs, or thread by thread on a CPU: every element against float64."""
 
 from __future__ import annotations
 
-from types import ModuleType
+import ctypes
+import sysconfig
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
-
 from lbw import lean
 from lbw.deltas import LowRank
 from lbw.factors import CHUNK, FactorStore
-from lbw.kernels import graph, triton
+from lbw.kernels import cuda, nvrtc
+from lbw.kernels.cuda import GroupedLeanUpdate, GroupedUpdate
 from lbw.kernels.part import LeanPart, Part
+from tests.unit.cuda_on_cpu import cuda_on_cpu
 from tests.unit.ulp import ulp_distance
 
 
 class Place(NamedTuple):
     device: str
     dtype: torch.dtype
-    kernel: ModuleType
 
     def __str__(self) -> str:
-        return f"{self.device}-{str(self.dtype)[6:]}-{self.kernel.__name__[12:]}"
+        return f"{self.device}-{str(self.dtype)[6:]}"
 
 
-PLACES = [
-    Place("cpu", torch.float16, triton),
-    *[Place("cuda", dtype, kernel) for dtype in (torch.float16, torch.bfloat16) for kernel in (triton, graph)],
-]
+PLACES = [Place(device, dtype) for device in ("cpu", "cuda") for dtype in (torch.float16, torch.bfloat16)]
 
 SHAPES = [(64, 128), (65, 129), (1, 8), (200, 40), (33, 7), (128, 256)]
 NOISE = 1e-7
@@ -41,11 +43,12 @@ ALIGNED_SHAPES = [(64, 128), (72, 136), (200, 40)]
 
 
 @pytest.fixture(params=PLACES, ids=str)
-def place(request: pytest.FixtureRequest) -> Place:
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     place: Place = request.param
-    if (place.device == "cuda") != torch.cuda.is_available():  # the interpreter is for machines without a GPU
+    if (place.device == "cuda") != torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU" if place.device == "cuda" else "runs on the GPU")
-    return place
+    with cuda_on_cpu() if place.device == "cpu" else nullcontext():
+        yield place
 
 
 class Group:
@@ -54,7 +57,7 @@ class Group:
     def __init__(
         self, place: Place, shapes: list[tuple[int, int]], ranks: list[int], in_place: bool = False
     ) -> None:
-        device, dtype, kernel = place
+        device, dtype = place
         torch.manual_seed(3)
         self.bases = [(torch.randn(shape) * 0.05).to(device, dtype) for shape in shapes]
         self.weights = [torch.full_like(base, float("nan")) for base in self.bases]
@@ -71,7 +74,7 @@ class Group:
             self.weights = [base.clone() for base in self.bases]
         sources = self.weights if in_place else self.bases
         self.factors = [store.of(deltas) for deltas in self.deltas]
-        self.launch = kernel.GroupedUpdate(
+        self.launch = GroupedUpdate(
             [
                 Part(weight, source, factors)
                 for weight, source, factors in zip(self.weights, sources, self.factors, strict=True)
@@ -88,8 +91,11 @@ class Group:
             results.append(total.to(base.dtype))
         return results
 
+    def by_chunk(self, coefficients: list[float]) -> np.ndarray:
+        return np.repeat(coefficients, [count for each in self.factors for count in each.chunks])
+
     def check(self, coefficients: list[float]) -> None:
-        self.launch(coefficients)
+        self.launch(self.by_chunk(coefficients))
         for weight, expected in zip(self.weights, self.expected(coefficients), strict=True):
             assert ulp_distance(weight, expected, NOISE) <= 1
 
@@ -109,7 +115,7 @@ def test_coefficients_of_zero_give_the_base_bit_for_bit_also_where_it_is_minus_z
     group = Group(place, SHAPES, [16, 8])
     for base in group.bases:
         base.view(-1)[::3] = -0.0
-    group.launch([0.0] * (2 * len(SHAPES)))
+    group.launch(group.by_chunk([0.0] * (2 * len(SHAPES))))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
 
@@ -119,14 +125,14 @@ def test_the_base_may_be_the_weight_itself(place: Place):
 
 
 def test_a_third_of_the_rows_is_a_part_of_its_own(place: Place):
-    device, dtype, kernel = place
+    device, dtype = place
     weight = torch.full((96, 32), 7.0, dtype=dtype, device=device)
     base = torch.randn(96, 32).to(device, dtype)
     delta = LowRank(torch.randn(32, 4).to(dtype), torch.randn(4, 32).to(dtype), 1.0)
     store = FactorStore()
     store.pack([[delta]], torch.device(device), dtype)
     part = Part(weight.chunk(3)[1], base.chunk(3)[1], store.of([delta]))
-    kernel.GroupedUpdate([part])([0.5])
+    GroupedUpdate([part])(np.array([0.5]))
     expected = (base[32:64].double().cpu() + 0.5 * (delta.up.double() @ delta.down.double())).to(dtype)
     assert ulp_distance(weight[32:64], expected) <= 1
     assert (weight[:32] == 7.0).all() and (weight[64:] == 7.0).all()
@@ -138,7 +144,9 @@ def test_factors_are_packed_once_and_padded_with_zeros(place: Place):
     store = FactorStore()
     store.pack([deltas], device, dtype)
     packed = store.of(deltas)
-    assert packed.rank == 2 * CHUNK and packed.chunks == (1, 1)
+    assert packed.chunks == (1, 1)
+    assert packed.up.numel() == packed.down.numel() == 2 * 32 * CHUNK, "rows and columns are padded to 32"
+    assert len(packed.up) == len(packed.down) == 2
     assert packed.up.sum() == 5 * 19 and packed.down.sum() == 3 * 19
     assert packed.up.data_ptr() % 16 == 0 and packed.down.data_ptr() % 16 == 0
     store.pack([deltas], device, dtype)
@@ -148,17 +156,15 @@ def test_factors_are_packed_once_and_padded_with_zeros(place: Place):
 
 
 def test_a_weight_without_deltas_becomes_its_base(place: Place):
-    device, dtype, kernel = place
+    device, dtype = place
     base = torch.randn(70, 33).to(device, dtype)
     weight = torch.full_like(base, 7.0)
-    kernel.GroupedUpdate([Part(weight, base, None)])([])
+    GroupedUpdate([Part(weight, base, None)])(np.zeros(0))
     assert weight.equal(base)
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES], ids=["any", "aligned"])
 def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place, shapes):
-    if not place.kernel.RECOVERS_BASES:
-        pytest.skip("has no lean kernel")
     group = Group(place, shapes, [16, 4], in_place=True)
     spreads = [
         sum((delta.up.float() @ delta.down.float()).abs() for delta in deltas).to(base.device)
@@ -168,7 +174,7 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place
         lean.encode(base, spread, torch.full_like(spread, 1e-6))
         for base, spread in zip(group.bases, spreads, strict=True)
     ]
-    launch = place.kernel.GroupedLeanUpdate(
+    launch = GroupedLeanUpdate(
         [
             LeanPart(weight, code, factors)
             for weight, code, factors in zip(group.weights, codes, group.factors, strict=True)
@@ -177,11 +183,47 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place
     in_force = [0.0] * (2 * len(shapes))
     for strength in (1.0, -0.7, 0.0, 0.3):
         wanted = [strength * (-1) ** index for index in range(2 * len(shapes))]
-        launch(in_force, wanted)
+        launch(group.by_chunk(in_force), group.by_chunk(wanted))
         in_force = wanted
         for weight, expected in zip(group.weights, group.expected(wanted), strict=True):
             assert ulp_distance(weight, expected, NOISE) <= 1
-    launch(in_force, [0.0] * (2 * len(shapes)))
+    launch(group.by_chunk(in_force), group.by_chunk([0.0] * (2 * len(shapes))))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
     assert sum(len(code.escapes) for code in codes) > 0
+
+
+@pytest.mark.parametrize("tensor_cores", [0, 8])
+def test_gpus_with_older_tensor_cores_or_none_get_the_same_sums(tensor_cores: int, monkeypatch: pytest.MonkeyPatch):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    cuda._compiled.cache_clear()
+    monkeypatch.setattr(cuda, "_tensor_cores", lambda _device, _dtype: tensor_cores)
+    try:
+        Group(Place("cuda", torch.float16), SHAPES, [1, 16, 48]).check([0.3 * (i % 5) - 0.7 for i in range(18)])
+    finally:
+        cuda._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("architecture", [61, 75, 80, 90, 120])
+def test_the_source_compiles_for_gpus_from_pascal_to_blackwell(architecture: int, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(sysconfig.get_path("purelib")) / "nvidia/cuda_nvrtc/lib"
+    if not folder.exists():
+        pytest.skip("needs NVRTC")
+    for name in ("libnvrtc-builtins.so.*", "libnvrtc.so.*"):
+        library = ctypes.CDLL(str(next(folder.glob(name))), mode=ctypes.RTLD_GLOBAL)
+    monkeypatch.setattr(nvrtc, "_nvrtc", lambda: library)
+    source, primitives = ((cuda.FOLDER / name).read_text() for name in ("update.cu", "primitives.cuh"))
+    for dtype, is_lean, is_one_each in product((torch.float16, torch.bfloat16), (False, True), (False, True)):
+        cores = 16 if architecture >= 80 else 8 if architecture >= 75 and dtype == torch.float16 else 0
+        macros = cuda.macros(dtype, cores, is_aligned=is_one_each, is_one_each=is_one_each, is_lean=is_lean)
+        assert nvrtc.compiled(source, {"primitives.cuh": primitives}, f"sm_{architecture}", macros)
+
+
+def test_what_does_not_compile_is_said_in_the_compilers_words(monkeypatch: pytest.MonkeyPatch):
+    folder = Path(sysconfig.get_path("purelib")) / "nvidia/cuda_nvrtc/lib"
+    if not folder.exists():
+        pytest.skip("needs NVRTC")
+    monkeypatch.setattr(nvrtc, "_nvrtc", lambda: ctypes.CDLL(str(next(folder.glob("libnvrtc.so.*")))))
+    with pytest.raises(nvrtc.CompilerError, match="nonsense"):
+        nvrtc.compiled("nonsense", {}, "sm_90", {})

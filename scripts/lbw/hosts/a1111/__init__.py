@@ -22,10 +22,11 @@ from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, 
 from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.hosts.a1111.xyz_axes import add as add_axes
+from lbw.kernels import cuda
 from lbw.limits import shortened
 from lbw.session import Session
 from lbw.summary import changes, summarise
-from modules import shared
+from modules import devices, shared
 
 __all__ = [
     "PRESETS_FILE",
@@ -257,6 +258,7 @@ def app_started(_demo: Any, app: Any) -> None:
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
     engine.park(host.model(), host.layers().values())
+    cuda.prepare(devices.device, devices.dtype_unet)
     network_files.meter.forget()
 
 

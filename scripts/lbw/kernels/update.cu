@@ -1,0 +1,228 @@
+// The in-place update: one launch for all layers of a switch, and one pass over each weight.
+//
+// What bounds it is memory: each weight's pristine value is read once and the weight is written once. A block works
+// down a strip of a weight, each of its warps on 32 columns, 32 rows at a time, with the weights of the next step on
+// their way. No warp waits for another: the factors come from the cache to the registers in the order in which the
+// tensor cores take them.
+//
+// Macros, beside those of primitives.cuh: ONE_EACH, all deltas of a weight have one coefficient. LEAN, the pristine
+// value is recovered from the patched one, see lbw/lean.py. STEPS, of a strip. BLOCKS_AT_ONCE, on a multiprocessor.
+
+#include "primitives.cuh"
+
+constexpr int BANDS = 2, ROWS = 16 * BANDS;  // of a step; a product has 16 rows
+constexpr int PRODUCTS = 4, COLUMNS = 8 * PRODUCTS;
+constexpr int CHUNK = 32;  // of the rank
+constexpr int WARPS = 4, THREADS = 32 * WARPS;
+
+struct Part {
+    Bits *weight;
+    const Bits *base;
+    const Byte *codes;
+    const unsigned *escapes;
+    const Bits *up, *down;
+    int height, width, first_chunk, chunks;
+};
+
+struct Strip {
+    int part, row, column, unused;
+};
+
+// A lane has eight neighbours in each half of a band: those of row g, or g + 8, in the columns from 8t on. The sum for
+// column 8t + i of them is that of product i % 4, and of its neighbour i / 4.
+typedef uint4 Weights[BANDS][2];
+typedef float Sums[BANDS][PRODUCTS][2][2];
+
+INLINE Pair pair_of(const uint4 &eight, int i) {
+    return i == 0 ? eight.x : i == 1 ? eight.y : i == 2 ? eight.z : eight.w;
+}
+
+// Eight neighbours of a row, of which `inside` are there.
+INLINE uint4 load_eight(const Bits *from, int inside) {
+#if ALIGNED
+    return inside > 0 ? load_once(from) : make_uint4(0, 0, 0, 0);
+#else
+    Bits bits[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) bits[i] = i < inside ? from[i] : 0;
+    return make_uint4(paired(bits[0], bits[1]), paired(bits[2], bits[3]), paired(bits[4], bits[5]),
+                      paired(bits[6], bits[7]));
+#endif
+}
+
+INLINE void store_eight(Bits *to, const uint4 &eight, int inside) {
+#if ALIGNED
+    if (inside > 0) store_once(to, eight);
+#else
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        if (i < inside) to[i] = pair_of(eight, i / 2) >> (i % 2 * 16);
+#endif
+}
+
+// Pair i of a lane's eight weights with their sums, by a factor, added to them, in one rounding.
+INLINE Pair added(Pair weights, const Sums &sums, int band, int half, int i, float factor) {
+    return rounded(widened(weights & 0xFFFF) + factor * sums[band][i % 2 * 2][half][i / 2],
+                   widened(weights >> 16) + factor * sums[band][i % 2 * 2 + 1][half][i / 2]);
+}
+
+// The codes of two of eight neighbours, each in the low byte of a half: two bits for each step of the strip.
+INLINE Pair codes_of(const uint2 &eight, int i) {
+    return __byte_perm(i < 2 ? eight.x : eight.y, 0, i % 2 ? 0x4342 : 0x4140);
+}
+
+// What stands where there is no escape.
+constexpr Pair NO_ESCAPES = 0xFFFFFFFF;
+
+// The pristine values of two weights. `near` are the patched ones without the delta in force; of each half of `codes`
+// the lowest two bits count.
+INLINE Pair recovered(Pair near, Pair codes, Pair escapes) {
+    const Pair others = ~escapes, has_bits = (others & 0x7FFF7FFF) + 0x7FFF7FFF | others;
+    const Pair is_escape = (has_bits >> 15 & 0x00010001) * 0xFFFF;
+    const Pair magnitude = near & 0x7FFF7FFF & ~is_escape;
+    const Pair step = codes + 0x00050005 - (magnitude & 0x00030003) & 0x00030003;  // 0 is one down, 2 is one up
+    const Pair found = (magnitude + step + 0x7FFF7FFF & 0x7FFF7FFF) | (near & 0x80008000);
+    return (escapes & is_escape) | (found & ~is_escape);
+}
+
+// The lean way needs `in_force`, the coefficients of what is in the weights, and `first_escapes` of each strip.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
+update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const float *__restrict__ coefficients,
+       const float *__restrict__ in_force, const int *__restrict__ first_escapes) {
+    const Strip strip = strips[blockIdx.x];
+    const Part part = parts[strip.part];
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, lane_column = threadIdx.x / 32 * COLUMNS + 8 * t;
+    const int column = strip.column + lane_column, first_column = column - 8 * t;
+    const int end = min(part.height, strip.row + ROWS * STEPS);
+    const unsigned width = part.width;
+
+    bool is_wanted = false, is_held = false;
+    for (int chunk = part.first_chunk; chunk < part.first_chunk + part.chunks; chunk++) {
+        is_wanted |= coefficients[chunk] != 0.0f;
+        is_held |= LEAN && in_force[chunk] != 0.0f;
+    }
+    const int chunks = is_wanted || is_held ? part.chunks : 0;
+
+    auto place = [&](int from, int band, int half) { return (from + 16 * band + 8 * half + g) * width + column; };
+    auto inside = [&](int from, int band, int half) {
+        return from + 16 * band + 8 * half + g < end ? part.width - column : 0;
+    };
+    auto load_weights = [&](Weights &weights, int from) {
+#pragma unroll
+        for (int band = 0; band < BANDS; band++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                weights[band][half] = load_eight(part.base + place(from, band, half), inside(from, band, half));
+    };
+
+    Pair left[BANDS][4][2], right[PRODUCTS][4];
+    auto load_left = [&](int from, int chunk) {
+        const unsigned height = (part.height + ROWS - 1) / ROWS * ROWS;
+        const Bits *up = part.up + (chunk * height + from) * CHUNK + threadIdx.x % 32 * 8;
+#pragma unroll
+        for (int band = 0; band < BANDS; band++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint4 eight = load_factor(up + (16 * band + i / 2 * 8) * CHUNK);
+                left[band][i][0] = pair_of(eight, i % 2 * 2);
+                left[band][i][1] = pair_of(eight, i % 2 * 2 + 1);
+            }
+    };
+    auto load_right = [&](int chunk) {
+        const unsigned padded_width = (part.width + COLUMNS - 1) / COLUMNS * COLUMNS;
+        const Bits *down = part.down + (chunk * padded_width + first_column) * CHUNK + threadIdx.x % 32 * 8;
+#pragma unroll
+        for (int j = 0; j < PRODUCTS; j++) {
+            const uint4 eight = load_factor(down + 8 * j * CHUNK);
+#pragma unroll
+            for (int i = 0; i < 4; i++) right[j][i] = pair_of(eight, i);
+        }
+    };
+
+    Weights weights, next;
+    load_weights(weights, strip.row);
+    if (chunks == 1 && first_column < part.width) load_right(0);
+    const float factor = ONE_EACH && chunks ? coefficients[part.first_chunk] : 1.0f;
+    const float old_factor = ONE_EACH && LEAN && chunks ? -in_force[part.first_chunk] : 1.0f;
+
+#if LEAN
+    uint2 codes[BANDS][2];
+#pragma unroll
+    for (int band = 0; band < BANDS; band++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const unsigned row = strip.row / STEPS + 16 * band + 8 * half + g, padded_width = (part.width + 7) / 8 * 8;
+            const Byte *from = part.codes + row * padded_width + column;
+            codes[band][half] = column < part.width ? *reinterpret_cast<const uint2 *>(from) : make_uint2(0, 0);
+        }
+
+    // Escapes are put where they belong, so that none has to be looked for when its step comes.
+    constexpr int STRIP_WIDTH = WARPS * COLUMNS, EIGHTS = ROWS * STEPS * STRIP_WIDTH / 8;
+    __shared__ uint4 escapes[EIGHTS];
+    auto escape_place = [](int row, int column) { return row * STRIP_WIDTH + (column ^ row % 2 * 32); };  // two banks
+    for (int i = threadIdx.x; i < EIGHTS; i += THREADS)
+        escapes[i] = make_uint4(NO_ESCAPES, NO_ESCAPES, NO_ESCAPES, NO_ESCAPES);
+    __syncthreads();
+    const int *limits = first_escapes + blockIdx.x + strip.part;
+    for (int i = limits[0] + threadIdx.x; i < limits[1]; i += THREADS) {
+        const unsigned escape = __ldg(part.escapes + i), position = escape >> 16;
+        reinterpret_cast<Bits *>(escapes)[escape_place(position / STRIP_WIDTH, position % STRIP_WIDTH)] = escape;
+    }
+    __syncthreads();
+#endif
+    if (first_column >= part.width) return;
+
+    for (int step = 0; strip.row + step * ROWS < end; step++) {
+        const int from = strip.row + step * ROWS;
+        Sums wanted = {}, held = {};
+        load_weights(next, from + ROWS);
+        for (int chunk = 0; chunk < chunks; chunk++) {
+            load_left(from, chunk);
+            if (chunks > 1) load_right(chunk);
+#if ONE_EACH
+#pragma unroll
+            for (int band = 0; band < BANDS; band++)
+#pragma unroll
+                for (int j = 0; j < PRODUCTS; j++) multiply(wanted[band][j], left[band], right[j]);
+#else
+            const float coefficient = __ldg(coefficients + part.first_chunk + chunk);
+            const float opposite = LEAN ? -__ldg(in_force + part.first_chunk + chunk) : 0.0f;
+#pragma unroll
+            for (int band = 0; band < BANDS; band++)
+#pragma unroll
+                for (int j = 0; j < PRODUCTS; j++) {
+                    float product[2][2] = {};
+                    multiply(product, left[band], right[j]);
+#pragma unroll
+                    for (int half = 0; half < 2; half++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++) {
+                            wanted[band][j][half][i] += coefficient * product[half][i];
+                            if (LEAN) held[band][j][half][i] += opposite * product[half][i];
+                        }
+                }
+#endif
+        }
+#pragma unroll
+        for (int band = 0; band < BANDS; band++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                Pair results[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    Pair base = pair_of(weights[band][half], i);
+#if LEAN
+                    const int row = from - strip.row + 16 * band + 8 * half + g;
+                    const Pair near = added(base, ONE_EACH ? wanted : held, band, half, i, old_factor);
+                    base = recovered(near, codes_of(codes[band][half], i) >> 2 * step,
+                                     pair_of(escapes[escape_place(row, lane_column) / 8], i));
+#endif
+                    // Adding 0 would turn a pristine -0.0 into 0.0.
+                    results[i] = is_wanted ? added(base, wanted, band, half, i, factor) : base;
+                }
+                store_eight(part.weight + place(from, band, half),
+                            make_uint4(results[0], results[1], results[2], results[3]), inside(from, band, half));
+                weights[band][half] = next[band][half];
+            }
+    }
+}

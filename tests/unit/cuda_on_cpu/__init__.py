@@ -1,0 +1,66 @@
+"""The CUDA kernel on a CPU, thread by thread, where there is no GPU: its own source, compiled by a C++ compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lbw.kernels import cuda
+
+FOLDER = Path(__file__).parent
+COMPILER = shutil.which("g++")
+
+
+class Kernel:
+    """As :class:`lbw.kernels.nvrtc.Kernel`, on the CPU."""
+
+    def __init__(
+        self, name: str, source: str, _headers: Mapping[str, str], macros: Mapping[str, int], _device: torch.device
+    ) -> None:
+        assert name == "update" and COMPILER is not None
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "kernel.so"
+            command = [COMPILER, "-x", "c++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-o", str(library), "-"]
+            text = source + (FOLDER / "launch.cpp").read_text()
+            command += [f"-D{macro}={value}" for macro, value in macros.items()]
+            subprocess.run(command, input=text, text=True, check=True, cwd=FOLDER)
+            self._library = ctypes.CDLL(str(library))
+
+    def upload(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.copy())
+
+    def parameters(self, _count: int) -> Parameters:
+        return Parameters()
+
+    def launch(self, blocks: int, threads: int, arguments: Sequence[Tensor | None]) -> None:
+        pointers = [ctypes.c_void_p(0 if each is None else each.data_ptr()) for each in arguments]
+        self._library.launch(blocks, threads, (ctypes.c_void_p * len(pointers))(*pointers))
+
+
+class Parameters:
+    """As :class:`lbw.kernels.nvrtc.Parameters`, on the CPU."""
+
+    def upload(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32))
+
+
+@contextmanager
+def cuda_on_cpu() -> Iterator[None]:
+    """Have the engine take the CPU for a CUDA GPU."""
+    if COMPILER is None:
+        pytest.skip("needs g++")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "Kernel", Kernel)
+        patch.setattr(cuda, "_runs_on", lambda device: device.type == "cpu")
+        patch.setattr(cuda, "_tensor_cores", lambda _device, _dtype: 16)
+        yield
