@@ -163,6 +163,14 @@ def test_a_weight_without_deltas_becomes_its_base(place: Place):
     assert weight.equal(base)
 
 
+def test_a_base_that_is_not_aligned_as_its_weight_is_read_as_well(place: Place):
+    device, dtype = place
+    base = torch.randn(64 * 128 + 1).to(device, dtype)[1:].view(64, 128)
+    weight = torch.full_like(base, float("nan"), memory_format=torch.contiguous_format)
+    GroupedUpdate([Part(weight, base, None)])(np.zeros(0))
+    assert weight.equal(base)
+
+
 @pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES], ids=["any", "aligned"])
 def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place, shapes):
     group = Group(place, shapes, [16, 4], in_place=True)

@@ -11,9 +11,9 @@ MAX_RANK = 128
 """Up to which rank a LoHa or a LoKr is turned into ``up @ down``, which is as exact and runs with the plain LoRAs in
 one launch. The product of a LoHa of rank r has rank r * r.
 
-On SDXL's attention (H100, fp16) a switch of a LoHa of rank 4, 8, 11 or 16 takes 7.5, 10, 19 or 23 ms so, and more than
-100 ms layer by layer. But its factors take 0.2, 1.0, 1.8 or 3.8 GB of the GPU's memory, where the file's take next to
-none: beyond this rank a small card would run out of it.
+On SDXL's attention (H100, fp16) a switch of a LoHa of rank 4, 8 or 11 takes 5, 8 or 11 ms so, and over 100 ms layer
+by layer. But its factors take 0.2, 1.0 or 1.8 GB of the GPU's memory, those of rank 16 would take 3.8 GB, where the
+file's take next to none: beyond this rank a small card would run out of it.
 """
 
 

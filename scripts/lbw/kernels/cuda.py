@@ -116,18 +116,19 @@ class _Launch:
     It holds the addresses of its parts: when one of them has moved, a new one has to be made.
     """
 
-    def __init__(self, parts: Sequence[Part] | Sequence[LeanPart], *, is_lean: bool) -> None:
+    def __init__(self, parts: Sequence[Part] | Sequence[LeanPart], bases: Sequence[Tensor], *, is_lean: bool) -> None:
         weight = parts[0].weight
         factors = [part.factors for part in parts]
         self._kernel = kernel_for(
             weight.device,
             weight.dtype,
-            is_aligned=all(is_aligned(part.weight) for part in parts),
+            is_aligned=all(map(is_aligned, (*[part.weight for part in parts], *bases))),
             is_one_each=all(each is None or len(each.chunks) == 1 for each in factors),
             is_lean=is_lean,
         )
         self._table = np.zeros(len(parts), _PART)
         self._table["weight"] = [part.weight.data_ptr() for part in parts]
+        self._table["base"] = [base.data_ptr() for base in bases]
         self._table["up"] = [0 if each is None else each.up.data_ptr() for each in factors]
         self._table["down"] = [0 if each is None else each.down.data_ptr() for each in factors]
         self._table["height"] = [part.weight.shape[0] for part in parts]
@@ -136,7 +137,7 @@ class _Launch:
         ends = np.cumsum(self._table["chunks"])
         self._table["first_chunk"] = ends - self._table["chunks"]
         self._parameters = self._kernel.parameters(int(ends[-1]) * (2 if is_lean else 1))
-        self._kept_alive = factors
+        self._kept_alive = factors, bases
 
     def _strips(self, height: int) -> np.ndarray:
         """[strips, 4] int32: the part that each strip belongs to, its first row and column, and 0."""
@@ -153,9 +154,7 @@ class GroupedUpdate(_Launch):
     """Updates many weights in one launch, as often as wanted."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        super().__init__(parts, is_lean=False)
-        self._bases = [part.base for part in parts]
-        self._table["base"] = [base.data_ptr() for base in self._bases]
+        super().__init__(parts, [part.base for part in parts], is_lean=False)
         strips = self._strips(STRIP_HEIGHT)
         self._blocks = len(strips)
         self._tables = [self._kernel.upload(strips), self._kernel.upload(self._table.view(np.uint8))]
@@ -170,9 +169,8 @@ class GroupedLeanUpdate(_Launch):
     """Updates many weights in one launch, and recovers their pristine values on the way."""
 
     def __init__(self, parts: Sequence[LeanPart]) -> None:
-        super().__init__(parts, is_lean=True)
+        super().__init__(parts, [part.weight for part in parts], is_lean=True)
         self._codes = [part.code for part in parts]
-        self._table["base"] = self._table["weight"]
         self._table["codes"] = [code.codes.data_ptr() for code in self._codes]
         self._table["escapes"] = [code.escapes.data_ptr() for code in self._codes]
         strips = self._strips(lean.STRIP_HEIGHT)

@@ -44,7 +44,8 @@ class Kernel:
 
     def launch(self, blocks: int, threads: int, arguments: Sequence[Tensor | None]) -> None:
         pointers = [ctypes.c_void_p(0 if each is None else each.data_ptr()) for each in arguments]
-        self._library.launch(blocks, threads, (ctypes.c_void_p * len(pointers))(*pointers))
+        refused = self._library.launch(blocks, threads, (ctypes.c_void_p * len(pointers))(*pointers))
+        assert refused == 0, f"{refused} misaligned accesses"
 
 
 class Parameters:

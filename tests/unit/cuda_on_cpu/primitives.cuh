@@ -94,15 +94,21 @@ INLINE Bits bits_of(float value) {
 INLINE Pair paired(Bits left, Bits right) { return left | static_cast<Pair>(right) << 16; }
 INLINE Pair rounded(float left, float right) { return paired(bits_of(left), bits_of(right)); }
 
+static int misaligned_accesses = 0;
+
 INLINE uint4 load_once(const Bits *from) {
     uint4 value;
-    std::memcpy(&value, __builtin_assume_aligned(from, 16), 16);
+    misaligned_accesses += reinterpret_cast<uintptr_t>(from) % 16 != 0;
+    std::memcpy(&value, from, 16);
     return value;
+}
+INLINE void store_once(Bits *to, uint4 value) {
+    misaligned_accesses += reinterpret_cast<uintptr_t>(to) % 16 != 0;
+    std::memcpy(to, &value, 16);
 }
 template <typename Value>
 INLINE Value __ldg(const Value *from) { return *from; }
 INLINE uint4 load_factor(const Bits *from) { return load_once(from); }
-INLINE void store_once(Bits *to, uint4 value) { std::memcpy(to, &value, 16); }
 
 // The fragments that the lanes hold out to each other; two sets, because a lane may already hold out its next.
 struct Fragments {
