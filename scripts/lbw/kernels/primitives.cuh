@@ -69,6 +69,12 @@ INLINE uint4 load_factor(const Bits *from) {
     return __ldg(reinterpret_cast<const uint4 *>(from));
 }
 
+// What will be loaded soon, in lines of so many numbers: factors, which the multiprocessor needs again and again, come
+// to its own cache, weights to the one that all share.
+constexpr int LINE = 64;
+INLINE void prefetch_factor(const Bits *from) { asm volatile("prefetch.global.L1 [%0];" :: "l"(from)); }
+INLINE void prefetch_weight(const Bits *from) { asm volatile("prefetch.global.L2 [%0];" :: "l"(from)); }
+
 // product += left @ right for 16 rows, 32 columns of `left`, and 8 columns of `right`, spread over a warp as `mma` has
 // it (PTX ISA, "Matrix Fragments for mma.m16n8k16"), but that lane t of four has the columns 8t to 8t + 7 of `left`,
 // those of each pair in the rows g and g + 8. `right` is of the column g, `product` of both rows and the columns 2t and

@@ -1,9 +1,9 @@
 // The in-place update: one launch for all layers of a switch, and one pass over each weight.
 //
 // What bounds it is memory: each weight's pristine value is read once and the weight is written once. A block works
-// down a strip of a weight, each of its warps on 32 columns, 32 rows at a time, with the weights of the next step on
+// down a strip of a weight, each of its warps on 32 columns, 32 rows at a time, with the weights of the next steps on
 // their way. No warp waits for another: the factors come from the cache to the registers in the order in which the
-// tensor cores take them.
+// tensor cores take them, and each warp has brought a share of them there one step before.
 //
 // Macros, beside those of primitives.cuh: ONE_EACH, all deltas of a weight have one coefficient. LEAN, the pristine
 // value is recovered from the patched one, see lbw/lean.py. STEPS, of a strip. BLOCKS_AT_ONCE, on a multiprocessor.
@@ -14,6 +14,7 @@ constexpr int BANDS = 2, ROWS = 16 * BANDS;  // of a step; a product has 16 rows
 constexpr int PRODUCTS = 4, COLUMNS = 8 * PRODUCTS;
 constexpr int CHUNK = 32;  // of the rank
 constexpr int WARPS = 4, THREADS = 32 * WARPS;
+constexpr int AHEAD = 3;  // steps of which the weights are on their way to the cache
 
 struct Part {
     Bits *weight;
@@ -115,9 +116,24 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
                 weights[band][half] = load_eight(part.base + place(from, band, half), inside(from, band, half));
     };
 
+    const unsigned height = (part.height + ROWS - 1) / ROWS * ROWS;
+    const unsigned padded_width = (part.width + COLUMNS - 1) / COLUMNS * COLUMNS;
+    constexpr int LINES = 32 * CHUNK / LINE;  // of 32 rows or columns of a chunk
+    auto prefetch_left = [&](int from) {
+        for (int i = threadIdx.x; i < chunks * LINES && from < end; i += THREADS)
+            prefetch_factor(part.up + (i / LINES * height + from) * CHUNK + i % LINES * LINE);
+    };
+    auto prefetch_right = [&] {
+        for (int i = threadIdx.x % 32; i < chunks * LINES && first_column < part.width; i += 32)
+            prefetch_factor(part.down + (i / LINES * padded_width + first_column) * CHUNK + i % LINES * LINE);
+    };
+    auto prefetch_weights = [&](int from) {
+        const int row = from + threadIdx.x / WARPS, begin = strip.column + threadIdx.x % WARPS * COLUMNS;
+        if (row < end && begin < part.width) prefetch_weight(part.base + row * width + begin);
+    };
+
     Pair left[BANDS][4][2], right[PRODUCTS][4];
     auto load_left = [&](int from, int chunk) {
-        const unsigned height = (part.height + ROWS - 1) / ROWS * ROWS;
         const Bits *up = part.up + (chunk * height + from) * CHUNK + threadIdx.x % 32 * 8;
 #pragma unroll
         for (int band = 0; band < BANDS; band++)
@@ -129,7 +145,6 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
             }
     };
     auto load_right = [&](int chunk) {
-        const unsigned padded_width = (part.width + COLUMNS - 1) / COLUMNS * COLUMNS;
         const Bits *down = part.down + (chunk * padded_width + first_column) * CHUNK + threadIdx.x % 32 * 8;
 #pragma unroll
         for (int j = 0; j < PRODUCTS; j++) {
@@ -141,6 +156,12 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
 
     Weights weights, next;
     load_weights(weights, strip.row);
+#pragma unroll
+    for (int step = 1; step < AHEAD; step++) prefetch_weights(strip.row + step * ROWS);
+    if (chunks > 1) {
+        prefetch_left(strip.row);
+        prefetch_right();
+    }
     if (chunks == 1 && first_column < part.width) load_right(0);
     const float factor = ONE_EACH && chunks ? coefficients[part.first_chunk] : 1.0f;
     const float old_factor = ONE_EACH && LEAN && chunks ? -in_force[part.first_chunk] : 1.0f;
@@ -151,8 +172,8 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
     for (int band = 0; band < BANDS; band++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const unsigned row = strip.row / STEPS + 16 * band + 8 * half + g, padded_width = (part.width + 7) / 8 * 8;
-            const Byte *from = part.codes + row * padded_width + column;
+            const unsigned row = strip.row / STEPS + 16 * band + 8 * half + g;
+            const Byte *from = part.codes + row * ((part.width + 7) / 8 * 8) + column;
             codes[band][half] = column < part.width ? *reinterpret_cast<const uint2 *>(from) : make_uint2(0, 0);
         }
 
@@ -176,6 +197,8 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
         const int from = strip.row + step * ROWS;
         Sums wanted = {}, held = {};
         load_weights(next, from + ROWS);
+        prefetch_weights(from + AHEAD * ROWS);
+        prefetch_left(from + ROWS);
         for (int chunk = 0; chunk < chunks; chunk++) {
             load_left(from, chunk);
             if (chunks > 1) load_right(chunk);

@@ -110,6 +110,10 @@ template <typename Value>
 INLINE Value __ldg(const Value *from) { return *from; }
 INLINE uint4 load_factor(const Bits *from) { return load_once(from); }
 
+constexpr int LINE = 64;
+INLINE void prefetch_factor(const Bits *from) { *static_cast<const volatile Bits *>(from); }
+INLINE void prefetch_weight(const Bits *from) { *static_cast<const volatile Bits *>(from); }
+
 // The fragments that the lanes hold out to each other; two sets, because a lane may already hold out its next.
 struct Fragments {
     Pair left[4][2], right[4];
