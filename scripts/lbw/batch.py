@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import eq, getitem, is_, itemgetter
 from typing import Any
 
@@ -15,13 +15,16 @@ from lbw import base_weights
 from lbw.base_weights import parameter_of
 from lbw.binding import BoundLayer, Holding, Slot, Value, slots_of, targets_of
 from lbw.deltas import LowRank
-from lbw.factors import FactorStore
+from lbw.factors import Factors, FactorStore, chunks_of
 from lbw.kernels import cuda
 from lbw.kernels.part import LeanPart, Part
 from lbw.recoverable import Recoverable
 
-Place = tuple[torch.device, torch.dtype, bool]
-"""Device, type, and whether the rows are aligned: what the weights of a launch have in common."""
+Names = tuple[Any, ...]
+
+Place = tuple[torch.device, torch.dtype, bool, bool]
+"""Device, type, whether the rows are aligned, and whether there is no copy: what the weights of a launch have in
+common."""
 
 Term = tuple[int, int, int, float]
 """(group, slot, network, scale) of a chunk of one weight's factors: its coefficient is that of the group, times the
@@ -32,6 +35,8 @@ Member = tuple[int, BoundLayer, int, Slot]
 
 HEAD = 8
 """One in so many weights is in the first launch of a switch: while the GPU works on it, the others are checked."""
+
+_names_of, _backup_of = itemgetter("network_current_names"), itemgetter("network_weights_backup")
 
 
 class Terms:
@@ -61,71 +66,119 @@ class Terms:
         return np.array([value[slot][network] * scale for (_group, slot, network, scale), value in terms])
 
 
-@dataclass(frozen=True)
-class LeanLaunch:
-    """One launch for layers without a copy: for each chunk its layer and its largest coefficient."""
+class Launch:
+    """Weights that one kernel writes, in two stages. They have one place, and each has a copy of its pristine value."""
 
-    update: cuda.GroupedLeanUpdate
-    terms: Terms
-    bounds: Sequence[BoundLayer]
-    limits: np.ndarray
+    def __init__(self, update: cuda.GroupedUpdate | cuda.GroupedLeanUpdate, terms: Terms) -> None:
+        self._update, self._terms = update, terms
+
+    def allows(self, _values: Sequence[Value]) -> bool:
+        """Whether the pristine weights are not lost when these values are written."""
+        return True
+
+    def upload(self, values: Sequence[Value], _shared: Sequence[Holding | None]) -> cuda.Uploaded:
+        """Bring to the device what both stages need."""
+        return self._update.upload(self._terms.coefficients(values))
+
+    def write(self, stage: int, uploaded: cuda.Uploaded) -> None:
+        self._update.launch(stage, uploaded)
+
+    def note(self, _stage: int, _values: Sequence[Value], _shared: Sequence[Holding | None]) -> None:
+        """Note what a stage has written, if that is all that the pristine values can be recovered from.
+
+        Args:
+            shared: for each group the holding in which that has been noted; None if there is none.
+        """
+
+
+class LeanLaunch(Launch):
+    """As :class:`Launch`, for layers without a copy.
+
+    Args:
+        head: how many terms are those of the first stage.
+        bounds: the layer of each term.
+        limits: the largest coefficient of each.
+    """
+
+    def __init__(
+        self,
+        update: cuda.GroupedLeanUpdate,
+        terms: Terms,
+        head: int,
+        bounds: Sequence[BoundLayer],
+        limits: Sequence[float],
+    ) -> None:
+        super().__init__(update, terms)
+        self._bounds = bounds
+        self._limits = np.abs([limit * scale for limit, (*_, scale) in zip(limits, terms.terms, strict=True)])
+        self._stages = slice(0, head), slice(head, len(bounds))
 
     def allows(self, values: Sequence[Value]) -> bool:
-        """Whether the pristine weights can be recovered from those that ``values`` make."""
-        return bool((np.abs(self.terms.coefficients(values)) <= self.limits).all())
+        return bool((np.abs(self._terms.coefficients(values)) <= self._limits).all())
+
+    def upload(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> cuda.Uploaded:
+        return self._update.upload(self._terms.coefficients(values), self._terms.in_force(self._bounds, shared))
+
+    def note(self, stage: int, values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
+        if None not in shared:
+            return
+        chosen = self._stages[stage]
+        for (group, *_), bound in zip(self._terms.terms[chosen], self._bounds[chosen], strict=True):
+            if shared[group] is None:
+                bound.record.holding = Holding(values[group])
 
 
 class Watch:
-    """Tells whether weights, and the backups of their layers, are where they were when it was made."""
+    """Tells whether layers are as they were when it was made.
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    Args:
+        members: their weights and backups have to be where they were.
+        others: layers that are only asked for their names.
+    """
+
+    def __init__(self, members: Sequence[Member], others: Iterable[BoundLayer] = ()) -> None:
         owners = [slot.parameter.rpartition(".") for *_, slot in members]
         self._parameters = [
             bound.layer.get_submodule(owner)._parameters
             for (_, bound, *_), (owner, _, _) in zip(members, owners, strict=True)
         ]
         self._names = [name for _, _, name in owners]
-        self._attributes = [bound.attributes for _, bound, *_ in members]
+        layers = dict.fromkeys(bound for _, bound, *_ in members)
+        self._attributes = [bound.attributes for bound in layers]
+        self._all_attributes = [*self._attributes, *(bound.attributes for bound in others)]
         self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
 
-    def holds(self) -> bool:
-        return all(map(eq, self._pointers_now(), self._pointers)) and all(
-            map(is_, self._backups_now(), self._backups)
-        )
+    def holds(self, names: Names | None) -> bool:
+        """Whether all are so, and, unless it is None, have these very ``names``."""
+        try:
+            return (
+                all(map(eq, self._pointers_now(), self._pointers))
+                and all(map(is_, self._backups_now(), self._backups))
+                and (names is None or all(map(is_, map(_names_of, self._all_attributes), repeat(names))))
+            )
+        except KeyError:
+            return False
 
     def _pointers_now(self) -> Iterator[int]:
         return map(Tensor.data_ptr, map(getitem, self._parameters, self._names))
 
     def _backups_now(self) -> Iterator[Any]:
-        return map(itemgetter("network_weights_backup"), self._attributes)
+        return map(_backup_of, self._attributes)
 
 
 class Stage:
-    """Some weights of a batch, and how to write those that have a copy."""
+    """Some weights of a batch: where they have to be, and what has to be copied back before they are written.
 
-    def __init__(self) -> None:
-        self.watch = Watch([])
-        self.refills: list[tuple[Tensor, Tensor]] = []
-        """(weight, pristine value in RAM): copied back before the launch, which then works on the weight itself."""
-        self.launches: list[tuple[cuda.GroupedUpdate, Terms]] = []
+    ``refills`` are (weight, pristine value in RAM); the kernel then works on the weight itself.
+    """
 
-    def weight_and_base(self, bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
-        """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
-        weight = parameter_of(bound.layer, slot.parameter)
-        if isinstance(bound.attributes["network_weights_backup"], Recoverable):
-            return weight, weight
-        base = base_weights.pristine(bound.layer, slot.parameter)
-        if base.device == weight.device and base.stride() == weight.stride():
-            return slot.of(weight), slot.of(base)
-        if slot.third in (None, 0):
-            self.refills.append((weight, base))
-        return slot.of(weight), slot.of(weight)
+    def __init__(self, watch: Watch, refills: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.watch = watch
+        self._refills = refills
 
-    def launch(self, values: Sequence[Value]) -> None:
-        for weight, base in self.refills:
+    def refill(self) -> None:
+        for weight, base in self._refills:
             weight.copy_(base, non_blocking=True)
-        for update, terms in self.launches:
-            update(terms.coefficients(values))
 
 
 class Batch:
@@ -147,7 +200,7 @@ class Batch:
         """The layers that have to be written one by one."""
         self._groups = groups
         self._factors = factors
-        self._lean_launches: list[LeanLaunch] = []
+        self._launches: list[Launch] = []
         members: dict[Place, list[Member]] = {}
         for index, group in enumerate(groups):
             for bound in group:
@@ -156,95 +209,116 @@ class Batch:
                     continue
                 for number, slot in enumerate(slots_of(bound.layer)):
                     weight = slot.of(parameter_of(bound.layer, slot.parameter))
-                    place = weight.device, weight.dtype, cuda.is_aligned(weight)
+                    is_lean = isinstance(bound.attributes["network_weights_backup"], Recoverable)
+                    place = weight.device, weight.dtype, cuda.is_aligned(weight), is_lean
                     members.setdefault(place, []).append((index, bound, number, slot))
-        for (device, dtype, _), slots in members.items():
+        for (device, dtype, *_), slots in members.items():
             factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
             self.singles.update(
                 bound for _, bound, number, _ in slots if not factors.are_tame(_deltas(bound, number))
             )
-        written = [[member for member in slots if member[1] not in self.singles] for slots in members.values()]
-        heads = [slots[: len(slots) // HEAD] for slots in written]
-        tails = [slots[len(slots) // HEAD :] for slots in written]
-        self._stages = [self._stage(places) for places in (heads, tails)]
+        heads: list[Member] = []
+        tails: list[Member] = []
+        for (*_, is_lean), slots in members.items():
+            written = [member for member in slots if member[1] not in self.singles]
+            head = len(written) // HEAD
+            heads += written[:head]
+            tails += written[head:]
+            if written:
+                self._launches.append(self._lean_launch(written, head) if is_lean else self._launch(written, head))
+        self._stages = [
+            Stage(Watch(heads), _refills(heads)), Stage(Watch(tails, self.singles), _refills(tails))
+        ]
 
-    def _stage(self, places: Sequence[Sequence[Member]]) -> Stage:
-        stage = Stage()
-        for members in places:
-            self._add_launches(stage, members)
-        stage.watch = Watch([member for members in places for member in members])
-        return stage
+    def _launch(self, members: Sequence[Member], head: int) -> Launch:
+        parts = [
+            Part(*_weight_and_base(bound, slot), self._packed(bound, number)) for _, bound, number, slot in members
+        ]
+        return Launch(cuda.GroupedUpdate(parts, head), self._terms(members))
 
-    def _add_launches(self, stage: Stage, members: Sequence[Member]) -> None:
-        parts, lean_parts, lean_bounds, limits = [], [], [], []
-        terms: list[Term] = []
-        lean_terms: list[Term] = []
-        for group, bound, number, slot in members:
-            deltas = _low_rank(bound, number)
-            packed = self._factors.of([delta for _network, delta in deltas])
-            chunks = packed.chunks if packed is not None else ()
-            chosen = [
-                (group, number, network, delta.scale)
-                for (network, delta), count in zip(deltas, chunks, strict=True) for _ in range(count)
-            ]
-            backup = bound.attributes["network_weights_backup"]
-            weight, base = stage.weight_and_base(bound, slot)
-            if isinstance(backup, Recoverable):
-                lean_parts.append(LeanPart(weight, backup.code, packed))
-                lean_terms += chosen
-                lean_bounds += [bound] * len(chosen)
-                limits += np.repeat(backup.limits, chunks).tolist()
-            else:
-                parts.append(Part(weight, base, packed))
-                terms += chosen
-        if parts:
-            stage.launches.append((cuda.GroupedUpdate(parts), Terms(terms, self._groups)))
-        if lean_parts:
-            update, all_terms = cuda.GroupedLeanUpdate(lean_parts), Terms(lean_terms, self._groups)
-            largest = np.abs([limit * scale for limit, (*_, scale) in zip(limits, lean_terms, strict=True)])
-            self._lean_launches.append(LeanLaunch(update, all_terms, lean_bounds, largest))
+    def _lean_launch(self, members: Sequence[Member], head: int) -> LeanLaunch:
+        parts: list[LeanPart] = []
+        bounds: list[BoundLayer] = []
+        limits: list[float] = []
+        terms_of_head = 0
+        for index, (_group, bound, number, slot) in enumerate(members):
+            backup, packed = bound.attributes["network_weights_backup"], self._packed(bound, number)
+            parts.append(LeanPart(parameter_of(bound.layer, slot.parameter), backup.code, packed))
+            for limit, chunks in zip(backup.limits, packed.chunks if packed is not None else (), strict=True):
+                bounds += [bound] * chunks
+                limits += [limit] * chunks
+            if index < head:
+                terms_of_head = len(bounds)
+        update = cuda.GroupedLeanUpdate(parts, head)
+        return LeanLaunch(update, self._terms(members), terms_of_head, bounds, limits)
+
+    def _packed(self, bound: BoundLayer, number: int) -> Factors | None:
+        return self._factors.of(_deltas(bound, number))
+
+    def _terms(self, members: Sequence[Member]) -> Terms:
+        terms = [
+            (group, number, network, delta.scale)
+            for group, bound, number, _slot in members
+            for network, delta in _low_rank(bound, number) for _ in range(chunks_of(delta))
+        ]
+        return Terms(terms, self._groups)
 
     def allows(self, values: Sequence[Value]) -> bool:
         """Whether ``values`` are within the limits of layers that have no copy."""
-        return all(launch.allows(values) for launch in self._lean_launches)
+        return all(launch.allows(values) for launch in self._launches)
 
-    def launch(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> bool:
+    def launch(self, values: Sequence[Value], shared: Sequence[Holding | None], names: Names | None) -> bool:
         """Bring all layers but the singles to ``values``, one for each group.
 
         Args:
             shared: for each group the holding that all its layers share, and no other layers; None if there is none.
+            names: what all layers, the singles too, have to have as ``network_current_names``; None for anything.
 
         Returns:
-            Whether all weights and their copies were where they had been. If not, some layers have been written, and
-            the layers need another batch.
+            Whether all weights and their copies were where they had been, with these names. If not, some layers have
+            been written, and the layers need another batch.
         """
-        for stage in self._stages:
-            if not stage.watch.holds():
-                return False
-            stage.launch(values)
-        in_force = [launch.terms.in_force(launch.bounds, shared) for launch in self._lean_launches]
-        # What is in a weight is all that its pristine value can be recovered from: it is noted whatever happens.
-        launched: list[LeanLaunch] = []
+        uploads = [launch.upload(values, shared) for launch in self._launches]
+        written: list[tuple[Launch, int]] = []
+        noted: Sequence[Holding | None] = [None] * len(values)
         try:
-            for launch, old in zip(self._lean_launches, in_force, strict=True):
-                launch.update(old, launch.terms.coefficients(values))
-                launched.append(launch)
-        except BaseException:
-            _note(launched, values, [None] * len(values))
-            raise
-        _note(launched, values, shared)
-        return True
+            for number, stage in enumerate(self._stages):
+                if not stage.watch.holds(names):
+                    return False
+                stage.refill()
+                for launch, uploaded in zip(self._launches, uploads, strict=True):
+                    launch.write(number, uploaded)
+                    written.append((launch, number))
+            noted = shared
+            for holding, value in zip(shared, values, strict=True):
+                if holding is not None:
+                    holding.value = value
+            return True
+        finally:
+            for launch, number in written:
+                launch.note(number, values, noted)
 
 
-def _note(launched: Sequence[LeanLaunch], values: Sequence[Value], shared: Sequence[Holding | None]) -> None:
-    """Note that lean layers hold ``values`` now: in the holding that a group shares, or in one of each layer's own."""
-    for holding, value in zip(shared, values, strict=True):
-        if holding is not None:
-            holding.value = value
-    for launch in launched if None in shared else ():
-        for (group, *_), bound in zip(launch.terms.terms, launch.bounds, strict=True):
-            if shared[group] is None:
-                bound.record.holding = Holding(values[group])
+def _weight_and_base(bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
+    """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
+    weight, base = parameter_of(bound.layer, slot.parameter), base_weights.pristine(bound.layer, slot.parameter)
+    return slot.of(weight), slot.of(base if _is_beside(base, weight) else weight)
+
+
+def _is_beside(base: Tensor, weight: Tensor) -> bool:
+    return base.device == weight.device and base.stride() == weight.stride()
+
+
+def _refills(members: Sequence[Member]) -> list[tuple[Tensor, Tensor]]:
+    """(weight, pristine value) of those that are not beside each other."""
+    refills = []
+    for _, bound, _, slot in members:
+        weight, backup = parameter_of(bound.layer, slot.parameter), bound.attributes["network_weights_backup"]
+        if slot.third in (None, 0) and not isinstance(backup, Recoverable):
+            base = base_weights.pristine(bound.layer, slot.parameter)
+            if not _is_beside(base, weight):
+                refills.append((weight, base))
+    return refills
 
 
 def is_groupable(bound: BoundLayer) -> bool:

@@ -83,15 +83,19 @@ class Cohort:
                 bound.record.holding = self.holding
             self.is_joined = True
 
+    def may_have(self, names: Names) -> bool:
+        """Whether it is joined, and its first layer has these very ``names``, so that the others most likely have."""
+        return self.is_joined and self.attributes[0].get("network_current_names") is names
+
     def still_has(self, names: Names) -> bool:
-        """Whether it is joined, and every layer has these very ``names``."""
+        """Whether every layer has these very ``names``."""
         try:
-            return self.is_joined and all(map(is_, map(_names_of, self.attributes), repeat(names)))
+            return all(map(is_, map(_names_of, self.attributes), repeat(names)))
         except KeyError:
             return False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Job:
     """Layers of a cohort that have to be written, and what into them."""
 
@@ -194,8 +198,15 @@ class LoraEngine:
 
     def _stale(self, cohort: Cohort, value: Value) -> list[BoundLayer]:
         """The layers of a cohort that have to be written. The others get the names that the host will want."""
-        if self._token != () and cohort.still_has(self._token):
-            return [] if cohort.holding.value == value else cohort.layers
+        if self._token != () and cohort.may_have(self._token):
+            if cohort.holding.value != value:
+                return cohort.layers  # whether all have the names is seen just before they are written
+            if cohort.still_has(self._token):
+                return []
+        return self._stale_ones(cohort, value)
+
+    def _stale_ones(self, cohort: Cohort, value: Value) -> list[BoundLayer]:
+        """As :meth:`_stale`, layer by layer: each may have been patched by somebody else."""
         cohort.is_joined = False
         stale = []
         for bound in cohort.layers:
@@ -256,10 +267,16 @@ class LoraEngine:
     def _write_all(self, jobs: Sequence[Job]) -> int:
         """Write layers. Returns how many succeeded."""
         with torch.no_grad():
-            singles = self._launch(jobs)
+            jobs, singles = self._launch(jobs)
             with kernel.exact_arithmetic() if singles else nullcontext():
                 failed = sum(self._finish(job, singles) for job in jobs)
         return sum(len(job.layers) for job in jobs) - failed
+
+    def _looked_at_again(self, jobs: Sequence[Job], doubtful: Sequence[Job]) -> list[Job]:
+        """The jobs that are left when the layers of the ``doubtful`` ones are looked at one by one."""
+        for job in doubtful:
+            job.layers = self._stale_ones(job.cohort, job.value)
+        return [job for job in jobs if job.layers]
 
     def _finish(self, job: Job, singles: set[BoundLayer]) -> int:
         """Note what was launched, and write the layers that are left. Returns how many failed."""
@@ -276,19 +293,28 @@ class LoraEngine:
         job.cohort.join(self._token, job.value)
         return failed
 
-    def _launch(self, jobs: Sequence[Job]) -> set[BoundLayer]:
-        """Write what can be written together. Returns the layers that are left."""
-        values = [job.value for job in jobs]
+    def _launch(self, jobs: Sequence[Job]) -> tuple[Sequence[Job], set[BoundLayer]]:
+        """Write what can be written together. Returns the jobs, and those of their layers that are left."""
         has_moved = False
-        while True:
+        while jobs:
             try:
-                batch = self._batch(jobs, values)
-                if batch.launch(values, [job.cohort.holding if job.cohort.is_joined else None for job in jobs]):
-                    return batch.singles
+                values = [job.value for job in jobs]
+                batch = self._known_batch(jobs, values)
+                if batch is None:
+                    doubtful = [job for job in jobs if job.cohort.is_joined and not job.cohort.still_has(self._token)]
+                    if doubtful:
+                        jobs = self._looked_at_again(jobs, doubtful)
+                        continue
+                    batch = self._new_batch(jobs)
+                are_joined = all(job.cohort.is_joined for job in jobs)
+                shared = [job.cohort.holding if are_joined else None for job in jobs]
+                if batch.launch(values, shared, self._token if are_joined else None):
+                    return jobs, batch.singles
                 self._batches.clear()
                 if has_moved:
                     raise RuntimeError("weights move while they are written")
                 has_moved = True
+                jobs = self._looked_at_again(jobs, jobs)
             except BaseException as error:
                 for job in jobs:
                     job.cohort.is_joined = False
@@ -301,18 +327,30 @@ class LoraEngine:
                 self._report(f"layers are updated more slowly from now on: {type(error).__name__}: {error}")
                 self._batches.clear()
                 if not self._is_grouping:
-                    return {bound for job in jobs for bound in job.layers}
+                    return jobs, {bound for job in jobs for bound in job.layers}
                 self._is_grouping = False
+        return jobs, set()
 
-    def _batch(self, jobs: Sequence[Job], values: Sequence[Value]) -> Batch:
-        """The batch for these layers: one of the last ones, if it can do it."""
-        policy = Policy.RAM if self._is_short_of_memory else self.policy
-        key = (policy, *(id(job.layers) for job in jobs))
+    def _key(self, jobs: Sequence[Job]) -> tuple[Any, ...]:
+        return self._current_policy, *(id(job.layers) for job in jobs)
+
+    @property
+    def _current_policy(self) -> Policy:
+        return Policy.RAM if self._is_short_of_memory else self.policy
+
+    def _known_batch(self, jobs: Sequence[Job], values: Sequence[Value]) -> Batch | None:
+        """The batch for these layers, if it is one of the last ones, and can do it."""
+        key = self._key(jobs)
         batch = self._batches.pop(key, None)
         if batch is None or not batch.allows(values):
-            self.placement = self._place(jobs, policy)
-            batch = Batch([job.layers for job in jobs], self._factors, is_grouping=self._is_grouping)
+            return None
         self._batches[key] = batch
+        return batch
+
+    def _new_batch(self, jobs: Sequence[Job]) -> Batch:
+        self.placement = self._place(jobs, self._current_policy)
+        batch = Batch([job.layers for job in jobs], self._factors, is_grouping=self._is_grouping)
+        self._batches[self._key(jobs)] = batch
         if len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)
         return batch

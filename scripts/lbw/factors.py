@@ -106,8 +106,13 @@ def _are_tame(values: Tensor, rank: int) -> bool:
     return largest**2 * rank < torch.finfo(torch.float32).max
 
 
+def chunks_of(delta: LowRank) -> int:
+    """How many chunks the factors of a delta take."""
+    return -(-delta.up.shape[1] // CHUNK)
+
+
 def _chunks(deltas: Sequence[LowRank]) -> tuple[int, ...]:
-    return tuple(-(-delta.up.shape[1] // CHUNK) for delta in deltas)
+    return tuple(map(chunks_of, deltas))
 
 
 def _padded_shape(deltas: Sequence[LowRank]) -> tuple[int, int, int]:

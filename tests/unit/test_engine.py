@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from lbw import base_weights
 from lbw.base_weights import Policy
 from lbw.batch import Batch
-from lbw.binding import Holding, Value
 from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
 from lbw.plan import Coefficients
@@ -32,6 +32,7 @@ class Bed:
         # A code takes whole strips of rows.
         self.layers = small_model(dtype, device, taller=8 if policy is Policy.LEAN else 1)
         self.base = {name: layer.weight.clone() for name, layer in self.layers.items()}
+        self.biases = {name: layer.bias.clone() for name, layer in self.layers.items() if layer.bias is not None}
         size = 0.0005 if policy is Policy.LEAN else 0.01
         self.networks = [
             random_network("a", self.layers, rank=4, seed=1, dtype=dtype, size=size),
@@ -205,6 +206,54 @@ def test_a_layer_that_the_host_patched_again_is_brought_back(bed: Bed):
     assert bed.worst_ulp(coefficients) <= 1
 
 
+def patch_as_the_host(bed: Bed, index: int) -> None:
+    """Have a layer patched with another network, its bias too."""
+    name, layer = list(bed.layers.items())[index]
+    layer.weight.copy_(layer.network_weights_backup)
+    layer.weight.copy_(bed.base[name] * 3)
+    if layer.bias is not None:
+        layer.network_bias_backup = layer.bias.clone()
+        layer.bias.add_(1)
+    layer.network_current_names = (("another", 1.0, 1.0, None),)
+
+
+def check_exact(bed: Bed, coefficients: Mapping[str, tuple[float, ...]]) -> None:
+    assert bed.worst_ulp(coefficients) <= 1
+    for name, layer in bed.layers.items():
+        assert layer.network_current_names == bed.names()
+        assert layer.network_weights_backup.cpu().equal(bed.base[name].cpu())
+        assert layer.bias is None or layer.bias.equal(bed.biases[name])
+
+
+@pytest.mark.parametrize("index", [0, 1, -1])
+def test_a_layer_that_the_host_patched_between_two_switches_is_found_when_they_are_written(
+    bed: Bed, index: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lbw.batch.HEAD", 2)
+    for strength in (1.0, 0.4, 0.7):
+        bed.update(bed.all(strength, 0.0, 0.0))
+    patch_as_the_host(bed, index)
+    coefficients = bed.all(0.5, 0.5, 0.0)
+    bed.update(coefficients)
+    check_exact(bed, coefficients)
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
+
+
+def test_a_layer_that_the_host_patched_is_found_when_layers_change_together_for_the_first_time(bed: Bed):
+    first, *_ = bed.layers
+    groups = {name: int(name != first) for name in bed.layers}
+
+    def update(one: float, others: float) -> None:
+        bed.update(Coefficients(groups, [(one, 0.0, 0.0), (others, 0.0, 0.0)]))
+
+    for one, others in [(0.2, 0.2), (0.3, 0.2), (0.3, 0.4), (0.2, 0.4), (0.2, 0.3)]:
+        update(one, others)
+    patch_as_the_host(bed, -1)
+    update(0.6, 0.5)
+    check_exact(bed, {**bed.all(0.5, 0.0, 0.0), first: (0.6, 0.0, 0.0)})
+
+
 def test_a_failed_update_leaves_the_layer_to_the_host(bed: Bed, monkeypatch: pytest.MonkeyPatch):
     bed.update(bed.all(1.0, 0.0, 0.0))
 
@@ -246,8 +295,8 @@ def test_an_update_that_is_broken_off_leaves_no_layer_that_the_host_takes_for_it
 def test_a_launch_that_fails_is_made_good_layer_by_layer(bed: Bed, monkeypatch: pytest.MonkeyPatch):
     launch = Batch.launch
 
-    def fails_at_the_end(batch: Batch, values: Sequence[Value], shared: Sequence[Holding | None]) -> bool:
-        has_launched = launch(batch, values, shared)
+    def fails_at_the_end(batch: Batch, *arguments: Any) -> bool:
+        has_launched = launch(batch, *arguments)
         if len(batch.singles) < len(bed.layers):
             raise RuntimeError("no compiler")
         return has_launched
@@ -264,10 +313,10 @@ def test_when_memory_gets_short_the_base_moves_to_ram_and_no_weight_is_wrong(
     bed.update(bed.all(1.0, 0.0, 0.0))
     launch, failures = Batch.launch, iter([torch.cuda.OutOfMemoryError("no memory")])
 
-    def fails_once(batch: Batch, values: Sequence[Value], shared: Sequence[Holding | None]) -> bool:
+    def fails_once(batch: Batch, *arguments: Any) -> bool:
         for failure in failures:
             raise failure
-        return launch(batch, values, shared)
+        return launch(batch, *arguments)
 
     monkeypatch.setattr(Batch, "launch", fails_once)
     for coefficients in (bed.all(0.3, 0.0, 0.0), bed.all(0.0, 0.5, 0.5)):

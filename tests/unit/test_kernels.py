@@ -55,7 +55,7 @@ class Group:
     """Weights whose content is poison, their bases, random deltas, and the launch that updates them all."""
 
     def __init__(
-        self, place: Place, shapes: list[tuple[int, int]], ranks: list[int], in_place: bool = False
+        self, place: Place, shapes: list[tuple[int, int]], ranks: list[int], in_place: bool = False, head: int = 0
     ) -> None:
         device, dtype = place
         torch.manual_seed(3)
@@ -78,7 +78,8 @@ class Group:
             [
                 Part(weight, source, factors)
                 for weight, source, factors in zip(self.weights, sources, self.factors, strict=True)
-            ]
+            ],
+            head,
         )
 
     def expected(self, coefficients: list[float]) -> list[Tensor]:
@@ -163,6 +164,18 @@ def test_a_weight_without_deltas_becomes_its_base(place: Place):
     assert weight.equal(base)
 
 
+@pytest.mark.parametrize("head", [0, 1, 4, len(SHAPES)])
+def test_the_first_parts_are_written_in_a_stage_of_their_own(place: Place, head: int):
+    group = Group(place, SHAPES, [4], head=head)
+    coefficients = [0.3 * index - 0.7 for index in range(len(SHAPES))]
+    uploaded = group.launch.upload(group.by_chunk(coefficients))
+    group.launch.launch(0, uploaded)
+    assert [bool(weight.isnan().all()) for weight in group.weights] == [index >= head for index in range(len(SHAPES))]
+    group.launch.launch(1, uploaded)
+    for weight, expected in zip(group.weights, group.expected(coefficients), strict=True):
+        assert ulp_distance(weight, expected, NOISE) <= 1
+
+
 def test_a_base_that_is_not_aligned_as_its_weight_is_read_as_well(place: Place):
     device, dtype = place
     base = torch.randn(64 * 128 + 1).to(device, dtype)[1:].view(64, 128)
@@ -186,16 +199,17 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place
         [
             LeanPart(weight, code, factors)
             for weight, code, factors in zip(group.weights, codes, group.factors, strict=True)
-        ]
+        ],
+        head=2,
     )
     in_force = [0.0] * (2 * len(shapes))
     for strength in (1.0, -0.7, 0.0, 0.3):
         wanted = [strength * (-1) ** index for index in range(2 * len(shapes))]
-        launch(group.by_chunk(in_force), group.by_chunk(wanted))
+        launch(group.by_chunk(wanted), group.by_chunk(in_force))
         in_force = wanted
         for weight, expected in zip(group.weights, group.expected(wanted), strict=True):
             assert ulp_distance(weight, expected, NOISE) <= 1
-    launch(group.by_chunk(in_force), group.by_chunk([0.0] * (2 * len(shapes))))
+    launch(group.by_chunk([0.0] * (2 * len(shapes))), group.by_chunk(in_force))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
     assert sum(len(code.escapes) for code in codes) > 0

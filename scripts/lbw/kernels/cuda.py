@@ -34,6 +34,9 @@ FOLDER = Path(__file__).parent
 
 _compiling = Lock()
 
+Uploaded = tuple[Tensor, "Tensor | None"]
+"""Coefficients on the device: those wanted, and those in force for parts without a copy."""
+
 
 def supports(weight: Tensor) -> bool:
     """Whether a weight can be the weight of a :class:`lbw.kernels.part.Part`."""
@@ -111,12 +114,19 @@ def _width(weight: Tensor) -> int:
 
 
 class _Launch:
-    """The tables of one launch for many weights of one dtype and device.
+    """The tables of one kernel for many weights of one dtype and device.
 
-    It holds the addresses of its parts: when one of them has moved, a new one has to be made.
+    It holds the addresses of its parts: when one of them has moved, a new one has to be made. The parts are written in
+    two launches, one after the other: the first ``head`` of them, and the others.
     """
 
-    def __init__(self, parts: Sequence[Part] | Sequence[LeanPart], bases: Sequence[Tensor], *, is_lean: bool) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part] | Sequence[LeanPart],
+        bases: Sequence[Tensor],
+        head: int,
+        codes: Sequence[lean.Code] = (),
+    ) -> None:
         weight = parts[0].weight
         factors = [part.factors for part in parts]
         self._kernel = kernel_for(
@@ -124,62 +134,72 @@ class _Launch:
             weight.dtype,
             is_aligned=all(map(is_aligned, (*[part.weight for part in parts], *bases))),
             is_one_each=all(each is None or len(each.chunks) == 1 for each in factors),
-            is_lean=is_lean,
+            is_lean=len(codes) > 0,
         )
-        self._table = np.zeros(len(parts), _PART)
-        self._table["weight"] = [part.weight.data_ptr() for part in parts]
-        self._table["base"] = [base.data_ptr() for base in bases]
-        self._table["up"] = [0 if each is None else each.up.data_ptr() for each in factors]
-        self._table["down"] = [0 if each is None else each.down.data_ptr() for each in factors]
-        self._table["height"] = [part.weight.shape[0] for part in parts]
-        self._table["width"] = [_width(part.weight) for part in parts]
-        self._table["chunks"] = [0 if each is None else len(each.up) for each in factors]
-        ends = np.cumsum(self._table["chunks"])
-        self._table["first_chunk"] = ends - self._table["chunks"]
-        self._parameters = self._kernel.parameters(int(ends[-1]) * (2 if is_lean else 1))
-        self._kept_alive = factors, bases
+        table = np.zeros(len(parts), _PART)
+        table["weight"] = [part.weight.data_ptr() for part in parts]
+        table["base"] = [base.data_ptr() for base in bases]
+        if codes:
+            table["codes"] = [code.codes.data_ptr() for code in codes]
+            table["escapes"] = [code.escapes.data_ptr() for code in codes]
+        table["up"] = [0 if each is None else each.up.data_ptr() for each in factors]
+        table["down"] = [0 if each is None else each.down.data_ptr() for each in factors]
+        table["height"] = [part.weight.shape[0] for part in parts]
+        table["width"] = [_width(part.weight) for part in parts]
+        table["chunks"] = [0 if each is None else len(each.up) for each in factors]
+        ends = np.cumsum(table["chunks"])
+        table["first_chunk"] = ends - table["chunks"]
+        self._parameters = self._kernel.parameters(int(ends[-1]) * (2 if codes else 1))
+        self._table = self._kernel.upload(table.view(np.uint8))
+        all_strips = _strips(table, lean.STRIP_HEIGHT if codes else STRIP_HEIGHT)
+        strips, first_of_tail = self._kernel.upload(all_strips), int(np.searchsorted(all_strips[:, 0], head))
+        escapes = torch.cat([code.starts for code in codes]) if codes else None
+        self._stages = [
+            (count, strips[first:], escapes[first:] if escapes is not None else None)
+            for first, count in ((0, first_of_tail), (first_of_tail, len(strips) - first_of_tail))
+        ]
+        self._kept_alive = factors, bases, codes
 
-    def _strips(self, height: int) -> np.ndarray:
-        """[strips, 4] int32: the part that each strip belongs to, its first row and column, and 0."""
-        heights, widths = self._table["height"], self._table["width"]
-        across = -(-widths // lean.TILE_WIDTH)
-        counts = -(-heights // height) * across
-        parts = np.repeat(np.arange(len(heights)), counts)
-        numbers = np.arange(len(parts)) - (np.cumsum(counts) - counts)[parts]
-        rows, columns = np.divmod(numbers, across[parts])
-        return np.stack((parts, rows * height, columns * lean.TILE_WIDTH, 0 * parts), axis=1).astype(np.int32)
+    def upload(self, *coefficients: np.ndarray) -> Uploaded:
+        """Bring to the device what the next launches need, as ``__call__`` has it."""
+        count = len(coefficients[0])
+        both = self._parameters.upload(np.concatenate(coefficients))
+        return both[:count], both[count:] if len(coefficients) > 1 else None
+
+    def launch(self, stage: int, uploaded: Uploaded) -> None:
+        """Bring the first weights (stage 0) or the others (1) to the coefficients that were ``uploaded``."""
+        blocks, strips, first_escapes = self._stages[stage]
+        if blocks:
+            self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes])
+
+    def __call__(self, *coefficients: np.ndarray) -> None:
+        uploaded = self.upload(*coefficients)
+        for stage in (0, 1):
+            self.launch(stage, uploaded)
 
 
 class GroupedUpdate(_Launch):
-    """Updates many weights in one launch, as often as wanted."""
+    """Updates many weights, as often as wanted. Its coefficients are one for each chunk of the parts' factors."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        super().__init__(parts, [part.base for part in parts], is_lean=False)
-        strips = self._strips(STRIP_HEIGHT)
-        self._blocks = len(strips)
-        self._tables = [self._kernel.upload(strips), self._kernel.upload(self._table.view(np.uint8))]
-
-    def __call__(self, coefficients: np.ndarray) -> None:
-        """Bring all weights to ``coefficients``: one for each chunk of the parts' factors, in their order."""
-        values = self._parameters.upload(coefficients)
-        self._kernel.launch(self._blocks, THREADS, [*self._tables, values, None, None])
+    def __init__(self, parts: Sequence[Part], head: int = 0) -> None:
+        super().__init__(parts, [part.base for part in parts], head)
 
 
 class GroupedLeanUpdate(_Launch):
-    """Updates many weights in one launch, and recovers their pristine values on the way."""
+    """Updates many weights, and recovers their pristine values on the way.
 
-    def __init__(self, parts: Sequence[LeanPart]) -> None:
-        super().__init__(parts, [part.weight for part in parts], is_lean=True)
-        self._codes = [part.code for part in parts]
-        self._table["codes"] = [code.codes.data_ptr() for code in self._codes]
-        self._table["escapes"] = [code.escapes.data_ptr() for code in self._codes]
-        strips = self._strips(lean.STRIP_HEIGHT)
-        self._blocks = len(strips)
-        self._tables = [self._kernel.upload(strips), self._kernel.upload(self._table.view(np.uint8))]
-        self._first_escapes = torch.cat([code.starts for code in self._codes])
+    Its coefficients are those wanted, and those in force, which have to be true.
+    """
 
-    def __call__(self, in_force: np.ndarray, wanted: np.ndarray) -> None:
-        """Bring all weights from the coefficients ``in_force``, which have to be true, to those ``wanted``."""
-        both = self._parameters.upload(np.concatenate((wanted, in_force)))
-        halves = both[: len(wanted)], both[len(wanted) :]
-        self._kernel.launch(self._blocks, THREADS, [*self._tables, *halves, self._first_escapes])
+    def __init__(self, parts: Sequence[LeanPart], head: int = 0) -> None:
+        super().__init__(parts, [part.weight for part in parts], head, [part.code for part in parts])
+
+
+def _strips(table: np.ndarray, height: int) -> np.ndarray:
+    """[strips, 4] int32: the part that each strip belongs to, its first row and column, and 0."""
+    across = -(-table["width"] // lean.TILE_WIDTH)
+    counts = -(-table["height"] // height) * across
+    parts = np.repeat(np.arange(len(table)), counts)
+    numbers = np.arange(len(parts)) - (np.cumsum(counts) - counts)[parts]
+    rows, columns = np.divmod(numbers, across[parts])
+    return np.stack((parts, rows * height, columns * lean.TILE_WIDTH, 0 * parts), axis=1).astype(np.int32)

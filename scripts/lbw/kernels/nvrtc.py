@@ -44,11 +44,12 @@ class Kernel:
         self, name: str, source: str, headers: Mapping[str, str], macros: Mapping[str, int], device: torch.device
     ) -> None:
         self._device = device
+        self._on_device = torch.cuda.device(device)
         major, minor = torch.cuda.get_device_capability(device)
         binary = compiled(source, headers, f"sm_{major}{minor}", macros)
         self._driver = _driver()
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
-        with torch.cuda.device(device):
+        with self._on_device:
             torch.cuda.synchronize()  # torch sets a thread's context up at its first use
             _check("cuModuleLoadData", self._driver.cuModuleLoadData(ctypes.byref(module), binary))
         found = self._driver.cuModuleGetFunction(ctypes.byref(self._function), module, name.encode())
@@ -64,9 +65,11 @@ class Kernel:
 
     def launch(self, blocks: int, threads: int, arguments: Sequence[Tensor | None]) -> None:
         """Launch it on torch's current stream; arguments are tensors on its device, or None for a null pointer."""
-        pointers = [ctypes.c_void_p(0 if each is None else each.data_ptr()) for each in arguments]
-        addresses = (ctypes.c_void_p * len(pointers))(*map(ctypes.addressof, pointers))
-        with torch.cuda.device(self._device):
+        array = ctypes.c_void_p * len(arguments)
+        pointers = array(*[0 if each is None else each.data_ptr() for each in arguments])
+        first = ctypes.addressof(pointers)
+        addresses = array(*range(first, first + ctypes.sizeof(pointers), ctypes.sizeof(ctypes.c_void_p)))
+        with self._on_device:
             stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
             launched = self._driver.cuLaunchKernel(
                 self._function, blocks, 1, 1, threads, 1, 1, 0, stream, addresses, None
