@@ -72,8 +72,14 @@ INLINE uint4 load_factor(const Bits *from) {
 // What will be loaded soon, in lines of so many numbers: factors, which the multiprocessor needs again and again, come
 // to its own cache, weights to the one that all share.
 constexpr int LINE = 64;
+#if __CUDA_ARCH__ >= 1200 && __CUDACC_VER_MAJOR__ < 13
+// The compilers of CUDA 12.8 and 12.9 crash over these instructions here.
+INLINE void prefetch_factor(const Bits *) {}
+INLINE void prefetch_weight(const Bits *) {}
+#else
 INLINE void prefetch_factor(const Bits *from) { asm volatile("prefetch.global.L1 [%0];" :: "l"(from)); }
 INLINE void prefetch_weight(const Bits *from) { asm volatile("prefetch.global.L2 [%0];" :: "l"(from)); }
+#endif
 
 // product += left @ right for 16 rows, 32 columns of `left`, and 8 columns of `right`, spread over a warp as `mma` has
 // it (PTX ISA, "Matrix Fragments for mma.m16n8k16"), but that lane t of four has the columns 8t to 8t + 7 of `left`,
