@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import repeat
 from operator import eq, getitem, is_, itemgetter
 from typing import Any
@@ -14,24 +16,50 @@ from torch import Tensor
 from lbw import base_weights
 from lbw.base_weights import parameter_of
 from lbw.binding import BoundLayer, Holding, Slot, Value, slots_of, targets_of
-from lbw.deltas import LowRank
+from lbw.deltas import Delta, LowRank
 from lbw.factors import Factors, FactorStore, chunks_of
 from lbw.kernels import cuda
-from lbw.kernels.part import LeanPart, Part
+from lbw.kernels.part import LeanPart, Part, PiecePart
+from lbw.pieces import Kind, Piece, are_low_rank, can_be_pieces, pieces_of
 from lbw.recoverable import Recoverable
 
 Names = tuple[Any, ...]
 
-Place = tuple[torch.device, torch.dtype, bool, bool]
-"""Device, type, whether the rows are aligned, and whether there is no copy: what the weights of a launch have in
-common."""
+
+class Way(Enum):
+    """How weights are written together: all deltas are low-rank; so, and there is no copy; deltas are of any kind."""
+
+    LOW_RANK = auto()
+    LEAN = auto()
+    PIECES = auto()
+
+
+Place = tuple[torch.device, torch.dtype, bool, Way]
+"""Device, type, whether the rows are aligned, and the way: what the weights of a launch have in common."""
 
 Term = tuple[int, int, int, float]
-"""(group, slot, network, scale) of a chunk of one weight's factors: its coefficient is that of the group, times the
-scale."""
+"""(group, slot, network, scale) of a chunk of one weight's factors, or of a piece: its coefficient is that of the
+group, times the scale."""
 
-Member = tuple[int, BoundLayer, int, Slot]
-"""(group, layer, number of the slot, slot)"""
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A weight that is written with others: of which group and layer, and (network, piece) for all that is added."""
+
+    group: int
+    bound: BoundLayer
+    number: int
+    slot: Slot
+    pieces: Sequence[tuple[int, Piece]]
+
+    @property
+    def factors(self) -> list[LowRank]:
+        """Those of all pieces, in their order."""
+        return [factor for _network, piece in self.pieces for factor in piece.factors]
+
+    @property
+    def backup(self) -> Any:
+        return self.bound.attributes["network_weights_backup"]
 
 HEAD = 8
 """One in so many weights is in the first launch of a switch: while the GPU works on it, the others are checked."""
@@ -40,7 +68,7 @@ _names_of, _backup_of = itemgetter("network_current_names"), itemgetter("network
 
 
 class Terms:
-    """The chunks of one launch, and how their coefficients come from those of the groups, all at once."""
+    """The chunks or pieces of one launch, and how their coefficients come from those of the groups, all at once."""
 
     def __init__(self, terms: Sequence[Term], groups: Sequence[Sequence[BoundLayer]]) -> None:
         self.terms = terms
@@ -51,7 +79,7 @@ class Terms:
         self._scales = np.array([scale for *_, scale in terms], np.float64)
 
     def coefficients(self, values: Sequence[Value]) -> np.ndarray:
-        """One coefficient for each chunk, from the values of all groups."""
+        """One coefficient for each, from the values of all groups."""
         rows = [slot for value in values for slot in value]
         coefficients: np.ndarray = np.array(rows, np.float64).reshape(len(rows), -1)[self._indices] * self._scales
         return coefficients
@@ -69,7 +97,7 @@ class Terms:
 class Launch:
     """Weights that one kernel writes, in two stages. They have one place, and each has a copy of its pristine value."""
 
-    def __init__(self, update: cuda.GroupedUpdate | cuda.GroupedLeanUpdate, terms: Terms) -> None:
+    def __init__(self, update: cuda.Update, terms: Terms) -> None:
         self._update, self._terms = update, terms
 
     def allows(self, _values: Sequence[Value]) -> bool:
@@ -137,13 +165,13 @@ class Watch:
     """
 
     def __init__(self, members: Sequence[Member], others: Iterable[BoundLayer] = ()) -> None:
-        owners = [slot.parameter.rpartition(".") for *_, slot in members]
+        owners = [member.slot.parameter.rpartition(".") for member in members]
         self._parameters = [
-            bound.layer.get_submodule(owner)._parameters
-            for (_, bound, *_), (owner, _, _) in zip(members, owners, strict=True)
+            member.bound.layer.get_submodule(owner)._parameters
+            for member, (owner, _, _) in zip(members, owners, strict=True)
         ]
         self._names = [name for _, _, name in owners]
-        layers = dict.fromkeys(bound for _, bound, *_ in members)
+        layers = dict.fromkeys(member.bound for member in members)
         self._attributes = [bound.attributes for bound in layers]
         self._all_attributes = [*self._attributes, *(bound.attributes for bound in others)]
         self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
@@ -207,59 +235,66 @@ class Batch:
                 if not (is_grouping and is_groupable(bound)):
                     self.singles.add(bound)
                     continue
-                for number, slot in enumerate(slots_of(bound.layer)):
-                    weight = slot.of(parameter_of(bound.layer, slot.parameter))
-                    is_lean = isinstance(bound.attributes["network_weights_backup"], Recoverable)
-                    place = weight.device, weight.dtype, cuda.is_aligned(weight), is_lean
-                    members.setdefault(place, []).append((index, bound, number, slot))
-        for (device, dtype, *_), slots in members.items():
-            factors.pack((_deltas(bound, number) for _, bound, number, _ in slots), device, dtype)
+                for member in _members_of(index, bound):
+                    weight = member.slot.of(parameter_of(bound.layer, member.slot.parameter))
+                    place = weight.device, weight.dtype, cuda.is_aligned(weight), _way_of(member)
+                    members.setdefault(place, []).append(member)
+        for (device, dtype, *_), candidates in members.items():
+            factors.pack((member.factors for member in candidates), device, dtype)
             self.singles.update(
-                bound for _, bound, number, _ in slots if not factors.are_tame(_deltas(bound, number))
+                member.bound for member in candidates if not factors.are_tame(member.factors)
             )
         heads: list[Member] = []
         tails: list[Member] = []
-        for (*_, is_lean), slots in members.items():
-            written = [member for member in slots if member[1] not in self.singles]
+        for (*_, way), candidates in members.items():
+            written = [member for member in candidates if member.bound not in self.singles]
             head = len(written) // HEAD
             heads += written[:head]
             tails += written[head:]
             if written:
-                self._launches.append(self._lean_launch(written, head) if is_lean else self._launch(written, head))
+                self._launches.append(self._launch(way, written, head))
         self._stages = [
             Stage(Watch(heads), _refills(heads)), Stage(Watch(tails, self.singles), _refills(tails))
         ]
 
-    def _launch(self, members: Sequence[Member], head: int) -> Launch:
-        parts = [
-            Part(*_weight_and_base(bound, slot), self._packed(bound, number)) for _, bound, number, slot in members
+    def _launch(self, way: Way, members: Sequence[Member], head: int) -> Launch:
+        factors = [self._factors.of(member.factors) for member in members]
+        if way is Way.LEAN:
+            return self._lean_launch(members, factors, head)
+        parts = [Part(*_weight_and_base(member), packed) for member, packed in zip(members, factors, strict=True)]
+        if way is Way.LOW_RANK:
+            return Launch(cuda.GroupedUpdate(parts, head), self._terms(members))
+        terms = [
+            (member.group, member.number, network, piece.scale)
+            for member in members for network, piece in member.pieces
         ]
-        return Launch(cuda.GroupedUpdate(parts, head), self._terms(members))
+        with_pieces = [
+            PiecePart(part.weight, part.base, part.factors, tuple(piece for _network, piece in member.pieces))
+            for member, part in zip(members, parts, strict=True)
+        ]
+        return Launch(cuda.GroupedPieceUpdate(with_pieces, head), Terms(terms, self._groups))
 
-    def _lean_launch(self, members: Sequence[Member], head: int) -> LeanLaunch:
+    def _lean_launch(self, members: Sequence[Member], factors: Sequence[Factors | None], head: int) -> LeanLaunch:
         parts: list[LeanPart] = []
         bounds: list[BoundLayer] = []
         limits: list[float] = []
         terms_of_head = 0
-        for index, (_group, bound, number, slot) in enumerate(members):
-            backup, packed = bound.attributes["network_weights_backup"], self._packed(bound, number)
-            parts.append(LeanPart(parameter_of(bound.layer, slot.parameter), backup.code, packed))
-            for limit, chunks in zip(backup.limits, packed.chunks if packed is not None else (), strict=True):
-                bounds += [bound] * chunks
+        for index, (member, packed) in enumerate(zip(members, factors, strict=True)):
+            weight = parameter_of(member.bound.layer, member.slot.parameter)
+            parts.append(LeanPart(weight, member.backup.code, packed))
+            for limit, chunks in zip(member.backup.limits, packed.chunks if packed is not None else (), strict=True):
+                bounds += [member.bound] * chunks
                 limits += [limit] * chunks
             if index < head:
                 terms_of_head = len(bounds)
         update = cuda.GroupedLeanUpdate(parts, head)
         return LeanLaunch(update, self._terms(members), terms_of_head, bounds, limits)
 
-    def _packed(self, bound: BoundLayer, number: int) -> Factors | None:
-        return self._factors.of(_deltas(bound, number))
-
     def _terms(self, members: Sequence[Member]) -> Terms:
+        """Those of chunks."""
         terms = [
-            (group, number, network, delta.scale)
-            for group, bound, number, _slot in members
-            for network, delta in _low_rank(bound, number) for _ in range(chunks_of(delta))
+            (member.group, member.number, network, piece.scale)
+            for member in members for network, piece in member.pieces for _ in range(chunks_of(*piece.factors))
         ]
         return Terms(terms, self._groups)
 
@@ -299,9 +334,27 @@ class Batch:
                 launch.note(number, values, noted)
 
 
-def _weight_and_base(bound: BoundLayer, slot: Slot) -> tuple[Tensor, Tensor]:
+def _members_of(group: int, bound: BoundLayer) -> Iterator[Member]:
+    """The weights of a layer that :func:`is_groupable`."""
+    for number, slot in enumerate(slots_of(bound.layer)):
+        weight = base = slot.of(parameter_of(bound.layer, slot.parameter))
+        deltas = _deltas(bound, number)
+        if not are_low_rank([delta for _network, delta in deltas]):
+            base = slot.of(base_weights.pristine(bound.layer, slot.parameter))
+        pieces = [(network, piece) for network, delta in deltas for piece in pieces_of(delta, weight, base)]
+        yield Member(group, bound, number, slot, pieces)
+
+
+def _way_of(member: Member) -> Way:
+    if isinstance(member.backup, Recoverable):
+        return Way.LEAN
+    return Way.LOW_RANK if all(piece.kind == Kind.LOW_RANK for _network, piece in member.pieces) else Way.PIECES
+
+
+def _weight_and_base(member: Member) -> tuple[Tensor, Tensor]:
     """What the kernel writes and what it reads: the weight itself where it has no copy beside it."""
-    weight, base = parameter_of(bound.layer, slot.parameter), base_weights.pristine(bound.layer, slot.parameter)
+    slot, layer = member.slot, member.bound.layer
+    weight, base = parameter_of(layer, slot.parameter), base_weights.pristine(layer, slot.parameter)
     return slot.of(weight), slot.of(base if _is_beside(base, weight) else weight)
 
 
@@ -312,10 +365,10 @@ def _is_beside(base: Tensor, weight: Tensor) -> bool:
 def _refills(members: Sequence[Member]) -> list[tuple[Tensor, Tensor]]:
     """(weight, pristine value) of those that are not beside each other."""
     refills = []
-    for _, bound, _, slot in members:
-        weight, backup = parameter_of(bound.layer, slot.parameter), bound.attributes["network_weights_backup"]
-        if slot.third in (None, 0) and not isinstance(backup, Recoverable):
-            base = base_weights.pristine(bound.layer, slot.parameter)
+    for member in members:
+        if member.slot.third in (None, 0) and not isinstance(member.backup, Recoverable):
+            weight = parameter_of(member.bound.layer, member.slot.parameter)
+            base = base_weights.pristine(member.bound.layer, member.slot.parameter)
             if not _is_beside(base, weight):
                 refills.append((weight, base))
     return refills
@@ -323,25 +376,19 @@ def _refills(members: Sequence[Member]) -> list[tuple[Tensor, Tensor]]:
 
 def is_groupable(bound: BoundLayer) -> bool:
     """Whether the kernel for many weights can take all of a layer."""
-    weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots_of(bound.layer)]
-    dtype = weights[0].dtype
+    slots = slots_of(bound.layer)
+    weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots]
     return (
         len(targets_of(bound.layer)) == len(weights)
         and not bound.record.bias_is_changed
         and all(cuda.supports(weight) for weight in weights)
         and all(
-            isinstance(delta, LowRank) and delta.bias is None and delta.up.dtype == delta.down.dtype == dtype
-            for _slot, _network, delta in bound.deltas
+            can_be_pieces([delta for _network, delta in _deltas(bound, number)], weight.shape, weight.dtype)
+            for number, weight in enumerate(weights)
         )
     )
 
 
-def _low_rank(bound: BoundLayer, number: int) -> list[tuple[int, LowRank]]:
+def _deltas(bound: BoundLayer, number: int) -> list[tuple[int, Delta]]:
     """(network, delta) for one slot of a layer."""
-    return [
-        (network, delta) for slot, network, delta in bound.deltas if slot == number and isinstance(delta, LowRank)
-    ]
-
-
-def _deltas(bound: BoundLayer, number: int) -> list[LowRank]:
-    return [delta for _network, delta in _low_rank(bound, number)]
+    return [(network, delta) for slot, network, delta in bound.deltas if slot == number]

@@ -349,7 +349,8 @@ class LoraEngine:
 
     def _new_batch(self, jobs: Sequence[Job]) -> Batch:
         self.placement = self._place(jobs, self._current_policy)
-        batch = Batch([job.layers for job in jobs], self._factors, is_grouping=self._is_grouping)
+        with kernel.exact_arithmetic():  # some factors are derived from the pristine weights
+            batch = Batch([job.layers for job in jobs], self._factors, is_grouping=self._is_grouping)
         self._batches[self._key(jobs)] = batch
         if len(self._batches) > _BATCHES_KEPT:
             self._batches.popitem(last=False)

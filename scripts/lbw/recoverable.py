@@ -67,17 +67,17 @@ class Recoverable(StandIn):
 def make_recoverable(bound: BoundLayer, value: Value) -> bool:
     """Have a layer's pristine weight recovered instead of copied, for coefficients up to ``value``.
 
-    The layer's deltas have to be low-rank. Where its weight is not recoverable yet, it is made pristine first. In any
+    Where its weight is not recoverable yet, it is made pristine first. In any
     case the layer's record afterwards says what is in the weight in terms of the layer's deltas.
 
     Returns:
-        Whether it is so now; False where the code would take more than a quarter of the weight's memory, or cannot
-        hold the weight.
+        Whether it is so now; False where a delta is not low-rank, or the code would take more than a quarter of the
+        weight's memory, or cannot hold the weight.
     """
-    if len(bound.keys) > 1 or not bound.deltas:
+    deltas = [delta for _slot, _network, delta in bound.deltas if isinstance(delta, LowRank)]
+    if len(bound.keys) > 1 or not deltas or len(deltas) < len(bound.deltas):
         return False
     record, backup = bound.record, bound.attributes["network_weights_backup"]
-    deltas = [delta for _slot, _network, delta in bound.deltas if isinstance(delta, LowRank)]
     coefficients = [value[0][network] for _slot, network, _delta in bound.deltas]
     is_recoverable = isinstance(backup, Recoverable) and backup.allows(deltas, coefficients)
     held: dict[Delta, float] = {}

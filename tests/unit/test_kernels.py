@@ -236,9 +236,13 @@ def test_the_source_compiles_for_gpus_from_pascal_to_blackwell(architecture: int
         library = ctypes.CDLL(str(next(folder.glob(name))), mode=ctypes.RTLD_GLOBAL)
     monkeypatch.setattr(nvrtc, "_nvrtc", lambda: library)
     source, primitives = ((cuda.FOLDER / name).read_text() for name in ("update.cu", "primitives.cuh"))
-    for dtype, is_lean, is_one_each in product((torch.float16, torch.bfloat16), (False, True), (False, True)):
+    variants = [
+        *[cuda.Variant(is_fast, is_fast, is_lean) for is_fast in (False, True) for is_lean in (False, True)],
+        *[cuda.Variant(is_aligned, False, has_pieces=True) for is_aligned in (False, True)],
+    ]
+    for dtype, variant in product((torch.float16, torch.bfloat16), variants):
         cores = 16 if architecture >= 80 else 8 if architecture >= 75 and dtype == torch.float16 else 0
-        macros = cuda.macros(dtype, cores, is_aligned=is_one_each, is_one_each=is_one_each, is_lean=is_lean)
+        macros = cuda.macros(dtype, cores, variant)
         assert nvrtc.compiled(source, {"primitives.cuh": primitives}, f"sm_{architecture}", macros)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import product
+
 import pytest
 import torch
+from torch import Tensor
 
 from lbw.engine import LoraEngine
 from tests.host.network_files import MAKERS, Random, in_half
+from tests.unit.cuda_on_cpu import cuda_on_cpu
 from tests.unit.host_modules import layer_for, make_module
 from tests.unit.networks import Network
 from tests.unit.ulp import ulp_distance
@@ -15,12 +21,69 @@ CASES = [(kind, layer) for kind, (_maker, layers) in MAKERS.items() for layer in
 KEY = "diffusion_model_input_blocks_4_1_proj_in"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype):
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+WAYS = [
+    *[("cpu", "single", dtype) for dtype in FLOATS],
+    *[("cpu", "grouped", dtype) for dtype in FLOATS[:2]],
+    *[("cuda", way, dtype) for way in ("single", "grouped") for dtype in FLOATS],
+]
+
+
+@contextmanager
+def available(device: str, way: str) -> Iterator[None]:
+    """Skip what cannot run here. The CPU stands in for a GPU where there is none."""
+    if (device, way) == ("cpu", "grouped") and torch.cuda.is_available():
+        pytest.skip("runs on the GPU")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+    with cuda_on_cpu() if (device, way) == ("cpu", "grouped") else nullcontext():
+        yield
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: "-".join(map(str, way)))
+def way(request: pytest.FixtureRequest) -> Iterator[tuple[str, bool, torch.dtype]]:
+    """(device, whether many layers are written together, the weights' type)"""
+    device, name, dtype = request.param
+    with available(device, name):
+        yield device, name == "grouped", dtype
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A GPU, or the CPU in its stead."""
+    with available(request.param, "grouped"):
+        yield request.param
+
+
+class LinearBed:
+    """A linear layer in float16, and a network of each of some kinds."""
+
+    def __init__(self, kinds: Sequence[str], device: str) -> None:
+        torch.manual_seed(1)
+        self.layer = layer_for("linear").to(device, torch.float16)
+        self.base = self.layer.weight.detach().clone()
+        self.engine = LoraEngine()
+        self._networks, self._formulas = [Network(kind) for kind in kinds], []
+        for seed, network in enumerate(self._networks):
+            tensors, formula, _bias = MAKERS[network.name][0](self.base.cpu().float(), Random(seed))
+            network.modules[KEY] = make_module(network, in_half(tensors))
+            self._formulas.append(formula)
+
+    def update(self, *coefficients: float) -> None:
+        assert self.engine.bind(self.layer, {KEY: self.layer}, self._networks).messages == ()
+        self.engine.manual_lora_update({KEY: coefficients}, tuple((net.name, 1.0, 1.0, None) for net in self._networks))
+
+    def expected(self, *coefficients: float) -> Tensor:
+        """As the host has it: each network sees what those before it have left."""
+        total = self.base.cpu().double()
+        for formula, coefficient in zip(self._formulas, coefficients, strict=True):
+            total = total + coefficient * formula(total)
+        return total.half()
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_a_type_is_exact(case: tuple[str, str], way: tuple[str, bool, torch.dtype]):
+    device, is_grouping, dtype = way
     torch.manual_seed(1)
     layer = layer_for(case[1]).to(device, dtype)
     base, bias_base = layer.weight.detach().clone(), layer.bias.detach().clone()
@@ -29,7 +92,7 @@ def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype)
     if dtype == torch.float16:
         tensors = in_half(tensors)
     network.modules[KEY] = make_module(network, tensors)
-    engine = LoraEngine()
+    engine = LoraEngine(is_grouping=is_grouping)
     assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
     # What is left of a sum that nearly cancels out has more digits in bfloat16 than float32 can sum up.
     floor = 1e-7 if dtype == torch.bfloat16 else 0.0
@@ -44,13 +107,42 @@ def test_a_type_is_exact(case: tuple[str, str], device: str, dtype: torch.dtype)
     assert layer.weight.equal(base) and layer.bias.equal(bias_base)
 
 
+GROUPED = {"peft", "scale", "addend", "loha", "loha_high", "lokr", "lokr_whole", "ia3", "ia3_output", "full", "glora",
+           "dora", "dora_by_output", "dora_loha"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "norm"])
+def test_which_types_the_kernel_for_many_weights_takes(kind: str, gpu: str):
+    bed = LinearBed([kind], gpu)
+    bed.update(0.5)
+    (batch,) = bed.engine._batches.values()
+    assert (batch.singles == set()) == (kind in GROUPED)
+
+
+@pytest.mark.parametrize("kinds", list(product(sorted(GROUPED), ("peft", "lokr_whole", "dora"))), ids="+".join)
+def test_two_networks_of_different_types_add_up_as_in_the_host(kinds: tuple[str, str], gpu: str):
+    bed = LinearBed(kinds, gpu)
+    for coefficients in [(1.0, 0.5), (0.0, -0.7), (0.3, 0.0), (-0.4, 1.0), (0.0, 0.0)]:
+        bed.update(*coefficients)
+        assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
+    assert bed.layer.weight.equal(bed.base)
+
+
+@pytest.mark.parametrize("kind", ["glora", "dora", "loha_high"])
+def test_what_is_derived_from_the_weights_is_exact_inside_autocast(kind: str, gpu: str):
+    bed = LinearBed([kind], gpu)
+    with torch.autocast(gpu, dtype=torch.bfloat16):
+        bed.update(0.5)
+    assert ulp_distance(bed.layer.weight, bed.expected(0.5)) <= 1
+
+
 @pytest.mark.parametrize("kind", ["glora", "dora", "dora_by_output"])
-def test_what_is_remembered_of_a_weight_goes_with_it(kind: str):
+def test_what_is_remembered_of_a_weight_goes_with_it(kind: str, gpu: str):
     """Another checkpoint is loaded into the same layer, and the host drops the backup."""
     torch.manual_seed(1)
-    layer = layer_for("linear").half()
+    layer = layer_for("linear").to(gpu, torch.float16)
     network = Network(kind)
-    tensors, formula, _ = MAKERS[kind][0](layer.weight.detach().float(), Random(3))
+    tensors, formula, _ = MAKERS[kind][0](layer.weight.detach().cpu().float(), Random(3))
     network.modules[KEY] = make_module(network, tensors)
     engine = LoraEngine()
     for _ in range(2):
@@ -59,5 +151,5 @@ def test_what_is_remembered_of_a_weight_goes_with_it(kind: str):
         layer.network_current_names, layer.network_weights_backup, layer.network_bias_backup = (), None, None
         engine.bind(layer, {KEY: layer}, [network])
         engine.manual_lora_update({KEY: (0.5,)}, ((kind, 1.0, 1.0, None),))
-        wanted = base.double() + 0.5 * formula(base.double())
+        wanted = base.cpu().double() + 0.5 * formula(base.cpu().double())
         assert ulp_distance(layer.weight, wanted.half()) <= 1

@@ -7,13 +7,10 @@ from torch import Tensor
 
 from lbw.deltas.kinds import LowRank, accumulation_dtype
 
-MAX_RANK = 128
-"""Up to which rank a LoHa or a LoKr is turned into ``up @ down``, which is as exact and runs with the plain LoRAs in
-one launch. The product of a LoHa of rank r has rank r * r.
-
-On SDXL's attention (H100, fp16) a switch of a LoHa of rank 4, 8 or 11 takes 5, 8 or 11 ms so, and over 100 ms layer
-by layer. But its factors take 0.2, 1.0 or 1.8 GB of the GPU's memory, those of rank 16 would take 3.8 GB, where the
-file's take next to none: beyond this rank a small card would run out of it.
+MAX_RANK = 32
+"""Up to which rank a LoHa or a LoKr is turned into ``up @ down``, which is as exact, runs with the plain LoRAs in one
+launch, and needs no copy of the weights. The product of a LoHa of rank r has rank r * r, so beyond this rank its
+factors would take more time and memory than the file's.
 """
 
 

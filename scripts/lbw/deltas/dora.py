@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import Delta, LowRank, Memo, UnsupportedModuleError, WeightDependent, widened
+from lbw.deltas.derived import low_rank
+from lbw.deltas.kinds import Delta, LowRank, Memo, UnsupportedModuleError, WeightDependent, accumulation_dtype, widened
 from lbw.deltas.shapes import misfit, require_size
 
 
@@ -22,13 +23,36 @@ class Decomposed(WeightDependent):
 
     inner: Delta
     lengths: Tensor
-    _parts: Memo = field(default_factory=Memo, init=False)
+    _parts: Memo[tuple[Tensor, Tensor, Tensor]] = field(default_factory=Memo, init=False)
+    _gains: Memo[tuple[Tensor, Tensor, LowRank]] = field(default_factory=Memo, init=False)
+
+    @property
+    def has_gains(self) -> bool:
+        """Whether it is ``W * (g - 1) + g * inner`` with a low-rank ``inner`` and gains ``g`` = rows x columns."""
+        return isinstance(self.inner, LowRank) and self.lengths.numel() == max(self.lengths.shape[:2])
+
+    def gains(self, base: Tensor, device: torch.device) -> tuple[Tensor, Tensor, LowRank]:
+        """What is remembered of a pristine weight, once for each weight and device.
+
+        Returns:
+            The gains of rows [out] and of columns [in * height * width], in float32, and ``g * inner``.
+        """
+        return self._gains.get(base, device, lambda: self._derive_gains(base.to(device)))
+
+    def _derive_gains(self, base: Tensor) -> tuple[Tensor, Tensor, LowRank]:
+        self.to(base.device)
+        assert isinstance(self.inner, LowRank)
+        inverse, up, down = self._split(self.inner, base.to(accumulation_dtype(base.dtype)))
+        moved = low_rank(up.double(), down.double(), self.inner.scale, base.dtype)
+        lengths, rows = self.lengths.float(), torch.ones(len(base), device=base.device)
+        rows, columns = (rows * lengths.flatten(), inverse) if lengths.shape[1] == 1 else (rows, inverse * lengths)
+        return rows, columns.expand(1, *base.shape[1:]).float().flatten(), moved
 
     def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:
         """With a low-rank ``inner`` and gains ``g = lengths / |V|`` it is ``W * (1 - c + c g) + c g * inner``."""
         self.to(base.device)
         inner = self.inner
-        if not isinstance(inner, LowRank) or self.lengths.numel() != max(self.lengths.shape[:2]):
+        if not self.has_gains or not isinstance(inner, LowRank):
             return None
         inverse, up, down = self._parts.get(of, base.device, lambda: self._split(inner, base.to(dtype)))
         gains = self.lengths.to(dtype) * inverse

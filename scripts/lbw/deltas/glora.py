@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.deltas.kinds import Memo, UnsupportedModuleError, WeightDependent
+from lbw.deltas.derived import low_rank
+from lbw.deltas.kinds import LowRank, Memo, UnsupportedModuleError, WeightDependent
 from lbw.deltas.shapes import misfit
 
 
@@ -22,7 +23,17 @@ class GeneralLowRank(WeightDependent):
     b_down: Tensor
     scale: float
 
-    _factors: Memo = field(default_factory=Memo, init=False)
+    _factors: Memo[tuple[Tensor, Tensor]] = field(default_factory=Memo, init=False)
+    _packable: Memo[LowRank] = field(default_factory=Memo, init=False)
+
+    def on_pristine(self, base: Tensor, device: torch.device) -> LowRank:
+        """The delta on a pristine weight, for the type of which the factors are; remembered once for each device."""
+        return self._packable.get(base, device, lambda: self._derive(base.to(device)))
+
+    def _derive(self, base: Tensor) -> LowRank:
+        self.to(base.device)
+        up, down = self._low_rank(base.double())
+        return low_rank(up, down, self.scale, base.dtype)
 
     def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
         """On the pristine weight it is low-rank: ``scale * [W a_up, b_up] @ [a_down; b_down]``."""

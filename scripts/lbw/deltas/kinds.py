@@ -9,10 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Generic, TypeVar
 from weakref import ref
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 Source = Callable[[], Tensor]
 """Brings a layer's pristine weight, in its own type, to whoever needs it."""
@@ -75,18 +78,17 @@ def widened(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype) if weight.dtype.itemsize == 1 else weight
 
 
-class Memo:
-    """What was last derived from a pristine weight. Copies of pristine weights are never changed, so it holds as long
-    as it is the very same tensor."""
+class Memo(Generic[T]):
+    """What was last derived from a pristine weight, for a device. Copies of pristine weights are never changed, so it
+    holds as long as it is the very same tensor."""
 
     def __init__(self) -> None:
-        self._of: ref[Tensor] | None = None
-        self._values: tuple[Tensor, ...] = ()
+        self._known: tuple[ref[Tensor], torch.device, T] | None = None
 
-    def get(self, of: Tensor, device: torch.device, derive: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        if self._of is None or self._of() is not of or self._values[0].device != device:
-            self._of, self._values = ref(of), derive()
-        return self._values
+    def get(self, of: Tensor, device: torch.device, derive: Callable[[], T]) -> T:
+        if self._known is None or self._known[0]() is not of or self._known[1] != device:
+            self._known = ref(of), device, derive()
+        return self._known[2]
 
 
 @dataclass(eq=False)

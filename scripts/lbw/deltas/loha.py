@@ -9,25 +9,21 @@ import torch
 from torch import Tensor
 
 from lbw.deltas.derived import MAX_RANK, low_rank
-from lbw.deltas.kinds import StandAlone, accumulation_dtype
+from lbw.deltas.kinds import LowRank, StandAlone
 from lbw.deltas.lora import contract
 from lbw.deltas.shapes import misfit, pad_channels, trained_shape
 
 
 @dataclass(eq=False)
 class Hadamard(StandAlone):
-    """``scale * (up1 @ down1) * (up2 @ down2)``; shapes as with LowRank."""
+    """``scale * left * right``, element by element."""
 
-    up1: Tensor
-    down1: Tensor
-    up2: Tensor
-    down2: Tensor
+    left: LowRank
+    right: LowRank
     scale: float
 
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        self.to(device)
-        delta = self.up1.to(dtype) @ self.down1.to(dtype)
-        return delta.mul_(self.up2.to(dtype) @ self.down2.to(dtype)).mul_(self.scale)
+        return self.left.materialize(device, dtype).mul_(self.right.materialize(device, dtype)).mul_(self.scale)
 
 
 def _pair(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -50,9 +46,14 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     scale = float(module.calc_scale())
     down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)
     if up1.shape[1] * up2.shape[1] > MAX_RANK:
-        wide = accumulation_dtype(dtype)
-        down1, down2 = (down.to(wide) if down.dtype == torch.float64 else down for down in (down1, down2))
-        return Hadamard(up1, down1, up2, down2, scale)
+        return Hadamard(_side(up1, down1, dtype), _side(up2, down2, dtype), scale)
     up = torch.einsum("op,oq->opq", up1.double(), up2.double()).flatten(1)
     down = torch.einsum("pi,qi->pqi", down1.double(), down2.double()).flatten(0, 1)
     return low_rank(up, down, scale, dtype)
+
+
+def _side(up: Tensor, down: Tensor, dtype: torch.dtype) -> LowRank:
+    """``up @ down`` for weights of ``dtype``: as it is where the file has that type, too."""
+    if up.dtype == down.dtype == dtype:
+        return LowRank(up, down, 1.0)
+    return low_rank(up.double(), down.double(), 1.0, dtype)

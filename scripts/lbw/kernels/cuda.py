@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from lbw import lean
+from lbw.factors import Factors
 from lbw.kernels.nvrtc import CompilerError, Kernel
-from lbw.kernels.part import LeanPart, Part
+from lbw.kernels.part import LeanPart, Part, PiecePart
+from lbw.pieces import Piece
 
 THREADS = 128
 STRIP_HEIGHT = 160
@@ -27,7 +30,12 @@ _DTYPES = (torch.float16, torch.bfloat16)
 
 _PART = np.dtype(
     [(name, np.uint64) for name in ("weight", "base", "codes", "escapes", "up", "down")]
-    + [(name, np.int32) for name in ("height", "width", "first_chunk", "chunks")]
+    + [(name, np.int32) for name in ("height", "width", "first_chunk", "chunks", "first_piece", "pieces")]
+)
+_PIECE = np.dtype(
+    [("left", np.uint64), ("right", np.uint64)]
+    + [(name, np.int32) for name in ("kind", "first_chunk", "chunks", "other_chunks", "left_width", "height", "width")]
+    + [("shift", np.float32)]
 )
 
 FOLDER = Path(__file__).parent
@@ -62,41 +70,45 @@ def prepare(device: torch.device, dtype: torch.dtype) -> None:
 def _prepare(device: torch.device, dtype: torch.dtype) -> None:
     with suppress(OSError, CompilerError):  # the first switch says what is wrong
         numbered = torch.empty(0, device=device).device
-        kernel_for(numbered, dtype, is_aligned=True, is_one_each=True, is_lean=False)
+        kernel_for(numbered, dtype, Variant(is_aligned=True, is_one_each=True))
 
 
-def kernel_for(
-    device: torch.device, dtype: torch.dtype, *, is_aligned: bool, is_one_each: bool, is_lean: bool
-) -> Kernel:
-    """The kernel for weights of a type, compiled once for each device; the options are the macros of ``update.cu``."""
+@dataclass(frozen=True)
+class Variant:
+    """What one kernel can do, and leaves out; the macros of ``update.cu``."""
+
+    is_aligned: bool
+    is_one_each: bool
+    is_lean: bool = False
+    has_pieces: bool = False
+
+
+def kernel_for(device: torch.device, dtype: torch.dtype, variant: Variant) -> Kernel:
+    """The kernel for weights of a type, compiled once for each device."""
     with _compiling:
-        return _compiled(device, dtype, is_aligned, is_one_each, is_lean)
+        return _compiled(device, dtype, variant)
 
 
 @cache
-def _compiled(
-    device: torch.device, dtype: torch.dtype, is_aligned: bool, is_one_each: bool, is_lean: bool
-) -> Kernel:
-    options = macros(
-        dtype, _tensor_cores(device, dtype), is_aligned=is_aligned, is_one_each=is_one_each, is_lean=is_lean
-    )
+def _compiled(device: torch.device, dtype: torch.dtype, variant: Variant) -> Kernel:
+    options = macros(dtype, _tensor_cores(device, dtype), variant)
     source, primitives = ((FOLDER / name).read_text(encoding="utf-8") for name in ("update.cu", "primitives.cuh"))
     return Kernel("update", source, {"primitives.cuh": primitives}, options, device)
 
 
-def macros(
-    dtype: torch.dtype, tensor_cores: int, *, is_aligned: bool, is_one_each: bool, is_lean: bool
-) -> dict[str, int]:
+def macros(dtype: torch.dtype, tensor_cores: int, variant: Variant) -> dict[str, int]:
     """What ``update.cu`` is compiled with."""
+    has_two_sums = variant.has_pieces or (variant.is_lean and not variant.is_one_each)
     return {
         "BFLOAT16": int(dtype == torch.bfloat16),
         "TENSOR_CORES": tensor_cores,
-        "ALIGNED": int(is_aligned),
-        "ONE_EACH": int(is_one_each),
-        "LEAN": int(is_lean),
-        "STEPS": (lean.STRIP_HEIGHT if is_lean else STRIP_HEIGHT) // lean.TILE_HEIGHT,
+        "ALIGNED": int(variant.is_aligned),
+        "ONE_EACH": int(variant.is_one_each),
+        "LEAN": int(variant.is_lean),
+        "PIECES": int(variant.has_pieces),
+        "STEPS": (lean.STRIP_HEIGHT if variant.is_lean else STRIP_HEIGHT) // lean.TILE_HEIGHT,
         # Two sums for each weight do not fit in the registers that four blocks leave to a thread.
-        "BLOCKS_AT_ONCE": 3 if is_lean and not is_one_each else 4,
+        "BLOCKS_AT_ONCE": 3 if has_two_sums else 4,
     }
 
 
@@ -113,7 +125,7 @@ def _width(weight: Tensor) -> int:
     return weight.numel() // weight.shape[0]
 
 
-class _Launch:
+class Update:
     """The tables of one kernel for many weights of one dtype and device.
 
     It holds the addresses of its parts: when one of them has moved, a new one has to be made. The parts are written in
@@ -125,17 +137,19 @@ class _Launch:
         parts: Sequence[Part] | Sequence[LeanPart],
         bases: Sequence[Tensor],
         head: int,
+        *,
         codes: Sequence[lean.Code] = (),
+        pieces: Sequence[Sequence[Piece]] = (),
     ) -> None:
         weight = parts[0].weight
         factors = [part.factors for part in parts]
-        self._kernel = kernel_for(
-            weight.device,
-            weight.dtype,
+        variant = Variant(
             is_aligned=all(map(is_aligned, (*[part.weight for part in parts], *bases))),
-            is_one_each=all(each is None or len(each.chunks) == 1 for each in factors),
+            is_one_each=not pieces and all(each is None or len(each.chunks) == 1 for each in factors),
             is_lean=len(codes) > 0,
+            has_pieces=len(pieces) > 0,
         )
+        self._kernel = kernel_for(weight.device, weight.dtype, variant)
         table = np.zeros(len(parts), _PART)
         table["weight"] = [part.weight.data_ptr() for part in parts]
         table["base"] = [base.data_ptr() for base in bases]
@@ -146,11 +160,12 @@ class _Launch:
         table["down"] = [0 if each is None else each.down.data_ptr() for each in factors]
         table["height"] = [part.weight.shape[0] for part in parts]
         table["width"] = [_width(part.weight) for part in parts]
-        table["chunks"] = [0 if each is None else len(each.up) for each in factors]
-        ends = np.cumsum(table["chunks"])
-        table["first_chunk"] = ends - table["chunks"]
-        self._parameters = self._kernel.parameters(int(ends[-1]) * (2 if codes else 1))
+        _number(table, "chunk", [0 if each is None else len(each.up) for each in factors])
+        _number(table, "piece", [len(each) for each in pieces] if pieces else [0] * len(parts))
+        coefficients = table["pieces" if pieces else "chunks"].sum() * (2 if codes else 1)
+        self._parameters = self._kernel.parameters(int(coefficients))
         self._table = self._kernel.upload(table.view(np.uint8))
+        self._pieces = self._kernel.upload(_piece_table(factors, pieces).view(np.uint8)) if pieces else None
         all_strips = _strips(table, lean.STRIP_HEIGHT if codes else STRIP_HEIGHT)
         strips, first_of_tail = self._kernel.upload(all_strips), int(np.searchsorted(all_strips[:, 0], head))
         escapes = torch.cat([code.starts for code in codes]) if codes else None
@@ -158,7 +173,7 @@ class _Launch:
             (count, strips[first:], escapes[first:] if escapes is not None else None)
             for first, count in ((0, first_of_tail), (first_of_tail, len(strips) - first_of_tail))
         ]
-        self._kept_alive = factors, bases, codes
+        self._kept_alive = factors, bases, codes, pieces
 
     def upload(self, *coefficients: np.ndarray) -> Uploaded:
         """Bring to the device what the next launches need, as ``__call__`` has it."""
@@ -170,7 +185,7 @@ class _Launch:
         """Bring the first weights (stage 0) or the others (1) to the coefficients that were ``uploaded``."""
         blocks, strips, first_escapes = self._stages[stage]
         if blocks:
-            self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes])
+            self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes, self._pieces])
 
     def __call__(self, *coefficients: np.ndarray) -> None:
         uploaded = self.upload(*coefficients)
@@ -178,21 +193,58 @@ class _Launch:
             self.launch(stage, uploaded)
 
 
-class GroupedUpdate(_Launch):
+class GroupedUpdate(Update):
     """Updates many weights, as often as wanted. Its coefficients are one for each chunk of the parts' factors."""
 
     def __init__(self, parts: Sequence[Part], head: int = 0) -> None:
         super().__init__(parts, [part.base for part in parts], head)
 
 
-class GroupedLeanUpdate(_Launch):
+class GroupedLeanUpdate(Update):
     """Updates many weights, and recovers their pristine values on the way.
 
     Its coefficients are those wanted, and those in force, which have to be true.
     """
 
     def __init__(self, parts: Sequence[LeanPart], head: int = 0) -> None:
-        super().__init__(parts, [part.weight for part in parts], head, [part.code for part in parts])
+        super().__init__(parts, [part.weight for part in parts], head, codes=[part.code for part in parts])
+
+
+class GroupedPieceUpdate(Update):
+    """Updates many weights whose deltas are pieces of any kind. Its coefficients are one for each piece."""
+
+    def __init__(self, parts: Sequence[PiecePart], head: int = 0) -> None:
+        super().__init__(parts, [part.base for part in parts], head, pieces=[part.pieces for part in parts])
+
+
+def _number(table: np.ndarray, what: str, counts: Sequence[int]) -> None:
+    """Note how many chunks or pieces each part has, and the number of its first one."""
+    table[f"{what}s"] = counts
+    table[f"first_{what}"] = np.cumsum(counts) - counts
+
+
+def _piece_table(factors: Sequence[Factors | None], pieces: Sequence[Sequence[Piece]]) -> np.ndarray:
+    """One row for each piece; its chunks are counted from the first of its part."""
+    rows = []
+    for packed, chosen in zip(factors, pieces, strict=True):
+        counts = iter(packed.chunks if packed is not None else ())
+        first = 0
+        for piece in chosen:
+            chunks = [next(counts) for _ in piece.factors] + [0, 0]
+            left, right = piece.left, piece.right
+            rows.append(
+                (
+                    0 if left is None else left.data_ptr(),
+                    0 if right is None else right.data_ptr(),
+                    piece.kind, first, chunks[0], chunks[1],
+                    0 if left is None else left.shape[-1],
+                    0 if right is None else right.shape[0],
+                    0 if right is None else right.shape[-1],
+                    piece.shift,
+                )
+            )  # fmt: skip
+            first += sum(chunks)
+    return np.array(rows, _PIECE)
 
 
 def _strips(table: np.ndarray, height: int) -> np.ndarray:

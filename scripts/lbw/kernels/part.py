@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lbw.factors import Factors
 from lbw.lean import Code
+from lbw.pieces import Piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,13 @@ class Part:
     weight: Tensor
     base: Tensor
     factors: Factors | None
+
+
+@dataclass(frozen=True, eq=False)
+class PiecePart(Part):
+    """As :class:`Part`, with deltas of any kind; ``factors`` are those of all pieces, in their order."""
+
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, eq=False)

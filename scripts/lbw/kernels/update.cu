@@ -6,7 +6,9 @@
 // tensor cores take them, and each warp has brought a share of them there one step before.
 //
 // Macros, beside those of primitives.cuh: ONE_EACH, all deltas of a weight have one coefficient. LEAN, the pristine
-// value is recovered from the patched one, see lbw/lean.py. STEPS, of a strip. BLOCKS_AT_ONCE, on a multiprocessor.
+// value is recovered from the patched one, see lbw/lean.py. PIECES, deltas are of any kind of lbw/pieces.py, and each
+// piece has a coefficient; else they are low-rank, and each chunk of them has. STEPS, of a strip. BLOCKS_AT_ONCE, on a
+// multiprocessor.
 
 #include "primitives.cuh"
 
@@ -22,7 +24,18 @@ struct Part {
     const Byte *codes;
     const unsigned *escapes;
     const Bits *up, *down;
-    int height, width, first_chunk, chunks;
+    int height, width, first_chunk, chunks, first_piece, pieces;
+};
+
+enum Kind { LOW_RANK, HADAMARD, KRONECKER, FULL, WIDE, GAINS };
+
+// `left` and `right` are chunks of the factors from `first_chunk` on, first `chunks` and then `other_chunks`, or matrices:
+// those of a Kronecker product, `right` being [height, width] and `left` having `left_width` columns; the delta as
+// it is; or gains for each row and each column, of which `shift` is taken away.
+struct Piece {
+    const void *left, *right;
+    int kind, first_chunk, chunks, other_chunks, left_width, height, width;
+    float shift;
 };
 
 struct Strip {
@@ -89,7 +102,7 @@ INLINE Pair recovered(Pair near, Pair codes, Pair escapes) {
 // The lean way needs `in_force`, the coefficients of what is in the weights, and `first_escapes` of each strip.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const float *__restrict__ coefficients,
-       const float *__restrict__ in_force, const int *__restrict__ first_escapes) {
+       const float *__restrict__ in_force, const int *__restrict__ first_escapes, const Piece *__restrict__ pieces) {
     const Strip strip = strips[blockIdx.x];
     const Part part = parts[strip.part];
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, lane_column = threadIdx.x / 32 * COLUMNS + 8 * t;
@@ -97,10 +110,11 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
     const int end = min(part.height, strip.row + ROWS * STEPS);
     const unsigned width = part.width;
 
+    const int first = PIECES ? part.first_piece : part.first_chunk, count = PIECES ? part.pieces : part.chunks;
     bool is_wanted = false, is_held = false;
-    for (int chunk = part.first_chunk; chunk < part.first_chunk + part.chunks; chunk++) {
-        is_wanted |= coefficients[chunk] != 0.0f;
-        is_held |= LEAN && in_force[chunk] != 0.0f;
+    for (int i = first; i < first + count; i++) {
+        is_wanted |= coefficients[i] != 0.0f;
+        is_held |= LEAN && in_force[i] != 0.0f;
     }
     const int chunks = is_wanted || is_held ? part.chunks : 0;
 
@@ -162,7 +176,7 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
         prefetch_left(strip.row);
         prefetch_right();
     }
-    if (chunks == 1 && first_column < part.width) load_right(0);
+    if (chunks == 1 && !PIECES && first_column < part.width) load_right(0);
     const float factor = ONE_EACH && chunks ? coefficients[part.first_chunk] : 1.0f;
     const float old_factor = ONE_EACH && LEAN && chunks ? -in_force[part.first_chunk] : 1.0f;
 
@@ -193,12 +207,81 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
 #endif
     if (first_column >= part.width) return;
 
+#if PIECES
+    auto add_product = [&](Sums &sums, int from, int first_chunk, int chunks) {
+        for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
+            load_left(from, chunk);
+            load_right(chunk);
+#pragma unroll
+            for (int band = 0; band < BANDS; band++)
+#pragma unroll
+                for (int j = 0; j < PRODUCTS; j++) multiply(sums[band][j], left[band], right[j]);
+        }
+    };
+    auto load_floats = [](float (&values)[8], const float *from, int inside) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) values[i] = i < inside ? __ldg(from + i) : 0.0f;
+    };
+    // Eight neighbours of a delta that needs no product of matrices.
+    auto load_delta = [&](float (&values)[8], const Piece &piece, const uint4 &base, int row, unsigned place, int inside) {
+        const float *left = static_cast<const float *>(piece.left), *right = static_cast<const float *>(piece.right);
+        if (piece.kind == KRONECKER) {
+            const float *left_row = left + row / piece.height * piece.left_width;
+            const float *right_row = right + row % piece.height * piece.width;
+            int left_column = column / piece.width, right_column = column % piece.width;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                values[i] = i < inside ? __ldg(left_row + left_column) * __ldg(right_row + right_column) : 0.0f;
+                if (++right_column == piece.width) right_column = 0, left_column++;
+            }
+        } else if (piece.kind == FULL) {
+            const uint4 eight = load_eight(static_cast<const Bits *>(piece.left) + place, inside);
+#pragma unroll
+            for (int i = 0; i < 8; i++) values[i] = widened(pair_of(eight, i / 2) >> i % 2 * 16 & 0xFFFF);
+        } else if (piece.kind == WIDE) {
+            load_floats(values, left + place, inside);
+        } else {
+            load_floats(values, right + column, inside);
+            const float gain = __ldg(left + row);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                values[i] = (gain * values[i] - piece.shift) * widened(pair_of(base, i / 2) >> i % 2 * 16 & 0xFFFF);
+        }
+    };
+#endif
+
     for (int step = 0; strip.row + step * ROWS < end; step++) {
         const int from = strip.row + step * ROWS;
         Sums wanted = {}, held = {};
         load_weights(next, from + ROWS);
         prefetch_weights(from + AHEAD * ROWS);
         prefetch_left(from + ROWS);
+#if PIECES
+        for (int i = first; i < first + count; i++) {
+            const float coefficient = __ldg(coefficients + i);
+            if (coefficient == 0.0f) continue;  // a delta that is no number does no harm then
+            const Piece piece = pieces[i];
+            const bool is_product = piece.kind == LOW_RANK || piece.kind == HADAMARD;
+            Sums sums = {}, factors = {};
+            if (is_product) add_product(sums, from, piece.first_chunk, piece.chunks);
+            if (piece.kind == HADAMARD) add_product(factors, from, piece.first_chunk + piece.chunks, piece.other_chunks);
+#pragma unroll
+            for (int band = 0; band < BANDS; band++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float delta[8];
+                    if (!is_product)
+                        load_delta(delta, piece, weights[band][half], from + 16 * band + 8 * half + g,
+                                   place(from, band, half), inside(from, band, half));
+#pragma unroll
+                    for (int k = 0; k < 8; k++) {
+                        const float sum = sums[band][k % 4][half][k / 4], factor = factors[band][k % 4][half][k / 4];
+                        const float value = piece.kind == HADAMARD ? sum * factor : is_product ? sum : delta[k];
+                        wanted[band][k % 4][half][k / 4] += coefficient * value;
+                    }
+                }
+        }
+#else
         for (int chunk = 0; chunk < chunks; chunk++) {
             load_left(from, chunk);
             if (chunks > 1) load_right(chunk);
@@ -226,6 +309,7 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
                 }
 #endif
         }
+#endif
 #pragma unroll
         for (int band = 0; band < BANDS; band++)
 #pragma unroll

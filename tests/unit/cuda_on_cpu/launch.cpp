@@ -5,11 +5,13 @@ struct Arguments {
     const Part *parts;
     const float *coefficients, *in_force;
     const int *first_escapes;
+    const Piece *pieces;
 };
 static Arguments arguments;
 
 static void run_thread() {
-    update(arguments.strips, arguments.parts, arguments.coefficients, arguments.in_force, arguments.first_escapes);
+    update(arguments.strips, arguments.parts, arguments.coefficients, arguments.in_force, arguments.first_escapes,
+           arguments.pieces);
     threads[threadIdx.x].is_done = true;
     swapcontext(&threads[threadIdx.x].context, &scheduler);
 }
@@ -19,7 +21,7 @@ extern "C" int launch(int blocks, int size, const void *const *pointers) {
     misaligned_accesses = 0;
     arguments = {static_cast<const Strip *>(pointers[0]), static_cast<const Part *>(pointers[1]),
                  static_cast<const float *>(pointers[2]), static_cast<const float *>(pointers[3]),
-                 static_cast<const int *>(pointers[4])};
+                 static_cast<const int *>(pointers[4]), static_cast<const Piece *>(pointers[5])};
     threads = std::vector<Thread>(size);
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
         for (Thread &thread : threads) {
