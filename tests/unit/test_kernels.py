@@ -19,8 +19,9 @@ from lbw import lean
 from lbw.deltas import LowRank
 from lbw.factors import CHUNK, FactorStore
 from lbw.kernels import cuda, nvrtc
-from lbw.kernels.cuda import GroupedLeanUpdate, GroupedUpdate
-from lbw.kernels.part import LeanPart, Part
+from lbw.kernels.cuda import GroupedLeanUpdate, GroupedPieceUpdate, GroupedUpdate
+from lbw.kernels.part import LeanPart, Part, PiecePart
+from lbw.pieces import Kind, Piece
 from tests.unit.cuda_on_cpu import cuda_on_cpu
 from tests.unit.ulp import ulp_distance
 
@@ -119,6 +120,98 @@ def test_coefficients_of_zero_give_the_base_bit_for_bit_also_where_it_is_minus_z
     group.launch(group.by_chunk([0.0] * (2 * len(SHAPES))))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
+
+
+class PieceGroup:
+    """Weights whose content is poison, and random pieces of every kind for each of them, in an order of its own."""
+
+    def __init__(self, place: Place, shapes: list[tuple[int, int]]) -> None:
+        self._place = place
+        torch.manual_seed(4)
+        self.bases = [(torch.randn(shape) * 0.05).to(*place) for shape in shapes]
+        self.weights = [torch.full_like(base, float("nan")) for base in self.bases]
+        self.pieces = [self._pieces(base, index) for index, base in enumerate(self.bases)]
+        factors = [[factor for piece in pieces for factor in piece.factors] for pieces in self.pieces]
+        store = FactorStore()
+        store.pack(factors, torch.device(place.device), place.dtype)
+        self.update = GroupedPieceUpdate(
+            [
+                PiecePart(weight, base, store.of(chosen), tuple(pieces))
+                for weight, base, chosen, pieces in zip(self.weights, self.bases, factors, self.pieces, strict=True)
+            ],
+            head=1,
+        )
+
+    def _pieces(self, base: Tensor, index: int) -> list[Piece]:
+        device, dtype = self._place
+        out, into = base.shape
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape) * 0.3
+
+        def low_rank(rank: int) -> LowRank:
+            return LowRank(random(out, rank).to(dtype), random(rank, into).to(dtype), 1.0)
+
+        a, b = (next(side for side in (4, 3, 1) if size % side == 0) for size in (out, into))
+        matrices = {
+            Kind.KRONECKER: (random(a, b), random(out // a, into // b)),
+            Kind.WIDE: (random(out, into), None),
+            Kind.GAINS: (1 + random(out), 1 + random(into)),
+        }
+        pieces = [
+            Piece(Kind.LOW_RANK, factors=(low_rank(40),)),
+            Piece(Kind.HADAMARD, factors=(low_rank(3), low_rank(40))),
+            Piece(Kind.FULL, left=random(out, into).to(device, dtype)),
+            *[
+                Piece(kind, left=left.to(device), right=None if right is None else right.to(device), shift=0.7)
+                for kind, (left, right) in matrices.items()
+            ],
+        ]
+        return pieces[index % 6 :] + pieces[: index % 6]
+
+    def expected(self, base: Tensor, pieces: list[Piece], coefficients: np.ndarray) -> Tensor:
+        base = base.cpu().double()
+        total = base
+        for piece, coefficient in zip(pieces, coefficients, strict=True):
+            factors = [factor.up.double() @ factor.down.double() for factor in piece.factors]
+            left, right = (None if each is None else each.cpu().double() for each in (piece.left, piece.right))
+            if piece.kind in (Kind.LOW_RANK, Kind.HADAMARD):
+                delta = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+            elif piece.kind == Kind.KRONECKER:
+                delta = torch.kron(left, right)
+            elif piece.kind == Kind.GAINS:
+                delta = base * (left[:, None] * right - piece.shift)
+            else:
+                delta = left
+            total = total + coefficient * delta
+        return total.to(self._place.dtype)
+
+    def check(self, coefficients: np.ndarray) -> None:
+        self.update(coefficients)
+        each = iter(np.split(coefficients, len(self.weights)))
+        for weight, base, pieces in zip(self.weights, self.bases, self.pieces, strict=True):
+            # Sums of large numbers that cancel have the rounding of float32, which is more than NOISE here.
+            assert ulp_distance(weight, self.expected(base, pieces, next(each)), 1e-6) <= 1
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, ALIGNED_SHAPES, [(5, 3)]], ids=["any", "aligned", "tiny"])
+def test_pieces_of_every_kind_are_added_in_one_rounding(place: Place, shapes: list[tuple[int, int]]):
+    group = PieceGroup(place, shapes)
+    count = 6 * len(shapes)
+    for index in range(6):
+        group.check(np.where(np.arange(count) % 6 == index, -0.6, 0.0))
+    group.check(np.array([0.3 * (index % 5) - 0.7 for index in range(count)]))
+    group.check(np.zeros(count))
+    assert all(weight.equal(base) for weight, base in zip(group.weights, group.bases, strict=True))
+
+
+def test_a_piece_that_is_no_number_does_no_harm_at_strength_0(place: Place):
+    group = PieceGroup(place, [(64, 128)])
+    group.pieces[0][2].left.fill_(float("nan"))
+    coefficients = np.array([0.5, 0.5, 0.0, 0.5, 0.5, 0.5])
+    group.update(coefficients)
+    group.pieces[0][2].left.zero_()
+    assert ulp_distance(group.weights[0], group.expected(group.bases[0], group.pieces[0], coefficients), 1e-6) <= 1
 
 
 def test_the_base_may_be_the_weight_itself(place: Place):

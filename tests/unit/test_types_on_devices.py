@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from tests.host.network_files import MAKERS, Random, in_half
 from tests.unit.cuda_on_cpu import cuda_on_cpu
@@ -58,11 +59,11 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
 class LinearBed:
     """A linear layer in float16, and a network of each of some kinds."""
 
-    def __init__(self, kinds: Sequence[str], device: str) -> None:
+    def __init__(self, kinds: Sequence[str], device: str, policy: Policy = Policy.AUTO) -> None:
         torch.manual_seed(1)
         self.layer = layer_for("linear").to(device, torch.float16)
         self.base = self.layer.weight.detach().clone()
-        self.engine = LoraEngine()
+        self.engine = LoraEngine(policy)
         self._networks, self._formulas = [Network(kind) for kind in kinds], []
         for seed, network in enumerate(self._networks):
             tensors, formula, _bias = MAKERS[network.name][0](self.base.cpu().float(), Random(seed))
@@ -125,6 +126,17 @@ def test_two_networks_of_different_types_add_up_as_in_the_host(kinds: tuple[str,
     for coefficients in [(1.0, 0.5), (0.0, -0.7), (0.3, 0.0), (-0.4, 1.0), (0.0, 0.0)]:
         bed.update(*coefficients)
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
+    assert bed.layer.weight.equal(bed.base)
+
+
+@pytest.mark.parametrize("policy", [Policy.RAM, Policy.LEAN])
+@pytest.mark.parametrize("kind", sorted(GROUPED))
+def test_a_type_is_exact_wherever_the_pristine_weights_are(kind: str, policy: Policy, gpu: str):
+    bed = LinearBed([kind], gpu, policy)
+    for coefficient in (0.5, -0.7, 0.0, 1.0):
+        bed.update(coefficient)
+        assert ulp_distance(bed.layer.weight, bed.expected(coefficient)) <= 1
+    bed.update(0.0)
     assert bed.layer.weight.equal(bed.base)
 
 

@@ -59,7 +59,8 @@ def _second(module: Any) -> Tensor | Factors:
 
 def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
     """LowRank where it pays: ``kron(A B, C D) = kron(A, C) kron(B, D)``, whose rank is the product of the two ranks.
-    It cannot pay with a ``w2`` that is given whole.
+    It cannot pay with a ``w2`` that is given whole. The matrices are of the type to accumulate in, as the kernel wants
+    them: a small part of a weight.
     """
     first, second = _first(module), _second(module)
     up1, down1 = first
@@ -72,5 +73,6 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
         up2, down2 = second
         if up1.shape[1] * up2.shape[1] <= MAX_RANK:
             return low_rank(kron(up1, up2), kron(down1, down2), scale, dtype)
-        second = (up2 @ down2).to(accumulation_dtype(dtype))
-    return Kronecker((up1 @ down1).to(accumulation_dtype(dtype)), second, scale)
+        second = up2 @ down2
+    wide = accumulation_dtype(dtype)
+    return Kronecker((up1 @ down1).to(wide), second.to(wide), scale)

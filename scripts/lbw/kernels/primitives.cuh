@@ -69,6 +69,17 @@ INLINE uint4 load_factor(const Bits *from) {
     return __ldg(reinterpret_cast<const uint4 *>(from));
 }
 
+INLINE void load_factors(float (&values)[8], const float *from) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        const uint4 four = load_factor(reinterpret_cast<const Bits *>(from + i));
+        values[i] = __uint_as_float(four.x);
+        values[i + 1] = __uint_as_float(four.y);
+        values[i + 2] = __uint_as_float(four.z);
+        values[i + 3] = __uint_as_float(four.w);
+    }
+}
+
 // What will be loaded soon, in lines of so many numbers: factors, which the multiprocessor needs again and again, come
 // to its own cache, weights to the one that all share.
 constexpr int LINE = 64;

@@ -143,7 +143,13 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
     };
     auto prefetch_weights = [&](int from) {
         const int row = from + threadIdx.x / WARPS, begin = strip.column + threadIdx.x % WARPS * COLUMNS;
-        if (row < end && begin < part.width) prefetch_weight(part.base + row * width + begin);
+        if (row >= end || begin >= part.width) return;
+        const unsigned at = row * width + begin;
+        prefetch_weight(part.base + at);
+#if PIECES
+        for (int i = first; i < first + count; i++)
+            if (pieces[i].kind == FULL) prefetch_weight(static_cast<const Bits *>(pieces[i].left) + at);
+#endif
     };
 
     Pair left[BANDS][4][2], right[PRODUCTS][4];
@@ -219,20 +225,31 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
         }
     };
     auto load_floats = [](float (&values)[8], const float *from, int inside) {
+        if (ALIGNED) return load_factors(values, from);
 #pragma unroll
         for (int i = 0; i < 8; i++) values[i] = i < inside ? __ldg(from + i) : 0.0f;
     };
     // Eight neighbours of a delta that needs no product of matrices.
     auto load_delta = [&](float (&values)[8], const Piece &piece, const uint4 &base, int row, unsigned place, int inside) {
         const float *left = static_cast<const float *>(piece.left), *right = static_cast<const float *>(piece.right);
+#pragma unroll
+        for (int i = 0; i < 8; i++) values[i] = 0.0f;
+        if (inside <= 0) return;
         if (piece.kind == KRONECKER) {
             const float *left_row = left + row / piece.height * piece.left_width;
             const float *right_row = right + row % piece.height * piece.width;
             int left_column = column / piece.width, right_column = column % piece.width;
+            if (piece.width % 8 == 0) {
+                load_factors(values, right_row + right_column);
+                const float factor = __ldg(left_row + left_column);
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                values[i] = i < inside ? __ldg(left_row + left_column) * __ldg(right_row + right_column) : 0.0f;
-                if (++right_column == piece.width) right_column = 0, left_column++;
+                for (int i = 0; i < 8; i++) values[i] *= factor;
+            } else {
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    if (i < inside) values[i] = __ldg(left_row + left_column) * __ldg(right_row + right_column);
+                    if (++right_column == piece.width) right_column = 0, left_column++;
+                }
             }
         } else if (piece.kind == FULL) {
             const uint4 eight = load_eight(static_cast<const Bits *>(piece.left) + place, inside);

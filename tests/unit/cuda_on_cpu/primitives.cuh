@@ -110,6 +110,11 @@ template <typename Value>
 INLINE Value __ldg(const Value *from) { return *from; }
 INLINE uint4 load_factor(const Bits *from) { return load_once(from); }
 
+INLINE void load_factors(float (&values)[8], const float *from) {
+    misaligned_accesses += reinterpret_cast<uintptr_t>(from) % 16 != 0;
+    std::memcpy(values, from, sizeof values);
+}
+
 constexpr int LINE = 64;
 INLINE void prefetch_factor(const Bits *from) { *static_cast<const volatile Bits *>(from); }
 INLINE void prefetch_weight(const Bits *from) { *static_cast<const volatile Bits *>(from); }
