@@ -14,7 +14,10 @@ def ordered(tensor: Tensor) -> Tensor:
 
 
 def ulp_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> int:
-    """The greatest distance between two tensors of one type, among the values that differ by more than ``floor``."""
+    """The greatest distance between two tensors of one type, among the values that differ by more than ``floor``.
+
+    What is no number differs from all numbers.
+    """
     distances = (ordered(a.cpu().contiguous()) - ordered(b.cpu().contiguous())).abs()
-    apart = (a.cpu().double() - b.cpu().double()).abs() > floor
+    apart = ~((a.cpu().double() - b.cpu().double()).abs() <= floor)
     return int(distances[apart].max()) if apart.any() else 0
