@@ -61,6 +61,7 @@ class Member:
     def backup(self) -> Any:
         return self.bound.attributes["network_weights_backup"]
 
+
 HEAD = 8
 """One in so many weights is in the first launch of a switch: while the GPU works on it, the others are checked."""
 
@@ -80,9 +81,14 @@ class Terms:
 
     def coefficients(self, values: Sequence[Value]) -> np.ndarray:
         """One coefficient for each, from the values of all groups."""
-        rows = [slot for value in values for slot in value]
-        coefficients: np.ndarray = np.array(rows, np.float64).reshape(len(rows), -1)[self._indices] * self._scales
+        coefficients: np.ndarray = _matrix(values)[self._indices] * self._scales
         return coefficients
+
+    def limits(self, limits: Sequence[float], values: Sequence[Value]) -> np.ndarray:
+        """[slots of all groups, networks]: up to which values no term gets beyond its own of ``limits``."""
+        matrix = np.full(_matrix(values).shape, np.inf)
+        np.minimum.at(matrix, self._indices, limits)
+        return matrix
 
     def in_force(self, bounds: Sequence[BoundLayer], shared: Sequence[Holding | None]) -> np.ndarray:
         """One coefficient for each chunk, of what is in the weights now. ``bounds`` has the layer of each chunk."""
@@ -92,6 +98,12 @@ class Terms:
         held = [bound.record.holding.value for bound in bounds]
         terms = zip(self.terms, held, strict=True)
         return np.array([value[slot][network] * scale for (_group, slot, network, scale), value in terms])
+
+
+def _matrix(values: Sequence[Value]) -> np.ndarray:
+    """[slots of all groups, networks]"""
+    rows = [slot for value in values for slot in value]
+    return np.array(rows, np.float64).reshape(len(rows), -1)
 
 
 class Launch:
@@ -137,12 +149,14 @@ class LeanLaunch(Launch):
         limits: Sequence[float],
     ) -> None:
         super().__init__(update, terms)
-        self._bounds = bounds
-        self._limits = np.abs([limit * scale for limit, (*_, scale) in zip(limits, terms.terms, strict=True)])
+        self._bounds, self._limits = bounds, limits
+        self._limits_of_values: np.ndarray | None = None
         self._stages = slice(0, head), slice(head, len(bounds))
 
     def allows(self, values: Sequence[Value]) -> bool:
-        return bool((np.abs(self._terms.coefficients(values)) <= self._limits).all())
+        if self._limits_of_values is None:
+            self._limits_of_values = self._terms.limits(self._limits, values)
+        return bool((np.abs(_matrix(values)) <= self._limits_of_values).all())
 
     def upload(self, values: Sequence[Value], shared: Sequence[Holding | None]) -> cuda.Uploaded:
         return self._update.upload(self._terms.coefficients(values), self._terms.in_force(self._bounds, shared))

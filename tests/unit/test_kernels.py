@@ -320,8 +320,9 @@ def test_gpus_with_older_tensor_cores_or_none_get_the_same_sums(tensor_cores: in
         cuda._compiled.cache_clear()
 
 
-@pytest.mark.parametrize("architecture", [61, 75, 80, 90, 120])
-def test_the_source_compiles_for_gpus_from_pascal_to_blackwell(architecture: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, str]]:
+    """The kernel and its headers; the compiler is the one that comes with the tests."""
     folder = Path(sysconfig.get_path("purelib")) / "nvidia/cuda_nvrtc/lib"
     if not folder.exists():
         pytest.skip("needs NVRTC")
@@ -329,20 +330,31 @@ def test_the_source_compiles_for_gpus_from_pascal_to_blackwell(architecture: int
         library = ctypes.CDLL(str(next(folder.glob(name))), mode=ctypes.RTLD_GLOBAL)
     monkeypatch.setattr(nvrtc, "_nvrtc", lambda: library)
     source, primitives = ((cuda.FOLDER / name).read_text() for name in ("update.cu", "primitives.cuh"))
-    variants = [
-        *[cuda.Variant(is_fast, is_fast, is_lean) for is_fast in (False, True) for is_lean in (False, True)],
-        *[cuda.Variant(is_aligned, False, has_pieces=True) for is_aligned in (False, True)],
-    ]
-    for dtype, variant in product((torch.float16, torch.bfloat16), variants):
+    return source, {"primitives.cuh": primitives}
+
+
+VARIANTS = [
+    *[cuda.Variant(is_fast, is_fast, is_lean) for is_fast in (False, True) for is_lean in (False, True)],
+    *[cuda.Variant(is_aligned, False, has_pieces=True) for is_aligned in (False, True)],
+]
+
+
+@pytest.mark.parametrize("architecture", [61, 75, 80, 90, 120])
+def test_the_source_compiles_for_gpus_from_pascal_to_blackwell(
+    architecture: int, sources: tuple[str, dict[str, str]]
+):
+    for dtype, variant in product((torch.float16, torch.bfloat16), VARIANTS):
         cores = 16 if architecture >= 80 else 8 if architecture >= 75 and dtype == torch.float16 else 0
-        macros = cuda.macros(dtype, cores, variant)
-        assert nvrtc.compiled(source, {"primitives.cuh": primitives}, f"sm_{architecture}", macros)
+        assert nvrtc.compiled(*sources, f"sm_{architecture}", cuda.macros(dtype, cores, variant))
 
 
-def test_what_does_not_compile_is_said_in_the_compilers_words(monkeypatch: pytest.MonkeyPatch):
-    folder = Path(sysconfig.get_path("purelib")) / "nvidia/cuda_nvrtc/lib"
-    if not folder.exists():
-        pytest.skip("needs NVRTC")
-    monkeypatch.setattr(nvrtc, "_nvrtc", lambda: ctypes.CDLL(str(next(folder.glob("libnvrtc.so.*")))))
+def test_a_gpu_that_is_newer_than_the_compiler_gets_what_it_can_run(sources: tuple[str, dict[str, str]]):
+    macros = cuda.macros(torch.float16, 16, VARIANTS[0])
+    with pytest.raises(nvrtc.CompilerError):
+        nvrtc.compiled(*sources, "sm_85", macros)
+    assert nvrtc.compiled_for((8, 5), *sources, macros) == nvrtc.compiled(*sources, "sm_80", macros)
+
+
+def test_what_does_not_compile_is_said_in_the_compilers_words(sources: tuple[str, dict[str, str]]):
     with pytest.raises(nvrtc.CompilerError, match="nonsense"):
         nvrtc.compiled("nonsense", {}, "sm_90", {})

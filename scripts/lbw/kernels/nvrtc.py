@@ -45,8 +45,7 @@ class Kernel:
     ) -> None:
         self._device = device
         self._on_device = torch.cuda.device(device)
-        major, minor = torch.cuda.get_device_capability(device)
-        binary = compiled(source, headers, f"sm_{major}{minor}", macros)
+        binary = compiled_for(torch.cuda.get_device_capability(device), source, headers, macros)
         self._driver = _driver()
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         with self._on_device:
@@ -99,6 +98,18 @@ class Parameters:
         uploaded = self._places[place].to(self._device, non_blocking=True)
         self._copied[place].record(torch.cuda.current_stream(self._device))
         return uploaded
+
+
+def compiled_for(
+    capability: tuple[int, int], source: str, headers: Mapping[str, str], macros: Mapping[str, int]
+) -> bytes:
+    """As :func:`compiled`, for a GPU of this compute capability, also where it is newer than the compiler: it can run
+    what is compiled for an older one with the same major number."""
+    major, minor = capability
+    try:
+        return compiled(source, headers, f"sm_{major}{minor}", macros)
+    except CompilerError:
+        return compiled(source, headers, f"sm_{major}0", macros)
 
 
 def compiled(source: str, headers: Mapping[str, str], architecture: str, macros: Mapping[str, int]) -> bytes:
