@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import repeat
+from itertools import pairwise, repeat
 from operator import eq, getitem, is_, itemgetter
 from typing import Any
 
@@ -62,8 +62,9 @@ class Member:
         return self.bound.attributes["network_weights_backup"]
 
 
-HEAD = 8
-"""One in so many weights is in the first launch of a switch: while the GPU works on it, the others are checked."""
+CUTS = (1 / 8, 3 / 8)
+"""After which parts of the weights a switch's second and third launch begin: while the GPU works on some weights, the
+next ones are checked."""
 
 _names_of, _backup_of = itemgetter("network_current_names"), itemgetter("network_weights_backup")
 
@@ -107,7 +108,7 @@ def _matrix(values: Sequence[Value]) -> np.ndarray:
 
 
 class Launch:
-    """Weights that one kernel writes, in two stages. They have one place, and each has a copy of its pristine value."""
+    """Weights that one kernel writes, in stages. They have one place, and each has a copy of its pristine value."""
 
     def __init__(self, update: cuda.Update, terms: Terms) -> None:
         self._update, self._terms = update, terms
@@ -117,7 +118,7 @@ class Launch:
         return True
 
     def upload(self, values: Sequence[Value], _shared: Sequence[Holding | None]) -> cuda.Uploaded:
-        """Bring to the device what both stages need."""
+        """Bring to the device what all stages need."""
         return self._update.upload(self._terms.coefficients(values))
 
     def write(self, stage: int, uploaded: cuda.Uploaded) -> None:
@@ -135,7 +136,7 @@ class LeanLaunch(Launch):
     """As :class:`Launch`, for layers without a copy.
 
     Args:
-        head: how many terms are those of the first stage.
+        cuts: with which terms the second and later stages begin.
         bounds: the layer of each term.
         limits: the largest coefficient of each.
     """
@@ -144,14 +145,14 @@ class LeanLaunch(Launch):
         self,
         update: cuda.GroupedLeanUpdate,
         terms: Terms,
-        head: int,
+        cuts: Sequence[int],
         bounds: Sequence[BoundLayer],
         limits: Sequence[float],
     ) -> None:
         super().__init__(update, terms)
         self._bounds, self._limits = bounds, limits
         self._limits_of_values: np.ndarray | None = None
-        self._stages = slice(0, head), slice(head, len(bounds))
+        self._stages = [slice(*ends) for ends in pairwise((0, *cuts, len(bounds)))]
 
     def allows(self, values: Sequence[Value]) -> bool:
         if self._limits_of_values is None:
@@ -258,26 +259,25 @@ class Batch:
             self.singles.update(
                 member.bound for member in candidates if not factors.are_tame(member.factors)
             )
-        heads: list[Member] = []
-        tails: list[Member] = []
+        stages: list[list[Member]] = [[] for _ in range(len(CUTS) + 1)]
         for (*_, way), candidates in members.items():
             written = [member for member in candidates if member.bound not in self.singles]
-            head = len(written) // HEAD
-            heads += written[:head]
-            tails += written[head:]
+            cuts = [int(len(written) * cut) for cut in CUTS]
+            for stage, ends in zip(stages, pairwise((0, *cuts, len(written))), strict=True):
+                stage += written[slice(*ends)]
             if written:
-                self._launches.append(self._launch(way, written, head))
+                self._launches.append(self._launch(way, written, cuts))
         self._stages = [
-            Stage(Watch(heads), _refills(heads)), Stage(Watch(tails, self.singles), _refills(tails))
+            Stage(Watch(stage, self.singles if stage is stages[-1] else ()), _refills(stage)) for stage in stages
         ]
 
-    def _launch(self, way: Way, members: Sequence[Member], head: int) -> Launch:
+    def _launch(self, way: Way, members: Sequence[Member], cuts: Sequence[int]) -> Launch:
         factors = [self._factors.of(member.factors) for member in members]
         if way is Way.LEAN:
-            return self._lean_launch(members, factors, head)
+            return self._lean_launch(members, factors, cuts)
         parts = [Part(*_weight_and_base(member), packed) for member, packed in zip(members, factors, strict=True)]
         if way is Way.LOW_RANK:
-            return Launch(cuda.GroupedUpdate(parts, head), self._terms(members))
+            return Launch(cuda.GroupedUpdate(parts, cuts), self._terms(members))
         terms = [
             (member.group, member.number, network, piece.scale)
             for member in members for network, piece in member.pieces
@@ -286,23 +286,24 @@ class Batch:
             PiecePart(part.weight, part.base, part.factors, tuple(piece for _network, piece in member.pieces))
             for member, part in zip(members, parts, strict=True)
         ]
-        return Launch(cuda.GroupedPieceUpdate(with_pieces, head), Terms(terms, self._groups))
+        return Launch(cuda.GroupedPieceUpdate(with_pieces, cuts), Terms(terms, self._groups))
 
-    def _lean_launch(self, members: Sequence[Member], factors: Sequence[Factors | None], head: int) -> LeanLaunch:
+    def _lean_launch(
+        self, members: Sequence[Member], factors: Sequence[Factors | None], cuts: Sequence[int]
+    ) -> LeanLaunch:
         parts: list[LeanPart] = []
         bounds: list[BoundLayer] = []
         limits: list[float] = []
-        terms_of_head = 0
-        for index, (member, packed) in enumerate(zip(members, factors, strict=True)):
+        firsts: list[int] = []
+        for member, packed in zip(members, factors, strict=True):
             weight = parameter_of(member.bound.layer, member.slot.parameter)
             parts.append(LeanPart(weight, member.backup.code, packed))
+            firsts.append(len(bounds))
             for limit, chunks in zip(member.backup.limits, packed.chunks if packed is not None else (), strict=True):
                 bounds += [member.bound] * chunks
                 limits += [limit] * chunks
-            if index < head:
-                terms_of_head = len(bounds)
-        update = cuda.GroupedLeanUpdate(parts, head)
-        return LeanLaunch(update, self._terms(members), terms_of_head, bounds, limits)
+        update = cuda.GroupedLeanUpdate(parts, cuts)
+        return LeanLaunch(update, self._terms(members), [firsts[cut] for cut in cuts], bounds, limits)
 
     def _terms(self, members: Sequence[Member]) -> Terms:
         """Those of chunks."""

@@ -229,7 +229,7 @@ def check_exact(bed: Bed, coefficients: Mapping[str, tuple[float, ...]]) -> None
 def test_a_layer_that_the_host_patched_between_two_switches_is_found_when_they_are_written(
     bed: Bed, index: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lbw.batch.HEAD", 2)
+    monkeypatch.setattr("lbw.batch.CUTS", (0.5,))
     for strength in (1.0, 0.4, 0.7):
         bed.update(bed.all(strength, 0.0, 0.0))
     patch_as_the_host(bed, index)
@@ -382,7 +382,7 @@ def test_parameters_that_moved_are_found_again(bed: Bed):
 
 
 def test_a_weight_that_moved_is_found_after_others_have_been_written(bed: Bed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lbw.batch.HEAD", 2)
+    monkeypatch.setattr("lbw.batch.CUTS", (0.5,))
     for strength in (1.0, 0.4):
         bed.update(bed.all(strength, 0.0, 0.0))
     last = list(bed.layers.values())[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
@@ -56,7 +56,12 @@ class Group:
     """Weights whose content is poison, their bases, random deltas, and the launch that updates them all."""
 
     def __init__(
-        self, place: Place, shapes: list[tuple[int, int]], ranks: list[int], in_place: bool = False, head: int = 0
+        self,
+        place: Place,
+        shapes: list[tuple[int, int]],
+        ranks: list[int],
+        in_place: bool = False,
+        cuts: Sequence[int] = (),
     ) -> None:
         device, dtype = place
         torch.manual_seed(3)
@@ -80,7 +85,7 @@ class Group:
                 Part(weight, source, factors)
                 for weight, source, factors in zip(self.weights, sources, self.factors, strict=True)
             ],
-            head,
+            cuts,
         )
 
     def expected(self, coefficients: list[float]) -> list[Tensor]:
@@ -139,7 +144,7 @@ class PieceGroup:
                 PiecePart(weight, base, store.of(chosen), tuple(pieces))
                 for weight, base, chosen, pieces in zip(self.weights, self.bases, factors, self.pieces, strict=True)
             ],
-            head=1,
+            cuts=[1],
         )
 
     def _pieces(self, base: Tensor, index: int) -> list[Piece]:
@@ -257,14 +262,15 @@ def test_a_weight_without_deltas_becomes_its_base(place: Place):
     assert weight.equal(base)
 
 
-@pytest.mark.parametrize("head", [0, 1, 4, len(SHAPES)])
-def test_the_first_parts_are_written_in_a_stage_of_their_own(place: Place, head: int):
-    group = Group(place, SHAPES, [4], head=head)
+@pytest.mark.parametrize("cuts", [[0], [1, 4], [4, 4], [2, len(SHAPES)]], ids=str)
+def test_weights_are_written_in_stages(place: Place, cuts: list[int]):
+    group = Group(place, SHAPES, [4], cuts=cuts)
     coefficients = [0.3 * index - 0.7 for index in range(len(SHAPES))]
     uploaded = group.launch.upload(group.by_chunk(coefficients))
-    group.launch.launch(0, uploaded)
-    assert [bool(weight.isnan().all()) for weight in group.weights] == [index >= head for index in range(len(SHAPES))]
-    group.launch.launch(1, uploaded)
+    for stage, end in enumerate([*cuts, len(SHAPES)]):
+        group.launch.launch(stage, uploaded)
+        untouched = [bool(weight.isnan().all()) for weight in group.weights]
+        assert untouched == [index >= end for index in range(len(SHAPES))]
     for weight, expected in zip(group.weights, group.expected(coefficients), strict=True):
         assert ulp_distance(weight, expected, NOISE) <= 1
 
@@ -293,7 +299,7 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place
             LeanPart(weight, code, factors)
             for weight, code, factors in zip(group.weights, codes, group.factors, strict=True)
         ],
-        head=2,
+        cuts=[2],
     )
     in_force = [0.0] * (2 * len(shapes))
     for strength in (1.0, -0.7, 0.0, 0.3):

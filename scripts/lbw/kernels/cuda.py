@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -128,15 +129,15 @@ def _width(weight: Tensor) -> int:
 class Update:
     """The tables of one kernel for many weights of one dtype and device.
 
-    It holds the addresses of its parts: when one of them has moved, a new one has to be made. The parts are written in
-    two launches, one after the other: the first ``head`` of them, and the others.
+    It holds the addresses of its parts: when one of them has moved, a new one has to be made. The parts can be written
+    in stages: ``cuts`` are the numbers of the parts with which the second and later ones begin.
     """
 
     def __init__(
         self,
         parts: Sequence[Part] | Sequence[LeanPart],
         bases: Sequence[Tensor],
-        head: int,
+        cuts: Sequence[int],
         *,
         codes: Sequence[lean.Code] = (),
         pieces: Sequence[Sequence[Piece]] = (),
@@ -167,11 +168,11 @@ class Update:
         self._table = self._kernel.upload(table.view(np.uint8))
         self._pieces = self._kernel.upload(_piece_table(factors, pieces).view(np.uint8)) if pieces else None
         all_strips = _strips(table, lean.STRIP_HEIGHT if codes else STRIP_HEIGHT)
-        strips, first_of_tail = self._kernel.upload(all_strips), int(np.searchsorted(all_strips[:, 0], head))
+        strips, ends = self._kernel.upload(all_strips), [0, *np.searchsorted(all_strips[:, 0], cuts), len(all_strips)]
         escapes = torch.cat([code.starts for code in codes]) if codes else None
         self._stages = [
-            (count, strips[first:], escapes[first:] if escapes is not None else None)
-            for first, count in ((0, first_of_tail), (first_of_tail, len(strips) - first_of_tail))
+            (int(end - first), strips[first:], escapes[first:] if escapes is not None else None)
+            for first, end in pairwise(ends)
         ]
         self._kept_alive = factors, bases, codes, pieces
 
@@ -182,22 +183,22 @@ class Update:
         return both[:count], both[count:] if len(coefficients) > 1 else None
 
     def launch(self, stage: int, uploaded: Uploaded) -> None:
-        """Bring the first weights (stage 0) or the others (1) to the coefficients that were ``uploaded``."""
+        """Bring the weights of a stage to the coefficients that were ``uploaded``."""
         blocks, strips, first_escapes = self._stages[stage]
         if blocks:
             self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes, self._pieces])
 
     def __call__(self, *coefficients: np.ndarray) -> None:
         uploaded = self.upload(*coefficients)
-        for stage in (0, 1):
+        for stage in range(len(self._stages)):
             self.launch(stage, uploaded)
 
 
 class GroupedUpdate(Update):
     """Updates many weights, as often as wanted. Its coefficients are one for each chunk of the parts' factors."""
 
-    def __init__(self, parts: Sequence[Part], head: int = 0) -> None:
-        super().__init__(parts, [part.base for part in parts], head)
+    def __init__(self, parts: Sequence[Part], cuts: Sequence[int] = ()) -> None:
+        super().__init__(parts, [part.base for part in parts], cuts)
 
 
 class GroupedLeanUpdate(Update):
@@ -206,15 +207,15 @@ class GroupedLeanUpdate(Update):
     Its coefficients are those wanted, and those in force, which have to be true.
     """
 
-    def __init__(self, parts: Sequence[LeanPart], head: int = 0) -> None:
-        super().__init__(parts, [part.weight for part in parts], head, codes=[part.code for part in parts])
+    def __init__(self, parts: Sequence[LeanPart], cuts: Sequence[int] = ()) -> None:
+        super().__init__(parts, [part.weight for part in parts], cuts, codes=[part.code for part in parts])
 
 
 class GroupedPieceUpdate(Update):
     """Updates many weights whose deltas are pieces of any kind. Its coefficients are one for each piece."""
 
-    def __init__(self, parts: Sequence[PiecePart], head: int = 0) -> None:
-        super().__init__(parts, [part.base for part in parts], head, pieces=[part.pieces for part in parts])
+    def __init__(self, parts: Sequence[PiecePart], cuts: Sequence[int] = ()) -> None:
+        super().__init__(parts, [part.base for part in parts], cuts, pieces=[part.pieces for part in parts])
 
 
 def _number(table: np.ndarray, what: str, counts: Sequence[int]) -> None:
