@@ -18,6 +18,9 @@ chunk has one coefficient."""
 _SIDE = 32
 """Rows and columns of a weight that a warp works on at a time."""
 
+Shape = tuple[int, int, int]
+"""(rank, out, in) of the factors of a weight, padded."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -54,29 +57,28 @@ class FactorStore:
         Raises:
             torch.cuda.OutOfMemoryError: they do not fit.
         """
-        missing = [deltas for deltas in weights if deltas and not self._has(deltas, device)]
+        missing: dict[Shape, list[Sequence[LowRank]]] = {}
+        for deltas in weights:
+            if deltas and not self._has(deltas, device):
+                missing.setdefault(_padded_shape(deltas), []).append(deltas)
         if not missing:
             return
-        shapes = [_padded_shape(deltas) for deltas in missing]
-        sizes = [rank * (out + into) for rank, out, into in shapes]
+        sizes = [len(group) * rank * (out + into) for (rank, out, into), group in missing.items()]
         staging = torch.zeros(sum(sizes), dtype=dtype, pin_memory=device.type == "cuda")
-        for deltas, buffer, (rank, out, into) in zip(missing, staging.split(sizes), shapes, strict=True):
-            up, down = buffer[: rank * out].view(out, rank), buffer[rank * out :].view(rank, into)
-            first = 0
-            for delta, chunks in zip(deltas, _chunks(deltas), strict=True):
-                width = delta.up.shape[1]
-                up[: len(delta.up), first : first + width].copy_(delta.up)
-                down[first : first + width, : delta.down.shape[1]].copy_(delta.down)
-                first += chunks * CHUNK
+        for (shape, group), buffer in zip(missing.items(), staging.split(sizes), strict=True):
+            for deltas, part in zip(group, buffer.view(len(group), -1), strict=True):
+                _fill(part, deltas, *shape)
         plain = staging.to(device, non_blocking=True)
         packed = torch.empty_like(plain)
-        all_tame = _are_tame(plain, max(rank for rank, _, _ in shapes))
-        for deltas, source, target, shape in zip(
-            missing, plain.split(sizes), packed.split(sizes), shapes, strict=True
+        all_tame = _are_tame(plain, max(rank for rank, _, _ in missing))
+        for (shape, group), source, target in zip(
+            missing.items(), plain.split(sizes), packed.split(sizes), strict=True
         ):
-            up, down = _arranged(source, target, *shape)
-            are_tame = all_tame or (_are_tame(up, shape[0]) and _are_tame(down, shape[0]))
-            self._packed[deltas[0]] = [ref(delta) for delta in deltas], Factors(up, down, _chunks(deltas), are_tame)
+            all_factors = _arranged(source.view(len(group), -1), target.view(len(group), -1), *shape)
+            for deltas, up, down in zip(group, *all_factors, strict=True):
+                are_tame = all_tame or (_are_tame(up, shape[0]) and _are_tame(down, shape[0]))
+                factors = Factors(up, down, tuple(map(chunks_of, deltas)), are_tame)
+                self._packed[deltas[0]] = [ref(delta) for delta in deltas], factors
 
     def _has(self, deltas: Sequence[LowRank], device: torch.device) -> bool:
         known, factors = self._packed.get(deltas[0], ([], None))
@@ -111,21 +113,33 @@ def chunks_of(delta: LowRank) -> int:
     return -(-delta.up.shape[1] // CHUNK)
 
 
-def _chunks(deltas: Sequence[LowRank]) -> tuple[int, ...]:
-    return tuple(map(chunks_of, deltas))
-
-
-def _padded_shape(deltas: Sequence[LowRank]) -> tuple[int, int, int]:
-    """(rank, out, in) of the factors of a weight."""
+def _padded_shape(deltas: Sequence[LowRank]) -> Shape:
     out, into = len(deltas[0].up), deltas[0].down.shape[1]
-    return sum(_chunks(deltas)) * CHUNK, -(-out // _SIDE) * _SIDE, -(-into // _SIDE) * _SIDE
+    return sum(map(chunks_of, deltas)) * CHUNK, -(-out // _SIDE) * _SIDE, -(-into // _SIDE) * _SIDE
+
+
+def _fill(buffer: Tensor, deltas: Sequence[LowRank], rank: int, out: int, into: int) -> None:
+    """Copy the factors of a weight into a buffer of zeros, [out, rank] and then [rank, in]."""
+    up, down = buffer[: rank * out].view(out, rank), buffer[rank * out :].view(rank, into)
+    first = 0
+    for delta in deltas:
+        width = delta.up.shape[1]
+        up[: len(delta.up), first : first + width].copy_(delta.up)
+        down[first : first + width, : delta.down.shape[1]].copy_(delta.down)
+        first += chunks_of(delta) * CHUNK
 
 
 def _arranged(source: Tensor, target: Tensor, rank: int, out: int, into: int) -> tuple[Tensor, Tensor]:
-    """Copy factors [out, rank] and [rank, in] into ``target`` as :class:`Factors` has them."""
-    chunks = rank // CHUNK
-    up = target[: rank * out].view(chunks, out // 16, 2, 8, 4, 2, 2, 2)
-    up.copy_(source[: rank * out].view(out // 16, 2, 8, chunks, 4, 2, 2, 2).permute(3, 0, 5, 2, 4, 6, 1, 7))
-    down = target[rank * out :].view(chunks, into // _SIDE, 4, 8, CHUNK)
-    down.copy_(source[rank * out :].view(chunks, CHUNK, into // _SIDE, 8, 4).permute(0, 2, 4, 3, 1))
+    """Copy factors of many weights, as :func:`_fill` has them, into ``target`` as :class:`Factors` has them.
+
+    Args:
+        source, target: [weights, rank * (out + in)].
+    """
+    many, chunks = len(source), rank // CHUNK
+    up = target[:, : rank * out].view(many, chunks, out // 16, 2, 8, 4, 2, 2, 2)
+    rows = source[:, : rank * out].view(many, out // 16, 2, 8, chunks, 4, 2, 2, 2)
+    up.copy_(rows.permute(0, 4, 1, 6, 3, 5, 7, 2, 8))
+    down = target[:, rank * out :].view(many, chunks, into // _SIDE, 4, 8, CHUNK)
+    columns = source[:, rank * out :].view(many, chunks, CHUNK, into // _SIDE, 8, 4)
+    down.copy_(columns.permute(0, 1, 3, 5, 4, 2))
     return up, down
