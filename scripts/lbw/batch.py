@@ -1,4 +1,4 @@
-"""A set of layers that are written together: in one launch those that a grouped kernel takes, one by one the others."""
+"""A set of layers that are written together: those that a grouped kernel takes at once, one by one the others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CUTS = (1 / 8, 3 / 8)
 """After which parts of the weights a switch's second and third launch begin: while the GPU works on some weights, the
 next ones are checked."""
 
-_names_of, _backup_of = itemgetter("network_current_names"), itemgetter("network_weights_backup")
+names_of, _backup_of = itemgetter("network_current_names"), itemgetter("network_weights_backup")
 
 
 class Terms:
@@ -197,7 +197,7 @@ class Watch:
             return (
                 all(map(eq, self._pointers_now(), self._pointers))
                 and all(map(is_, self._backups_now(), self._backups))
-                and (names is None or all(map(is_, map(_names_of, self._all_attributes), repeat(names))))
+                and (names is None or all(map(is_, map(names_of, self._all_attributes), repeat(names))))
             )
         except KeyError:
             return False

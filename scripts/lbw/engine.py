@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice, repeat
-from operator import is_, itemgetter
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lbw import base_weights
 from lbw.base_weights import Layer, Policy, parameter_of
-from lbw.batch import Batch, is_groupable
+from lbw.batch import Batch, Names, is_groupable, names_of
 from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
 from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
@@ -32,14 +32,10 @@ from lbw.recoverable import make_recoverable
 
 logger = logging.getLogger("lbw")
 
-Names = tuple[Any, ...]
-
 PRISTINE: Contents = ()
 
 _BATCHES_KEPT = 8
 """Sets of layers that change together: as many as a pass with several schedules has, in turn."""
-
-_names_of = itemgetter("network_current_names")
 
 _UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
 _OURS: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
@@ -90,7 +86,7 @@ class Cohort:
     def still_has(self, names: Names) -> bool:
         """Whether every layer has these very ``names``."""
         try:
-            return all(map(is_, map(_names_of, self.attributes), repeat(names)))
+            return all(map(is_, map(names_of, self.attributes), repeat(names)))
         except KeyError:
             return False
 

@@ -100,25 +100,25 @@ def pieces_of(delta: Delta, weight: Tensor, base: Tensor) -> tuple[Piece, ...]:
     if isinstance(delta, Hadamard):
         scale = delta.scale * delta.left.scale * delta.right.scale
         return (Piece(Kind.HADAMARD, scale, (delta.left, delta.right)),)
+    if isinstance(delta, GeneralLowRank):
+        derived = delta.on_pristine(base, weight.device)
+        return (Piece(Kind.LOW_RANK, derived.scale, (derived,)),)
+    if isinstance(delta, Decomposed):
+        rows, columns, moved = delta.gains(base, weight.device)
+        gains = Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns), shift=1.0)
+        return (gains, Piece(Kind.LOW_RANK, moved.scale, (moved,)))
     delta.to(weight.device)
     if isinstance(delta, Kronecker):
         return (Piece(Kind.KRONECKER, delta.scale, left=_aligned(delta.w1), right=_aligned(delta.w2)),)
     if isinstance(delta, Dense):
         kind = Kind.FULL if delta.value.dtype == weight.dtype else Kind.WIDE
         return (Piece(kind, left=_aligned(delta.value)),)
-    if isinstance(delta, ChannelScale):
-        factors = delta.factors.float().expand(weight.shape)
-        is_by_row = delta.factors.shape[-1] == 1
-        ones = torch.ones_like(factors[0] if is_by_row else factors[:, 0])
-        rows, columns = (factors[:, 0], ones) if is_by_row else (ones, factors[0])
-        return (Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns)),)
-    if isinstance(delta, GeneralLowRank):
-        derived = delta.on_pristine(base, weight.device)
-        return (Piece(Kind.LOW_RANK, derived.scale, (derived,)),)
-    assert isinstance(delta, Decomposed)
-    rows, columns, moved = delta.gains(base, weight.device)
-    gains = Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns), shift=1.0)
-    return (gains, Piece(Kind.LOW_RANK, moved.scale, (moved,)))
+    assert isinstance(delta, ChannelScale)
+    factors = delta.factors.float().expand(weight.shape)
+    is_by_row = delta.factors.shape[-1] == 1
+    ones = torch.ones_like(factors[0] if is_by_row else factors[:, 0])
+    rows, columns = (factors[:, 0], ones) if is_by_row else (ones, factors[0])
+    return (Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns)),)
 
 
 def _aligned(values: Tensor) -> Tensor:

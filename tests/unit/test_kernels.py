@@ -19,7 +19,7 @@ from lbw import lean
 from lbw.deltas import LowRank
 from lbw.factors import CHUNK, FactorStore
 from lbw.kernels import cuda, nvrtc
-from lbw.kernels.cuda import GroupedLeanUpdate, GroupedPieceUpdate, GroupedUpdate
+from lbw.kernels.cuda import GroupedLeanUpdate, GroupedPieceUpdate, GroupedUpdate, Update
 from lbw.kernels.part import LeanPart, Part, PiecePart
 from lbw.pieces import Kind, Piece
 from tests.unit.cuda_on_cpu import cuda_on_cpu
@@ -50,6 +50,13 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         pytest.skip("needs a CUDA GPU" if place.device == "cuda" else "runs on the GPU")
     with cuda_on_cpu() if place.device == "cpu" else nullcontext():
         yield place
+
+
+def write(update: Update, *coefficients: np.ndarray) -> None:
+    """Bring all weights to the coefficients, stage by stage."""
+    uploaded = update.upload(*coefficients)
+    for stage in range(len(update._stages)):
+        update.launch(stage, uploaded)
 
 
 class Group:
@@ -102,7 +109,7 @@ class Group:
         return np.repeat(coefficients, [count for each in self.factors for count in each.chunks])
 
     def check(self, coefficients: list[float]) -> None:
-        self.launch(self.by_chunk(coefficients))
+        write(self.launch, self.by_chunk(coefficients))
         for weight, expected in zip(self.weights, self.expected(coefficients), strict=True):
             assert ulp_distance(weight, expected, NOISE) <= 1
 
@@ -122,7 +129,7 @@ def test_coefficients_of_zero_give_the_base_bit_for_bit_also_where_it_is_minus_z
     group = Group(place, SHAPES, [16, 8])
     for base in group.bases:
         base.view(-1)[::3] = -0.0
-    group.launch(group.by_chunk([0.0] * (2 * len(SHAPES))))
+    write(group.launch, group.by_chunk([0.0] * (2 * len(SHAPES))))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
 
@@ -192,7 +199,7 @@ class PieceGroup:
         return total.to(self._place.dtype)
 
     def check(self, coefficients: np.ndarray) -> None:
-        self.update(coefficients)
+        write(self.update, coefficients)
         each = iter(np.split(coefficients, len(self.weights)))
         for weight, base, pieces in zip(self.weights, self.bases, self.pieces, strict=True):
             # Sums of large numbers that cancel have the rounding of float32, which is more than NOISE here.
@@ -214,7 +221,7 @@ def test_a_piece_that_is_no_number_does_no_harm_at_strength_0(place: Place):
     group = PieceGroup(place, [(64, 128)])
     group.pieces[0][2].left.fill_(float("nan"))
     coefficients = np.array([0.5, 0.5, 0.0, 0.5, 0.5, 0.5])
-    group.update(coefficients)
+    write(group.update, coefficients)
     group.pieces[0][2].left.zero_()
     assert ulp_distance(group.weights[0], group.expected(group.bases[0], group.pieces[0], coefficients), 1e-6) <= 1
 
@@ -231,7 +238,7 @@ def test_a_third_of_the_rows_is_a_part_of_its_own(place: Place):
     store = FactorStore()
     store.pack([[delta]], torch.device(device), dtype)
     part = Part(weight.chunk(3)[1], base.chunk(3)[1], store.of([delta]))
-    GroupedUpdate([part])(np.array([0.5]))
+    write(GroupedUpdate([part]), np.array([0.5]))
     expected = (base[20:40].double().cpu() + 0.5 * (delta.up.double() @ delta.down.double())).to(dtype)
     assert ulp_distance(weight[20:40], expected) <= 1
     assert (weight[:20] == 7.0).all() and (weight[40:] == 7.0).all()
@@ -258,7 +265,7 @@ def test_a_weight_without_deltas_becomes_its_base(place: Place):
     device, dtype = place
     base = torch.randn(70, 33).to(device, dtype)
     weight = torch.full_like(base, 7.0)
-    GroupedUpdate([Part(weight, base, None)])(np.zeros(0))
+    write(GroupedUpdate([Part(weight, base, None)]), np.zeros(0))
     assert weight.equal(base)
 
 
@@ -279,7 +286,7 @@ def test_a_base_that_is_not_aligned_as_its_weight_is_read_as_well(place: Place):
     device, dtype = place
     base = torch.randn(64 * 128 + 1).to(device, dtype)[1:].view(64, 128)
     weight = torch.full_like(base, float("nan"), memory_format=torch.contiguous_format)
-    GroupedUpdate([Part(weight, base, None)])(np.zeros(0))
+    write(GroupedUpdate([Part(weight, base, None)]), np.zeros(0))
     assert weight.equal(base)
 
 
@@ -304,11 +311,11 @@ def test_the_lean_kernel_recovers_the_base_and_goes_to_any_strength(place: Place
     in_force = [0.0] * (2 * len(shapes))
     for strength in (1.0, -0.7, 0.0, 0.3):
         wanted = [strength * (-1) ** index for index in range(2 * len(shapes))]
-        launch(group.by_chunk(wanted), group.by_chunk(in_force))
+        write(launch, group.by_chunk(wanted), group.by_chunk(in_force))
         in_force = wanted
         for weight, expected in zip(group.weights, group.expected(wanted), strict=True):
             assert ulp_distance(weight, expected, NOISE) <= 1
-    launch(group.by_chunk([0.0] * (2 * len(shapes))), group.by_chunk(in_force))
+    write(launch, group.by_chunk([0.0] * (2 * len(shapes))), group.by_chunk(in_force))
     for weight, base in zip(group.weights, group.bases, strict=True):
         assert weight.view(torch.int16).equal(base.view(torch.int16))
     assert sum(len(code.escapes) for code in codes) > 0

@@ -46,6 +46,8 @@ class Decomposed(WeightDependent):
         moved = low_rank(up.double(), down.double(), self.inner.scale, base.dtype)
         lengths, rows = self.lengths.float(), torch.ones(len(base), device=base.device)
         rows, columns = (rows * lengths.flatten(), inverse) if lengths.shape[1] == 1 else (rows, inverse * lengths)
+        for delta in (self, moved):  # what the kernel reads is packed elsewhere
+            delta.to(torch.device("cpu"))
         return rows, columns.expand(1, *base.shape[1:]).float().flatten(), moved
 
     def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:

@@ -33,7 +33,10 @@ class GeneralLowRank(WeightDependent):
     def _derive(self, base: Tensor) -> LowRank:
         self.to(base.device)
         up, down = self._low_rank(base.double())
-        return low_rank(up, down, self.scale, base.dtype)
+        derived = low_rank(up, down, self.scale, base.dtype)
+        for delta in (self, derived):  # what the kernel reads is packed elsewhere
+            delta.to(torch.device("cpu"))
+        return derived
 
     def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
         """On the pristine weight it is low-rank: ``scale * [W a_up, b_up] @ [a_down; b_down]``."""

@@ -63,7 +63,7 @@ def is_aligned(weight: Tensor) -> bool:
 
 
 def prepare(device: torch.device, dtype: torch.dtype) -> None:
-    """Compile in the background what the first switch will need, which takes some tenths of a second."""
+    """Compile in the background what switches will need, the most likely first: each takes some tenths of a second."""
     if _runs_on(device) and dtype in _DTYPES:
         Thread(target=_prepare, args=(device, dtype), daemon=True).start()
 
@@ -71,7 +71,8 @@ def prepare(device: torch.device, dtype: torch.dtype) -> None:
 def _prepare(device: torch.device, dtype: torch.dtype) -> None:
     with suppress(OSError, CompilerError):  # the first switch says what is wrong
         numbered = torch.empty(0, device=device).device
-        kernel_for(numbered, dtype, Variant(is_aligned=True, is_one_each=True))
+        for variant in (Variant(True, True), Variant(True, False), Variant(True, False, has_pieces=True)):
+            kernel_for(numbered, dtype, variant)
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Update:
         self._kept_alive = factors, bases, codes, pieces
 
     def upload(self, *coefficients: np.ndarray) -> Uploaded:
-        """Bring to the device what the next launches need, as ``__call__`` has it."""
+        """Bring coefficients to the device, which the next launches need."""
         count = len(coefficients[0])
         both = self._parameters.upload(np.concatenate(coefficients))
         return both[:count], both[count:] if len(coefficients) > 1 else None
@@ -187,11 +188,6 @@ class Update:
         blocks, strips, first_escapes = self._stages[stage]
         if blocks:
             self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes, self._pieces])
-
-    def __call__(self, *coefficients: np.ndarray) -> None:
-        uploaded = self.upload(*coefficients)
-        for stage in range(len(self._stages)):
-            self.launch(stage, uploaded)
 
 
 class GroupedUpdate(Update):
