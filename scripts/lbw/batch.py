@@ -20,7 +20,7 @@ from lbw.deltas import Delta, LowRank
 from lbw.factors import Factors, FactorStore, chunks_of
 from lbw.kernels import cuda
 from lbw.kernels.part import LeanPart, Part, PiecePart
-from lbw.pieces import Kind, Piece, are_low_rank, can_be_pieces, pieces_of
+from lbw.pieces import Kind, Piece, can_be_pieces, pieces_of
 from lbw.recoverable import Recoverable
 
 Names = tuple[Any, ...]
@@ -352,11 +352,15 @@ class Batch:
 def _members_of(group: int, bound: BoundLayer) -> Iterator[Member]:
     """The weights of a layer that :func:`is_groupable`."""
     for number, slot in enumerate(slots_of(bound.layer)):
-        weight = base = slot.of(parameter_of(bound.layer, slot.parameter))
-        deltas = _deltas(bound, number)
-        if not are_low_rank([delta for _network, delta in deltas]):
-            base = slot.of(base_weights.pristine(bound.layer, slot.parameter))
-        pieces = [(network, piece) for network, delta in deltas for piece in pieces_of(delta, weight, base)]
+        weight = slot.of(parameter_of(bound.layer, slot.parameter))
+
+        def base(slot: Slot = slot) -> Tensor:
+            return slot.of(base_weights.pristine(bound.layer, slot.parameter))
+
+        pieces = [
+            (network, piece)
+            for network, delta in _deltas(bound, number) for piece in pieces_of(delta, weight, base)
+        ]
         yield Member(group, bound, number, slot, pieces)
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from lbw.deltas import Delta, LowRank
+from lbw.deltas import Delta, LowRank, Source
 from lbw.deltas.dora import Decomposed
 from lbw.deltas.glora import GeneralLowRank
 from lbw.deltas.ia3 import ChannelScale
@@ -59,11 +59,6 @@ def can_be_pieces(deltas: Sequence[Delta], shape: torch.Size, dtype: torch.dtype
     )
 
 
-def are_low_rank(deltas: Sequence[Delta]) -> bool:
-    """Whether they are all that the kernel can add in its fastest way, and take away again."""
-    return all(isinstance(delta, LowRank) for delta in deltas)
-
-
 def _stands_alone(delta: Delta, dtype: torch.dtype) -> bool:
     if isinstance(delta, LowRank):
         return _is_packable(delta, dtype)
@@ -87,13 +82,14 @@ def _is_packable(delta: LowRank, dtype: torch.dtype) -> bool:
     return delta.up.dtype == delta.down.dtype == dtype
 
 
-def pieces_of(delta: Delta, weight: Tensor, base: Tensor) -> tuple[Piece, ...]:
+def pieces_of(delta: Delta, weight: Tensor, base: Source) -> tuple[Piece, ...]:
     """A delta's pieces, on the device of ``weight``.
 
     Args:
         delta: one of those that :func:`can_be_pieces`.
         weight: what it is added to.
-        base: its pristine value, on any device; the same tensor each time, as what is derived from it is remembered.
+        base: brings its pristine value, on any device, to those that are derived from it; the same tensor each time,
+            as what is derived is remembered.
     """
     if isinstance(delta, LowRank):
         return (Piece(Kind.LOW_RANK, delta.scale, (delta,)),)
@@ -101,10 +97,10 @@ def pieces_of(delta: Delta, weight: Tensor, base: Tensor) -> tuple[Piece, ...]:
         scale = delta.scale * delta.left.scale * delta.right.scale
         return (Piece(Kind.HADAMARD, scale, (delta.left, delta.right)),)
     if isinstance(delta, GeneralLowRank):
-        derived = delta.on_pristine(base, weight.device)
+        derived = delta.on_pristine(base(), weight.device)
         return (Piece(Kind.LOW_RANK, derived.scale, (derived,)),)
     if isinstance(delta, Decomposed):
-        rows, columns, moved = delta.gains(base, weight.device)
+        rows, columns, moved = delta.gains(base(), weight.device)
         gains = Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns), shift=1.0)
         return (gains, Piece(Kind.LOW_RANK, moved.scale, (moved,)))
     delta.to(weight.device)

@@ -67,8 +67,8 @@ class Recoverable(StandIn):
 def make_recoverable(bound: BoundLayer, value: Value) -> bool:
     """Have a layer's pristine weight recovered instead of copied, for coefficients up to ``value``.
 
-    Where its weight is not recoverable yet, it is made pristine first. In any
-    case the layer's record afterwards says what is in the weight in terms of the layer's deltas.
+    Where its weight is not recoverable yet, it is made pristine first. In any case the layer's record afterwards says
+    what is in the weight in terms of the layer's deltas.
 
     Returns:
         Whether it is so now; False where a delta is not low-rank, or the code would take more than a quarter of the

@@ -13,7 +13,7 @@ from lbw.library import Library
 from lbw.plan import Plan, build
 from lbw.presets import DEFAULT_PRESETS, parse_presets
 from lbw.prompt import parse
-from tests.unit.test_engine import FLOATS, Bed, available, name_of
+from tests.unit.test_engine import FLOATS, Bed, bed_at, name_of
 from tests.unit.ulp import ulp_distance
 
 SWITCHES = 10_000
@@ -51,9 +51,7 @@ def random_plan(bed: Bed, choice: random.Random) -> Plan:
 
 @pytest.fixture(params=PLACES, ids=name_of)
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    device, dtype, way, policy = request.param
-    with available(device, way):
-        yield Bed(dtype, device, way, policy)
+    yield from bed_at(request.param)
 
 
 def test_ten_thousand_random_switches_stay_exact_and_lead_back_to_the_base(bed: Bed):

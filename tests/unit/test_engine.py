@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from lbw.engine import LoraEngine
 from lbw.kernels import torch as kernel
 from lbw.plan import Coefficients
 from lbw.recoverable import Recoverable
-from tests.unit.cuda_on_cpu import cuda_on_cpu
+from tests.unit.cuda_on_cpu import available
 from tests.unit.networks import Network, random_network, small_model
 from tests.unit.ulp import ulp_distance
 
@@ -90,22 +89,16 @@ def name_of(place: tuple[str, torch.dtype, str, Policy]) -> str:
     return f"{device}-{str(dtype)[6:]}-{way}-{policy.value}"
 
 
-@contextmanager
-def available(device: str, way: str) -> Iterator[None]:
-    """Skip what cannot run here. The CPU stands in for a GPU where there is none."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-    if device == "cpu" and way == "grouped" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU")
-    with cuda_on_cpu() if device == "cpu" and way == "grouped" else nullcontext():
-        yield
+def bed_at(place: tuple[str, torch.dtype, str, Policy]) -> Iterator[Bed]:
+    """The body of a fixture: a bed, if this machine has the place."""
+    device, dtype, way, policy = place
+    with available(device, way):
+        yield Bed(dtype, device, way, policy)
 
 
 @pytest.fixture(params=PLACES, ids=name_of)
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    device, dtype, way, policy = request.param
-    with available(device, way):
-        yield Bed(dtype, device, way, policy)
+    yield from bed_at(request.param)
 
 
 def test_every_weight_is_the_correctly_rounded_sum_to_one_unit_in_the_last_place(bed: Bed):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sysconfig
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from lbw.kernels import cuda, nvrtc
 from lbw.kernels.cuda import GroupedLeanUpdate, GroupedPieceUpdate, GroupedUpdate, Update
 from lbw.kernels.part import LeanPart, Part, PiecePart
 from lbw.pieces import Kind, Piece
-from tests.unit.cuda_on_cpu import cuda_on_cpu
+from tests.unit.cuda_on_cpu import available
 from tests.unit.ulp import ulp_distance
 
 
@@ -46,9 +45,7 @@ ALIGNED_SHAPES = [(64, 128), (72, 136), (200, 40)]
 @pytest.fixture(params=PLACES, ids=str)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     place: Place = request.param
-    if (place.device == "cuda") != torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU" if place.device == "cuda" else "runs on the GPU")
-    with cuda_on_cpu() if place.device == "cpu" else nullcontext():
+    with available(place.device, "grouped"):
         yield place
 
 

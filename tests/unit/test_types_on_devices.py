@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from itertools import product
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from tests.host.network_files import MAKERS, Random, in_half
-from tests.unit.cuda_on_cpu import cuda_on_cpu
+from tests.unit.cuda_on_cpu import available
 from tests.unit.host_modules import layer_for, make_module
 from tests.unit.networks import Network
 from tests.unit.ulp import ulp_distance
@@ -28,17 +27,6 @@ WAYS = [
     *[("cpu", "grouped", dtype) for dtype in FLOATS[:2]],
     *[("cuda", way, dtype) for way in ("single", "grouped") for dtype in FLOATS],
 ]
-
-
-@contextmanager
-def available(device: str, way: str) -> Iterator[None]:
-    """Skip what cannot run here. The CPU stands in for a GPU where there is none."""
-    if (device, way) == ("cpu", "grouped") and torch.cuda.is_available():
-        pytest.skip("runs on the GPU")
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-    with cuda_on_cpu() if (device, way) == ("cpu", "grouped") else nullcontext():
-        yield
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: "-".join(map(str, way)))

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -64,4 +64,16 @@ def cuda_on_cpu() -> Iterator[None]:
         patch.setattr(cuda, "Kernel", Kernel)
         patch.setattr(cuda, "_runs_on", lambda device: device.type == "cpu")
         patch.setattr(cuda, "_tensor_cores", lambda _device, _dtype: 16)
+        yield
+
+
+@contextmanager
+def available(device: str, way: str) -> Iterator[None]:
+    """Skip what cannot run here. For what is grouped the CPU stands in for a GPU where there is none."""
+    is_stand_in = (device, way) == ("cpu", "grouped")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    if is_stand_in and torch.cuda.is_available():
+        pytest.skip("runs on the GPU")
+    with cuda_on_cpu() if is_stand_in else nullcontext():
         yield
