@@ -51,6 +51,10 @@ INLINE Pair pair_of(const uint4 &eight, int i) {
     return i == 0 ? eight.x : i == 1 ? eight.y : i == 2 ? eight.z : eight.w;
 }
 
+INLINE float number_of(const uint4 &eight, int i) {
+    return widened(pair_of(eight, i / 2) >> i % 2 * 16 & 0xFFFF);
+}
+
 // Eight neighbours of a row, of which `inside` are there.
 INLINE uint4 load_eight(const Bits *from, int inside) {
 #if ALIGNED
@@ -213,17 +217,17 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
 #endif
     if (first_column >= part.width) return;
 
-#if PIECES
-    auto add_product = [&](Sums &sums, int from, int first_chunk, int chunks) {
-        for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
+    auto add_product = [&](Sums &sums, int from, int first_chunk, int count) {
+        for (int chunk = first_chunk; chunk < first_chunk + count; chunk++) {
             load_left(from, chunk);
-            load_right(chunk);
+            if (PIECES || chunks > 1) load_right(chunk);
 #pragma unroll
             for (int band = 0; band < BANDS; band++)
 #pragma unroll
                 for (int j = 0; j < PRODUCTS; j++) multiply(sums[band][j], left[band], right[j]);
         }
     };
+#if PIECES
     auto load_floats = [](float (&values)[8], const float *from, int inside) {
         if (ALIGNED) return load_factors(values, from);
 #pragma unroll
@@ -254,15 +258,14 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
         } else if (piece.kind == FULL) {
             const uint4 eight = load_eight(static_cast<const Bits *>(piece.left) + place, inside);
 #pragma unroll
-            for (int i = 0; i < 8; i++) values[i] = widened(pair_of(eight, i / 2) >> i % 2 * 16 & 0xFFFF);
+            for (int i = 0; i < 8; i++) values[i] = number_of(eight, i);
         } else if (piece.kind == WIDE) {
             load_floats(values, left + place, inside);
         } else {
             load_floats(values, right + column, inside);
             const float gain = __ldg(left + row);
 #pragma unroll
-            for (int i = 0; i < 8; i++)
-                values[i] = (gain * values[i] - piece.shift) * widened(pair_of(base, i / 2) >> i % 2 * 16 & 0xFFFF);
+            for (int i = 0; i < 8; i++) values[i] = (gain * values[i] - piece.shift) * number_of(base, i);
         }
     };
 #endif
@@ -298,16 +301,12 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
                     }
                 }
         }
+#elif ONE_EACH
+        add_product(wanted, from, 0, chunks);
 #else
         for (int chunk = 0; chunk < chunks; chunk++) {
             load_left(from, chunk);
             if (chunks > 1) load_right(chunk);
-#if ONE_EACH
-#pragma unroll
-            for (int band = 0; band < BANDS; band++)
-#pragma unroll
-                for (int j = 0; j < PRODUCTS; j++) multiply(wanted[band][j], left[band], right[j]);
-#else
             const float coefficient = __ldg(coefficients + part.first_chunk + chunk);
             const float opposite = LEAN ? -__ldg(in_force + part.first_chunk + chunk) : 0.0f;
 #pragma unroll
@@ -324,7 +323,6 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
                             if (LEAN) held[band][j][half][i] += opposite * product[half][i];
                         }
                 }
-#endif
         }
 #endif
 #pragma unroll
