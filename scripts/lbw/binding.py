@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 from weakref import ref
 
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 
 from lbw.base_weights import Layer, bias_of, parameter_of
 from lbw.deltas import Delta, InThird, UnsupportedModuleError
+
+Names = tuple[Any, ...]
+"""What is in a layer, as the host notes it: its ``network_current_names``."""
+
+names_of = itemgetter("network_current_names")
 
 Value = tuple[tuple[float, ...], ...]
 """For each of a layer's keys, one coefficient for each network."""
@@ -85,7 +91,7 @@ class Holding:
 class Record:
     """What was last written into a layer. It holds while the layer's ``network_current_names`` is this ``token``."""
 
-    token: tuple[Any, ...] | None = None
+    token: Names | None = None
     deltas: Deltas = ()
     holding: Holding = field(default_factory=Holding)
     bias_is_changed: bool = False

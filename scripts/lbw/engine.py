@@ -11,9 +11,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import islice, repeat
-from operator import is_
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,8 +21,21 @@ from torch import Tensor
 
 from lbw import base_weights
 from lbw.base_weights import Layer, Policy, parameter_of
-from lbw.batch import Batch, Names, is_groupable, names_of
-from lbw.binding import Binding, BoundLayer, Contents, Holding, Record, Value, bias_fits, bind, contents, targets_of
+from lbw.batch import Batch, is_groupable
+from lbw.binding import (
+    Binding,
+    BoundLayer,
+    Contents,
+    Holding,
+    Names,
+    Record,
+    Value,
+    bias_fits,
+    bind,
+    contents,
+    targets_of,
+)
+from lbw.cohort import Cohort, Job
 from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
 from lbw.kernels import torch as kernel
@@ -55,49 +67,6 @@ def total(updates: Iterable[Update]) -> tuple[int, Update]:
     switches = [update for update in updates if update.layers_updated]
     layers, seconds = sum(each.layers_updated for each in switches), sum(each.seconds for each in switches)
     return len(switches), Update(layers, seconds)
-
-
-@dataclass(eq=False)
-class Cohort:
-    """Layers whose coefficients are always equal.
-
-    ``groups`` has the plan's group for each of their keys. While ``is_joined``, the records of all layers share one
-    holding, so that what a switch costs here is one comparison and one assignment.
-    """
-
-    groups: tuple[int | None, ...]
-    layers: list[BoundLayer]
-    attributes: list[dict[str, Any]]
-    holding: Holding = field(default_factory=Holding)
-    is_joined: bool = False
-
-    def join(self, token: Names, value: Value) -> None:
-        """Share one holding, if every layer was brought to ``value``."""
-        if all(bound.record.token is token and bound.record.holding.value == value for bound in self.layers):
-            self.holding.value = value
-            for bound in self.layers:
-                bound.record.holding = self.holding
-            self.is_joined = True
-
-    def may_have(self, names: Names) -> bool:
-        """Whether it is joined, and its first layer has these very ``names``, so that the others most likely have."""
-        return self.is_joined and self.attributes[0].get("network_current_names") is names
-
-    def still_has(self, names: Names) -> bool:
-        """Whether every layer has these very ``names``."""
-        try:
-            return all(map(is_, map(names_of, self.attributes), repeat(names)))
-        except KeyError:
-            return False
-
-
-@dataclass(eq=False)
-class Job:
-    """Layers of a cohort that have to be written, and what into them."""
-
-    cohort: Cohort
-    layers: list[BoundLayer]
-    value: Value
 
 
 class LoraEngine:
