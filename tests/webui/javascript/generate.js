@@ -108,9 +108,10 @@ function onEdit(editId, element, afterMs, func) {
 
 onUiLoaded(() => {
     for (const tabname of ["txt2img", "img2img"]) {
-        const button = gradioApp().querySelector(`#${tabname}_token_button`);
         const prompt = gradioApp().querySelector(`#${tabname}_prompt textarea`);
-        onEdit(`${tabname}_tokens`, prompt, 800, () => opts.disable_token_counters || button.click());
+        // The button is looked for when the time has come: by then, Reload UI may have emptied the page.
+        const count = () => gradioApp().querySelector(`#${tabname}_token_button`)?.click();
+        onEdit(`${tabname}_tokens`, prompt, 800, () => opts.disable_token_counters || count());
     }
 });
 
