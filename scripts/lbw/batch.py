@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import pairwise, repeat
+from itertools import pairwise
 from operator import eq, getitem, is_, itemgetter
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lbw import base_weights
 from lbw.base_weights import parameter_of
-from lbw.binding import BoundLayer, Holding, Names, Slot, Value, names_of, slots_of, targets_of
+from lbw.binding import BoundLayer, Holding, Names, Slot, Value, all_have, slots_of, targets_of
 from lbw.deltas import Delta, LowRank
 from lbw.factors import Factors, FactorStore, chunks_of
 from lbw.kernels import cuda
@@ -89,7 +89,7 @@ class Watch:
             return (
                 all(map(eq, self._pointers_now(), self._pointers))
                 and all(map(is_, self._backups_now(), self._backups))
-                and (names is None or all(map(is_, map(names_of, self._all_attributes), repeat(names))))
+                and (names is None or all_have(self._all_attributes, names))
             )
         except KeyError:
             return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import repeat
+from operator import is_, itemgetter
 from typing import Any
 from weakref import ref
 
@@ -16,7 +17,7 @@ from lbw.deltas import Delta, InThird, UnsupportedModuleError
 Names = tuple[Any, ...]
 """What is in a layer, as the host notes it: its ``network_current_names``."""
 
-names_of = itemgetter("network_current_names")
+_names_of = itemgetter("network_current_names")
 
 Value = tuple[tuple[float, ...], ...]
 """For each of a layer's keys, one coefficient for each network."""
@@ -216,3 +217,11 @@ def bias_fits(layer: Layer, bias: Tensor | None) -> bool:
     """
     own = bias_of(layer)
     return bias is None or (own is not None and own.numel() == bias.numel())
+
+
+def all_have(attributes: Iterable[dict[str, Any]], names: Names) -> bool:
+    """Whether every layer, of which these are the attributes, has these very ``names``."""
+    try:
+        return all(map(is_, map(_names_of, attributes), repeat(names)))
+    except KeyError:
+        return False

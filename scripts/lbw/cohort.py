@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import repeat
-from operator import is_
 from typing import Any
 
-from lbw.binding import BoundLayer, Holding, Names, Value, names_of
+from lbw.binding import BoundLayer, Holding, Names, Value, all_have
 
 
 @dataclass(eq=False)
@@ -38,10 +36,7 @@ class Cohort:
 
     def still_has(self, names: Names) -> bool:
         """Whether every layer has these very ``names``."""
-        try:
-            return all(map(is_, map(names_of, self.attributes), repeat(names)))
-        except KeyError:
-            return False
+        return all_have(self.attributes, names)
 
 
 @dataclass(eq=False)

@@ -30,6 +30,7 @@ from lbw.binding import (
     Names,
     Record,
     Value,
+    all_have,
     bias_fits,
     bind,
     contents,
@@ -374,8 +375,7 @@ class LoraEngine:
 
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
-        token = self._token
-        return token == names and all(each.get("network_current_names") is token for each in self._sample)
+        return self._token == names and all_have(self._sample, self._token)
 
     def end_pass(self, *, names_are_true: bool) -> None:
         """Make the host's name cache true for those who do not know of block weights.
