@@ -11,8 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,28 +18,17 @@ import torch
 from torch import Tensor
 
 from lbw import base_weights
-from lbw.base_weights import Layer, Policy, parameter_of
+from lbw.base_weights import Layer, Policy
 from lbw.batch import Batch, is_groupable
-from lbw.binding import (
-    Binding,
-    BoundLayer,
-    Contents,
-    Holding,
-    Names,
-    Record,
-    Value,
-    all_have,
-    bias_fits,
-    bind,
-    contents,
-    targets_of,
-)
+from lbw.binding import Binding, BoundLayer, Contents, Holding, Names, Record, Value, all_have, bind, contents
 from lbw.cohort import Cohort, Job
 from lbw.deltas import Delta, HostFormula, delta_of
 from lbw.factors import FactorStore
 from lbw.kernels import torch as kernel
 from lbw.plan import Coefficients
 from lbw.recoverable import make_recoverable
+from lbw.single import write
+from lbw.updates import Update
 
 logger = logging.getLogger("lbw")
 
@@ -55,27 +42,12 @@ _OURS: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
 """Names that no network has: the host restores a layer that carries them."""
 
 
-@dataclass(frozen=True)
-class Update:
-    """What one call of :meth:`LoraEngine.manual_lora_update` did."""
-
-    layers_updated: int = 0
-    seconds: float = 0.0
-
-
-def total(updates: Iterable[Update]) -> tuple[int, Update]:
-    """How many of the updates were switches, and what all of them did."""
-    switches = [update for update in updates if update.layers_updated]
-    layers, seconds = sum(each.layers_updated for each in switches), sum(each.seconds for each in switches)
-    return len(switches), Update(layers, seconds)
-
-
 class LoraEngine:
     """Owns the weights of the host's layers while networks are in use.
 
     Args:
         policy: where pristine weights live; it may be changed between two updates.
-        is_grouping: whether many layers may be written in one launch.
+        is_grouping: whether many layers may be written together.
     """
 
     def __init__(self, policy: Policy = Policy.AUTO, *, is_grouping: bool = True) -> None:
@@ -107,7 +79,7 @@ class LoraEngine:
         if self.binding is None or not self.binding.is_of(model, networks):
             self._unbind()
             self.binding = bind(model, layers, networks, self._delta, self._records)
-            self._to_sample = _sample_of(self.binding)
+            self._to_sample = self.binding.sample()
         return self.binding
 
     def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
@@ -361,7 +333,7 @@ class LoraEngine:
         """Write one layer. If that fails it stays marked, and the host restores and re-patches it."""
         try:
             bound.attributes["network_current_names"] = _UNFINISHED
-            _write(bound, contents(bound.deltas, value))
+            write(bound, contents(bound.deltas, value))
             self._mark(bound, value)
             return True
         except torch.cuda.OutOfMemoryError as error:
@@ -419,31 +391,3 @@ class LoraEngine:
         if message not in self._reported:
             self._reported.add(message)
             logger.warning("LoRA Block Weight: %s", message)
-
-
-def _sample_of(binding: Binding) -> list[dict[str, Any]]:
-    """Some layers that tell whether somebody else has re-patched them: touched ones, and one that is not."""
-    touched = [bound for bound in binding.layers if bound.deltas]
-    untouched = (bound for bound in binding.layers if not bound.deltas)
-    return [bound.attributes for bound in (*touched[:1], *touched[-1:], *islice(untouched, 1))]
-
-
-def _write(bound: BoundLayer, wanted: Contents) -> None:
-    """Write ``wanted`` into a layer: weights, and the bias where one was or is to be changed."""
-    layer, added = bound.layer, None
-    targets = [
-        (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
-        for slot, members in targets_of(layer)
-    ]
-    origins = [base_weights.origin(layer, slot.parameter, is_changed=terms != []) for slot, terms in targets]
-    for (slot, terms), origin in zip(targets, origins, strict=True):
-        bias = kernel.update_weight(slot.of(parameter_of(layer, slot.parameter)), slot.of(origin), terms)
-        if slot.third is None and bias_fits(layer, bias):  # the host adds none for q, k and v
-            added = bias
-    if added is None and not bound.record.bias_is_changed:
-        return
-    owned, bias_origin = base_weights.bias_of(layer), base_weights.bias_origin(layer, is_changed=added is not None)
-    assert owned is not None and bias_origin is not None
-    bound.record.bias_is_changed = True
-    owned.copy_(bias_origin if added is None else bias_origin.to(added) + added)
-    bound.record.bias_is_changed = added is not None

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from lbw.blocks import block_of, family_of_layers
-from lbw.engine import LoraEngine, Update, total
+from lbw.engine import LoraEngine
 from lbw.hosts import Host
 from lbw.library import Library
 from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.plan import Pass, Plan, build
 from lbw.prompt import LoraRequest
+from lbw.updates import Update, total
 from lbw.weights import shown
 
 logger = logging.getLogger("lbw")

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from lbw.blocks import family_of_layers, label_ranges, labels_of
 from lbw.courses import layers_by_kind
 from lbw.elements import parse_rules
-from lbw.engine import Update, total
 from lbw.hits import summaries
 from lbw.infotext import course, has_curve, steps_on, strengths_of
 from lbw.library import Library
 from lbw.limits import shortened
 from lbw.plan import Pass
 from lbw.prompt import LoraRequest
+from lbw.updates import Update, total
 from lbw.weights import BlockWeights
 
 

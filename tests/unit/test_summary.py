@@ -4,12 +4,12 @@ import pytest
 
 from lbw.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
 from lbw.elements import parse_rules
-from lbw.engine import Update
 from lbw.hits import find_hits, summaries
 from lbw.library import Library
 from lbw.plan import Pass, build
 from lbw.prompt import parse
 from lbw.summary import changes, summarise
+from lbw.updates import Update
 from lbw.weights import blocks_on
 
 LAYERS = (
