@@ -68,10 +68,10 @@ class LoraBlockWeight(scripts.Script):
         a1111.networks_activated(p, extra_network_data)
 
     def process_before_every_sampling(self, p, *_, **__):
-        a1111.conditioning_encoded(p)
+        a1111.before_sampling(p)
 
     def postprocess_batch(self, p, *_, **__):
-        a1111.take_notes(p)
+        a1111.batch_made(p)
 
     def postprocess(self, p, processed, *_):
         a1111.finish(p, processed)

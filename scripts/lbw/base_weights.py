@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -29,13 +29,13 @@ class Policy(str, Enum):
     """Where the pristine weights of layers live that networks change."""
 
     AUTO = "auto"
-    """On the GPU while there is room for as much again; else lean; in RAM when even that is too much."""
+    """Lean, or on the GPU where there is much more room than the host has ever needed; in RAM if memory is short."""
     GPU = "gpu"
     """On the layer's own device, where a switch reads them at memory speed."""
     LEAN = "lean"
     """Not at all: recovered from the patched weights with two bits a weight on the GPU, see :mod:`lbw.lean`."""
     RAM = "ram"
-    """In pinned host memory, from where each switch copies them."""
+    """In host memory, from where each switch brings what it needs of them to the GPU."""
 
 
 class MissingBaseError(Exception):
@@ -115,7 +115,8 @@ def _replace_backup(layer: Layer, old: StandIn, new: Tensor) -> None:
 class Unchanged(StandIn):
     """Stands for a copy of a parameter that is as it was.
 
-    The host restores a layer from its backup before it patches it, so the copy is always made in time.
+    The host restores a layer from its backup before it patches it, so the copy is always made in time. It goes when
+    the host loads other weights into the layer, so what has been found out of the weights holds as long as it is there.
     """
 
     def values(self) -> Tensor:
@@ -125,18 +126,26 @@ class Unchanged(StandIn):
 def parameter_of(layer: Layer, path: str) -> Tensor:
     """The parameter ``weight``, ``out_proj.weight`` and so on of a layer."""
     owner, _, name = path.rpartition(".")
-    parameter: Tensor = getattr(layer.get_submodule(owner) if owner else layer, name)
-    return parameter
+    module = layer.get_submodule(owner) if owner else layer
+    parameter: Tensor | None = module._parameters.get(name)  # as an attribute it takes torch a microsecond to find
+    return getattr(module, name) if parameter is None else parameter
 
 
-def _weight_names(layer: Layer) -> tuple[str, ...]:
+def weight_names(layer: Layer) -> tuple[str, ...]:
+    """The parameters of a layer that the host backs up, but for the bias."""
     return ("in_proj_weight", "out_proj.weight") if isinstance(layer, nn.MultiheadAttention) else ("weight",)
 
 
-def _backups(layer: Layer) -> tuple[Any, ...]:
-    """The weight's backups, one for each of :func:`_weight_names`; each is None where the host has made none."""
+def backups_of(layer: Layer) -> tuple[Any, ...]:
+    """The weight's backups, one for each of :func:`weight_names`; each is None where the host has made none."""
     backup = layer.__dict__.get("network_weights_backup")
     return backup if isinstance(backup, tuple) else (backup,)
+
+
+def set_backups(layer: Layer, backups: Sequence[Any]) -> None:
+    """Have the host find these as the weight's backups, one for each of :func:`weight_names`."""
+    backup = tuple(backups) if isinstance(layer, nn.MultiheadAttention) else backups[0]
+    layer.__dict__["network_weights_backup"] = backup
 
 
 def _bias_name(layer: Layer) -> str:
@@ -153,7 +162,7 @@ def bias_of(layer: Layer) -> Tensor | None:
 
 def device_of(layer: Layer) -> torch.device:
     """The device of the layer's weight, at this moment."""
-    return parameter_of(layer, _weight_names(layer)[0]).device
+    return parameter_of(layer, weight_names(layer)[0]).device
 
 
 def keep(layer: Layer) -> None:
@@ -166,36 +175,32 @@ def keep(layer: Layer) -> None:
     if attributes.get("network_weights_backup") is None:
         if attributes.get("network_current_names", ()) != ():
             raise MissingBaseError("its weights are patched and have no backup")
-        stand_ins = tuple(Unchanged(layer, name) for name in _weight_names(layer))
-        attributes["network_weights_backup"] = stand_ins if isinstance(layer, nn.MultiheadAttention) else stand_ins[0]
+        set_backups(layer, [Unchanged(layer, name) for name in weight_names(layer)])
     if attributes.get("network_bias_backup") is None and bias_of(layer) is not None:
         attributes["network_bias_backup"] = Unchanged(layer, _bias_name(layer))
 
 
-def place(layers: Sequence[Layer], policy: Policy) -> Policy:
-    """Put copies of the weights of ``layers`` where ``policy`` says; copies that are elsewhere move there, bit for bit.
+def is_unchanged(layer: Layer) -> bool:
+    """Whether stand-ins are all that the layer has as backups of its weight."""
+    return all(isinstance(part, Unchanged) for part in backups_of(layer))
+
+
+def place(layers: Sequence[Layer], device: torch.device | None, memory: PinnedMemory) -> None:
+    """Have copies of the weights of ``layers``; copies that are elsewhere move, bit for bit.
 
     Args:
         layers: each has to have its backups already, see :func:`keep`.
-        policy: ``GPU`` or ``RAM``.
+        device: where to; None for each layer's own.
+        memory: for copies on the CPU of what is on a GPU.
 
-    Returns:
-        Where the copies are now: ``RAM`` where they do not fit on the GPU.
+    Raises:
+        torch.cuda.OutOfMemoryError: they do not fit there.
     """
-    if policy is Policy.GPU:
-        try:
-            for layer in layers:
-                _place(layer, device_of(layer), _copy_to)
-            return Policy.GPU
-        except torch.cuda.OutOfMemoryError:
-            logger.warning("LoRA Block Weight: the pristine weights do not fit on the GPU; they are kept in RAM")
-    pinned = PinnedMemory()
     for layer in layers:
-        _place(layer, torch.device("cpu"), pinned.copy if device_of(layer).type == "cuda" else _copy_to)
+        home = device_of(layer)
+        _place(layer, device or home, memory.copy if home.type == "cuda" and device not in (None, home) else _copy_to)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-    return Policy.RAM
 
 
 def _copy_to(source: Tensor, device: torch.device) -> Tensor:
@@ -204,7 +209,7 @@ def _copy_to(source: Tensor, device: torch.device) -> Tensor:
 
 def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.device], Tensor]) -> None:
     """Have the weight's copies that are not on ``device`` made there by ``copy``."""
-    parts = _backups(layer)
+    parts = backups_of(layer)
     placed = []
     for part in parts:
         if isinstance(part, StandIn):
@@ -212,12 +217,12 @@ def _place(layer: Layer, device: torch.device, copy: Callable[[Tensor, torch.dev
         else:
             placed.append(part if part.device == device else copy(part, device))
     if any(new is not old for new, old in zip(placed, parts, strict=True)):
-        layer.network_weights_backup = tuple(placed) if len(placed) > 1 else placed[0]
+        set_backups(layer, placed)
 
 
 class PinnedMemory:
     """Copies in page-locked host memory, taken in large pieces: the driver is slow to lock, and torch rounds each piece
-    up to a power of two."""
+    up to a power of two. Where nothing can be locked any more, other memory does."""
 
     PIECE = 2**28
 
@@ -225,11 +230,11 @@ class PinnedMemory:
         self._piece = torch.empty(0, dtype=torch.uint8)
         self._used = 0
 
-    def copy(self, tensor: Tensor, _device: torch.device) -> Tensor:
+    def copy(self, tensor: Tensor, _device: torch.device | None = None) -> Tensor:
         """A copy with the shape, strides and bits of ``tensor``; under way until the device is synchronized."""
         size = -(-tensor.nbytes // 256) * 256
         if self._used + size > len(self._piece):
-            self._piece = torch.empty(max(size, self.PIECE), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+            self._piece = _page_locked(max(size, min(self.PIECE, 2 * len(self._piece) or 2**24)))
             self._used = 0
         room = self._piece[self._used : self._used + tensor.nbytes].view(tensor.dtype)
         self._used += size
@@ -237,19 +242,16 @@ class PinnedMemory:
         return copied.copy_(tensor.detach(), non_blocking=True)
 
 
-def park(layer: Layer) -> None:
-    """Take the weight's copies off the GPU, as the model itself is no longer in use.
-
-    Of a model that the host has thrown away nothing is left to copy.
-    """
-    copies = [part for part in _backups(layer) if part is not None and not isinstance(part, Unchanged)]
-    if copies and device_of(layer).type != "meta":
-        _place(layer, torch.device("cpu"), _copy_to)
+def _page_locked(size: int) -> Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    except RuntimeError:
+        return torch.empty(size, dtype=torch.uint8)
 
 
 def pristine(layer: Layer, parameter: str) -> Tensor:
     """The pristine ``weight``, ``in_proj_weight`` or ``out_proj.weight``: nothing that is about to be overwritten."""
-    part = _backups(layer)[_weight_names(layer).index(parameter)]
+    part = backups_of(layer)[weight_names(layer).index(parameter)]
     if isinstance(part, Unchanged):
         return part.made()
     values: Tensor = part.values() if isinstance(part, StandIn) else part
@@ -264,7 +266,7 @@ def pristine_view(layer: Layer, parameter: str) -> Tensor:
     """
     if layer.__dict__.get("network_current_names", ()) == ():
         return parameter_of(layer, parameter).detach()
-    backups = dict(zip(_weight_names(layer), _backups(layer), strict=False))
+    backups = dict(zip(weight_names(layer), backups_of(layer), strict=False))
     part = backups.get(parameter)
     if part is None:
         raise MissingBaseError("its weights are patched and have no backup")
@@ -296,7 +298,7 @@ def bias_origin(layer: Layer, *, is_changed: bool) -> Tensor | None:
 
 def restore(layer: Layer) -> None:
     """Write the pristine weights and bias back into the layer."""
-    for name, part in zip(_weight_names(layer), _backups(layer), strict=False):
+    for name, part in zip(weight_names(layer), backups_of(layer), strict=False):
         if part is not None and not isinstance(part, Unchanged):
             parameter_of(layer, name).copy_(part.values() if isinstance(part, StandIn) else part)
     restore_bias(layer)
@@ -316,28 +318,31 @@ def forget(layer: Layer) -> None:
     layer.network_bias_backup = None
 
 
-def fit(layers: Iterable[Layer]) -> bool:
-    """Whether the copies of the weights that are not there yet fit onto the GPU with as much again to spare."""
-    missing: dict[torch.device, int] = {}
+def copies_on_gpu(layers: Sequence[Layer]) -> Iterator[Tensor]:
+    """The copies of the weights of ``layers`` that take GPU memory."""
     for layer in layers:
-        device = device_of(layer)
-        for name, part in zip(_weight_names(layer), _backups(layer), strict=True):
-            if device.type == "cuda" and (isinstance(part, StandIn) or part.device != device):
-                missing[device] = missing.get(device, 0) + parameter_of(layer, name).nbytes
-    return all(2 * size < _free(device) for device, size in missing.items())
+        yield from (part for part in backups_of(layer) if isinstance(part, Tensor) and part.device.type == "cuda")
 
 
-def is_short(layers: Iterable[Layer]) -> bool:
-    """Whether a GPU that holds copies of the weights has less than half as much room left for everything else."""
-    held: dict[torch.device, int] = {}
-    for layer in layers:
-        for part in _backups(layer):
-            if isinstance(part, Tensor) and part.device.type == "cuda":
-                held[part.device] = held.get(part.device, 0) + part.nbytes
-    return any(2 * _free(device) < size for device, size in held.items())
+def drop_copies_on_gpu(layer: Layer) -> None:
+    """Have stand-ins instead of the copies that a restored layer has on a GPU."""
+    backups = [
+        Unchanged(layer, name) if isinstance(part, Tensor) and part.device.type == "cuda" else part
+        for name, part in zip(weight_names(layer), backups_of(layer), strict=True)
+    ]
+    set_backups(layer, backups)
 
 
-def _free(device: torch.device) -> int:
-    """Bytes that can be allocated on a CUDA device, those included that torch holds and does not use."""
-    free, _total = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+def park(layer: Layer) -> None:
+    """Take the weight's copies off the GPU, as the model itself is no longer in use.
+
+    Of a model that the host has thrown away nothing is left to copy.
+    """
+    copies = [part for part in backups_of(layer) if part is not None and not isinstance(part, Unchanged)]
+    if copies and device_of(layer).type != "meta":
+        _place(layer, torch.device("cpu"), _copy_to)
+
+
+def size_of(layer: Layer) -> int:
+    """Bytes of the layer's weights."""
+    return sum(parameter_of(layer, name).nbytes for name in weight_names(layer))

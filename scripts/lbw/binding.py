@@ -12,10 +12,14 @@ from weakref import ref
 from torch import Tensor, nn
 
 from lbw.base_weights import Layer, bias_of, parameter_of
+from lbw.blocks import is_text_encoder
 from lbw.deltas import Delta, InThird, UnsupportedModuleError
 
 Names = tuple[Any, ...]
 """What is in a layer, as the host notes it: its ``network_current_names``."""
+
+UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
+"""A name that no network has: the host restores a layer that carries it."""
 
 _names_of = itemgetter("network_current_names")
 
@@ -90,12 +94,17 @@ class Holding:
 
 @dataclass(eq=False)
 class Record:
-    """What was last written into a layer. It holds while the layer's ``network_current_names`` is this ``token``."""
+    """What was last written into a layer. It holds while the layer's ``network_current_names`` is this ``token``.
+
+    ``batch`` is the :class:`lbw.batch.Batch` that its pristine weight can be had from; None while it is pristine, or
+    has a copy of its own.
+    """
 
     token: Names | None = None
     deltas: Deltas = ()
     holding: Holding = field(default_factory=Holding)
     bias_is_changed: bool = False
+    batch: Any = None
 
     @property
     def contents(self) -> Contents:
@@ -114,6 +123,10 @@ class BoundLayer:
     deltas: Deltas
     record: Record
     attributes: dict[str, Any]
+
+    @property
+    def is_text_encoder(self) -> bool:
+        return is_text_encoder(self.keys[0])
 
 
 class Binding:

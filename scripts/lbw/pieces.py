@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lbw.deltas import Delta, LowRank, Source
+from lbw.deltas import Delta, LowRank
 from lbw.deltas.dora import Decomposed
 from lbw.deltas.glora import GeneralLowRank
 from lbw.deltas.ia3 import ChannelScale
 from lbw.deltas.kinds import Dense
 from lbw.deltas.loha import Hadamard
-from lbw.deltas.lokr import Kronecker
+from lbw.deltas.lokr import Kronecker, kron
+from lbw.uploads import upload
 
 
 class Kind(IntEnum):
@@ -46,6 +49,11 @@ class Piece:
     left: Tensor | None = None
     right: Tensor | None = None
     shift: float = 0.0
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """``left`` and ``right``, as far as there are any."""
+        return [matrix for matrix in (self.left, self.right) if matrix is not None]
 
 
 def can_be_pieces(deltas: Sequence[Delta], shape: torch.Size, dtype: torch.dtype) -> bool:
@@ -82,14 +90,13 @@ def _is_packable(delta: LowRank, dtype: torch.dtype) -> bool:
     return delta.up.dtype == delta.down.dtype == dtype
 
 
-def pieces_of(delta: Delta, weight: Tensor, base: Source) -> tuple[Piece, ...]:
-    """A delta's pieces, on the device of ``weight``.
+def pieces_of(delta: Delta, weight: Tensor, of: Any) -> tuple[Piece, ...]:
+    """A delta's pieces, whose tensors are where the delta's are.
 
     Args:
         delta: one of those that :func:`can_be_pieces`.
-        weight: what it is added to.
-        base: brings its pristine value, on any device, to those that are derived from it; the same tensor each time,
-            as what is derived is remembered.
+        weight: what it is added to, pristine.
+        of: stands for the weight in what is remembered of it, see :class:`lbw.deltas.kinds.Memo`.
     """
     if isinstance(delta, LowRank):
         return (Piece(Kind.LOW_RANK, delta.scale, (delta,)),)
@@ -97,26 +104,81 @@ def pieces_of(delta: Delta, weight: Tensor, base: Source) -> tuple[Piece, ...]:
         scale = delta.scale * delta.left.scale * delta.right.scale
         return (Piece(Kind.HADAMARD, scale, (delta.left, delta.right)),)
     if isinstance(delta, GeneralLowRank):
-        derived = delta.on_pristine(base(), weight.device)
+        derived = delta.on_pristine(weight, of)
         return (Piece(Kind.LOW_RANK, derived.scale, (derived,)),)
     if isinstance(delta, Decomposed):
-        rows, columns, moved = delta.gains(base(), weight.device)
-        gains = Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns), shift=1.0)
-        return (gains, Piece(Kind.LOW_RANK, moved.scale, (moved,)))
-    delta.to(weight.device)
+        rows, columns, moved = delta.gains(weight, of)
+        return (Piece(Kind.GAINS, left=rows, right=columns, shift=1.0), Piece(Kind.LOW_RANK, moved.scale, (moved,)))
     if isinstance(delta, Kronecker):
-        return (Piece(Kind.KRONECKER, delta.scale, left=_aligned(delta.w1), right=_aligned(delta.w2)),)
+        return (Piece(Kind.KRONECKER, delta.scale, left=delta.w1, right=delta.w2),)
     if isinstance(delta, Dense):
-        kind = Kind.FULL if delta.value.dtype == weight.dtype else Kind.WIDE
-        return (Piece(kind, left=_aligned(delta.value)),)
+        return (Piece(Kind.FULL if delta.value.dtype == weight.dtype else Kind.WIDE, left=delta.value),)
     assert isinstance(delta, ChannelScale)
     factors = delta.factors.float().expand(weight.shape)
     is_by_row = delta.factors.shape[-1] == 1
     ones = torch.ones_like(factors[0] if is_by_row else factors[:, 0])
     rows, columns = (factors[:, 0], ones) if is_by_row else (ones, factors[0])
-    return (Piece(Kind.GAINS, left=_aligned(rows), right=_aligned(columns)),)
+    return (Piece(Kind.GAINS, left=rows, right=columns),)
 
 
-def _aligned(values: Tensor) -> Tensor:
-    values = values.contiguous()
-    return values if values.data_ptr() % 16 == 0 else values.clone()
+def on_device(pieces: Sequence[Sequence[Piece]], device: torch.device) -> list[tuple[Piece, ...]]:
+    """The pieces of many weights with their matrices on ``device``, as the kernels read them; factors stay.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: they do not fit.
+    """
+    places: dict[torch.dtype, list[Tensor]] = {}
+    for piece in chain.from_iterable(pieces):
+        for matrix in piece.matrices:
+            places.setdefault(matrix.dtype, []).append(matrix)
+    if not places:
+        return [tuple(of_weight) for of_weight in pieces]
+    uploaded = {dtype: iter(upload(matrices, device)) for dtype, matrices in places.items()}
+
+    def there(matrix: Tensor | None) -> Tensor | None:
+        return None if matrix is None else next(uploaded[matrix.dtype])
+
+    return [
+        tuple(replace(piece, left=there(piece.left), right=there(piece.right)) for piece in of_weight)
+        for of_weight in pieces
+    ]
+
+
+def without(weight: Tensor, terms: Sequence[tuple[Piece, float]]) -> Tensor:
+    """What a weight was before pieces were added to it, to float32's precision; on the weight's device.
+
+    Args:
+        weight: [out, in], 16-bit.
+        terms: (piece, the coefficient that it was added with).
+    """
+    total, gains = weight.float(), None
+    for piece, coefficient in terms:
+        strength = coefficient * piece.scale
+        if piece.kind == Kind.GAINS:
+            assert piece.left is not None and piece.right is not None
+            left, right = piece.left.to(weight.device), piece.right.to(weight.device)
+            gains = 1 + strength * (left.flatten()[:, None] * right.flatten() - piece.shift)
+        else:
+            total = total - strength * _value(piece, weight)
+    return total if gains is None else total / gains
+
+
+def _value(piece: Piece, weight: Tensor) -> Tensor:
+    """A piece that does not depend on the weight, as a matrix in float32."""
+    if piece.kind in (Kind.LOW_RANK, Kind.HADAMARD):
+        products = [
+            factor.up.to(weight.device).float() @ factor.down.to(weight.device).float() for factor in piece.factors
+        ]
+        return products[0] if len(products) == 1 else products[0] * products[1]
+    assert piece.left is not None
+    left = piece.left.to(weight.device).float()
+    if piece.kind == Kind.KRONECKER:
+        assert piece.right is not None
+        left = kron(left, piece.right.to(weight.device).float())
+    return left.reshape(weight.shape)
+
+
+def error_of(piece: Piece) -> float:
+    """By how much a value of a piece may differ from one computation to the next, in parts of the sum of the magnitudes
+    that it is made of."""
+    return (sum(factor.rank for factor in piece.factors) + 4) * 2.0**-23

@@ -103,6 +103,15 @@ class Plan:
     def coefficients(self, step: int, steps: int, sigmas: Sigmas = ()) -> Coefficients:
         """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
         strengths = self.strengths(step, steps, sigmas)
+        return self._sums(lambda share, term: share * _strength(term, strengths))
+
+    def reach(self) -> Coefficients:
+        """{layer: the largest magnitude that the coefficient of each of ``networks`` can have, in any step}."""
+        largest = [schedule.largest for schedule in self.schedules]
+        return self._sums(lambda share, term: abs(share) * _strength(term, largest))
+
+    def _sums(self, part: Callable[[float, Term], float]) -> Coefficients:
+        """For each layer and network the sum of what ``part`` makes of its terms, given the share without schedule."""
         index = {name: i for i, name in enumerate(self.networks)}
         multipliers = [
             (index[request.name], request.te_multiplier, request.unet_multiplier) for request in self.requests
@@ -113,7 +122,7 @@ class Plan:
             sums = [0.0] * len(self.networks)
             for term in terms:
                 network, te, unet = multipliers[term.request]
-                sums[network] += (te if text_encoder else unet) * term.ratio * _strength(term, strengths)
+                sums[network] += part((te if text_encoder else unet) * term.ratio, term)
             values.append(tuple(sums))
         return Coefficients(groups, values)
 

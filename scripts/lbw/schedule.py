@@ -56,6 +56,11 @@ class Schedule:
         """The factor in each step of a pass."""
         return tuple(self.strength(step, steps, sigmas) for step in range(steps))
 
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that its strength can have, in any pass."""
+        return prod((max(map(abs, curve.values)) for curve in self.curves), start=1.0)
+
     def with_curve(self, curve: Curve) -> Schedule:
         """The schedule whose strength is multiplied by ``curve``, too."""
         return replace(self, curves=(*self.curves, curve))

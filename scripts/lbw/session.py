@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lbw.base_weights import Policy
 from lbw.blocks import block_of, family_of_layers
 from lbw.engine import LoraEngine
 from lbw.hosts import Host
@@ -52,6 +53,11 @@ class Session:
         self._applied: tuple[Any, Any] = ((), ())
         self._seed = 0
         self._step: int | None = None
+        self._encodes = not engine.rests
+        self.placement: Policy | None = None
+        """Where the pristine weights were of layers that were patched last."""
+        self.most_held = 0
+        """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
 
     def warn(self, message: str) -> None:
@@ -79,10 +85,9 @@ class Session:
             steps: the number of sampling steps as far as it is known; each step says it again.
             sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
         """
-        self._seed = seed
+        self._seed, self._encodes = seed, not self.engine.rests
         self._requests = tuple(requests)
         plan = self._make_plan()
-        self.engine.relieve()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
         self._step = None
@@ -121,9 +126,58 @@ class Session:
         if (self._strengths(), names) != self._applied or not self.engine.holds(names):
             self._apply()
 
+    def encodes(self) -> None:
+        """The text encoder is about to be at work."""
+        self._encodes = True
+        self._apply()
+
+    def has_encoded(self) -> None:
+        """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
+        if self.plan is None or not self.engine.rests:
+            return
+        self._encodes = False
+        if self.host.moves_parts():
+            self.engine.settle(of_text_encoder=True)
+            self._apply()
+
+    def has_sampled(self) -> None:
+        """The images of a pass are about to be decoded, which takes the most memory: give back what is held, unless
+        there is room to spare."""
+        if not self.engine.rests:
+            return
+        self.engine.settle(of_text_encoder=True)
+        self._applied = ((), ())
+        if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
+            self.rest()
+
+    def rest(self) -> None:
+        """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
+        self.engine.settle()
+        self._applied = ((), ())
+
+    def gives_way(self, error: Exception) -> bool:
+        """The GPU's memory ran out. Give back what is held, and hold as little as possible from now on.
+
+        Returns:
+            Whether there was anything to give back, so that it may fit now.
+        """
+        held = self.engine.held
+        if self.plan is None or not held or not self.engine.headroom.has_run_out():
+            return False
+        self.rest()
+        self.engine.begin_pass(self.plan.reach())
+        self.warn(
+            f"the GPU's memory ran out while {held / 1e6:.0f} MB of it were held for switches; they are given back, "
+            f"and for images of this size they will be held no longer than a switch takes"
+        )
+        logger.debug("%s", error)
+        return True
+
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
         self.end()
+        if self.engine.rests:
+            self.rest()
 
     def log_details(self) -> None:
         """Say in the console what the tags came to, and what the switches cost."""
@@ -141,13 +195,18 @@ class Session:
                 )
         count, done = total(self.updates)
         logger.info(
-            "LoRA Block Weight: %d updates of %d layers in %.1f ms", count, done.layers_updated, done.seconds * 1000
-        )
+            "LoRA Block Weight: %d updates of %d layers in %.1f ms, with up to %.0f MB of GPU memory, of which %.0f MB "
+            "are still held",
+            count, done.layers_updated, done.seconds * 1000, self.most_held / 1e6, self.engine.held / 1e6,
+        )  # fmt: skip
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""
         plan = self.plan
         self.plan = None
+        for call in (self.encodes, self._apply):
+            self.host.before_forward((), call)
+        self.host.before_departure(None)
         self.engine.end_pass(names_are_true=plan is None or plan.is_plain)
 
     def _unique_networks(self) -> list[Any]:
@@ -174,6 +233,8 @@ class Session:
         )
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
+        self.host.before_departure(self.rest if self.engine.rests and networks else None)
+        self.engine.begin_pass(self.plan.reach())
         self._list_unclaimed(layers, {layer for net in networks for layer in net.modules})
         return self.plan
 
@@ -203,9 +264,15 @@ class Session:
         assert self.plan is not None
         names = self.host.wanted_names()
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
-        update = self.engine.manual_lora_update(self.plan.coefficients(step, steps, sigmas), names)
+        coefficients = self.plan.coefficients(step, steps, sigmas)
+        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes)
         self._applied = (self._strengths(), names)
         self.updates.append(update)
+        self.placement = self.engine.placement or self.placement
+        self.most_held = max(self.most_held, self.engine.held)
+        waiting = self.engine.waiting
+        self.host.before_forward([each.layer for each in waiting if each.is_text_encoder], self.encodes)
+        self.host.before_forward([each.layer for each in waiting if not each.is_text_encoder], self._apply)
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 

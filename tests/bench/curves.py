@@ -149,7 +149,7 @@ def measure(bench: Bench, steps: int) -> list[dict[str, Any]]:
     evaluate, rows = Evaluation(layers, bench), []
     for count in sorted({len(tags) for tags in CASES.values()}):
         cases = {what: tags for what, tags in CASES.items() if len(tags) == count}
-        host, engine = Host(layers, networks[:count]), LoraEngine()
+        host, engine = Host(layers, networks[:count]), LoraEngine(device=torch.device(bench.device))
         seconds: dict[str, list[float]] = {what: [] for what in cases}
         switches = {}
         for _ in range(bench.repeat + 1):

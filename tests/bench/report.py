@@ -54,7 +54,7 @@ def exactness(kind: str, device: str) -> str:
             base = layer.weight.detach().cpu().clone()
             _tensors, formula, _bias = MAKERS[kind][0](base.float(), Random(0))
             network = network_for(kind, {KEY: layer})
-            engine = LoraEngine()
+            engine = LoraEngine(device=torch.device(device))
             engine.bind(layer, {KEY: layer}, [network])
             for strength in (1.0, 0.5, -0.7):
                 engine.manual_lora_update({KEY: (strength,)}, ((kind, 1.0, 1.0, None),))
@@ -68,7 +68,7 @@ def exactness(kind: str, device: str) -> str:
 
 def switch(kind: str, layers: dict[str, nn.Module], device: str, repeat: int) -> float:
     """The least time of one switch of all layers, in ms; a type's factors are uploaded before the clock runs."""
-    engine, network = LoraEngine(), network_for(kind, layers)
+    engine, network = LoraEngine(device=torch.device(device)), network_for(kind, layers)
     engine.bind(network, layers, [network])
     return min(switch_times(engine, layers, device, repeat))
 

@@ -1,4 +1,5 @@
-"""What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers.
+"""What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers; and what
+a generation costs beside its switches.
 
     python -m tests.bench.switch [--scale 1] [--repeat 9] [--delta 0.04] [--json FILE]
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from lbw.base_weights import Policy
 from lbw.engine import LoraEngine
 from lbw.plan import Coefficients
+from tests.bench import cold
 from tests.bench.sdxl_shapes import attention_layers, other_layers
 from tests.unit.networks import Network, random_network
 
@@ -88,11 +90,18 @@ class Bench:
     def _scaled(self, width: int) -> int:
         return max(width // self.scale, 1)
 
-    def networks(self, case: Case, layers: Layers) -> list[Network]:
-        return [
-            random_network(f"bench{i}", layers, rank=case.rank, seed=i, dtype=self.dtype, size=2 * self.delta * WEIGHT)
-            for i in range(case.networks)
-        ]
+    def networks(self, case: Case, layers: Layers, first_seed: int = 0) -> list[Network]:
+        options = {"rank": case.rank, "dtype": self.dtype, "size": 2 * self.delta * WEIGHT}
+        seeds = range(first_seed, first_seed + case.networks)
+        return [random_network(f"bench{seed}", layers, seed=seed, **options) for seed in seeds]
+
+    def once(self, work: Callable[[], Any]) -> float:
+        """The wall time of ``work`` until the device is done."""
+        self.finish()
+        start = time.perf_counter()
+        work()
+        self.finish()
+        return time.perf_counter() - start
 
     def seconds(self, work: Callable[[], Any]) -> tuple[float, float]:
         """The median wall time of ``work`` until the device is done, and until the call returns, after a first run."""
@@ -131,7 +140,7 @@ class Ours:
 
     def __init__(self, layers: Layers, networks: list[Network], **options: Any) -> None:
         self.layers, self.networks = layers, networks
-        self.engine = LoraEngine(**options)
+        self.engine = LoraEngine(device=next(iter(layers.values())).weight.device, **options)
         self.names = tuple((net.name, 1.0, 1.0, None) for net in networks)
         self.groups = dict.fromkeys(layers, 0)  # as a plan has them, which is made once in a pass
 
@@ -272,6 +281,10 @@ def measure_details(bench: Bench) -> dict[str, float]:
     return details
 
 
+def cold_policies(bench: Bench) -> tuple[Policy, ...]:
+    return (Policy.GPU, Policy.LEAN, Policy.RAM) if bench.device == "cuda" else (Policy.AUTO,)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=int, default=1)
@@ -292,6 +305,8 @@ def main() -> None:
                 figures = f"{row['ms']:10.2f} ms{row['times_floor']:9.2f} x floor{row['cpu_ms']:9.2f} ms CPU"
                 print(f"  {row['what']:36}{figures}{row['gpu_mb']:9.0f} MB")
         report["details"] = measure_details(bench)
+        report["cold"] = [cold.measure(bench, case, policy) for case in CASES for policy in cold_policies(bench)]
+    cold.show(report["cold"])
     print("\nattention, rank 32:")
     for what, value in report["details"].items():
         print(f"  {what:36}{value:10.2f}")

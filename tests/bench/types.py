@@ -83,7 +83,7 @@ def bench(make: Maker, layers: dict[str, nn.Module], device: str, dtype: torch.d
     network = Network("bench")
     for key, layer in layers.items():
         network.modules[key] = make_module(network, make(*layer.weight.shape, random))
-    engine = LoraEngine()
+    engine = LoraEngine(device=torch.device(device))
     messages = engine.bind(network, layers, [network]).messages
     assert messages == (), messages
     return statistics.median(switch_times(engine, layers, device, repeat))

@@ -137,8 +137,8 @@ def test_a_stretch_where_a_curve_is_constant_costs_no_update(bench: Bench, monke
     updates = []
     update = engine.manual_lora_update
 
-    def counted(*args: Any) -> Any:
-        updates.append(update(*args))
+    def counted(*args: Any, **options: Any) -> Any:
+        updates.append(update(*args, **options))
         return updates[-1]
 
     monkeypatch.setattr(engine, "manual_lora_update", counted)

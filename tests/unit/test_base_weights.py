@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lbw import base_weights
-from lbw.base_weights import MissingBaseError, PinnedMemory, Policy, Unchanged
+from lbw.base_weights import MissingBaseError, PinnedMemory, Unchanged
 
 
 def linear() -> nn.Linear:
@@ -87,15 +87,15 @@ def test_attention_layers_have_a_pair_of_stand_ins():
     assert all(a.equal(b) for a, b in zip(layer.network_weights_backup, weights, strict=True))
 
 
-@pytest.mark.parametrize("policy", [Policy.GPU, Policy.RAM])
-def test_placing_makes_real_copies_and_keeps_those_that_are_there(policy: Policy):
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=str)
+def test_placing_makes_real_copies_and_keeps_those_that_are_there(device: torch.device | None):
     layer = linear()
     weight = layer.weight.clone()
-    base_weights.place([layer], policy)
+    base_weights.place([layer], device, PinnedMemory())
     made = layer.network_weights_backup
     layer.weight.zero_()
     assert made.equal(weight)
-    base_weights.place([layer], policy)
+    base_weights.place([layer], device, PinnedMemory())
     assert layer.network_weights_backup is made
 
 

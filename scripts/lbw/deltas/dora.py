@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lbw.deltas.derived import low_rank
-from lbw.deltas.kinds import Delta, LowRank, Memo, UnsupportedModuleError, WeightDependent, accumulation_dtype, widened
+from lbw.deltas.kinds import (
+    Delta,
+    LowRank,
+    Memo,
+    UnsupportedModuleError,
+    WeightDependent,
+    accumulation_dtype,
+    widened,
+)
 from lbw.deltas.shapes import misfit, require_size
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(eq=False)
@@ -31,13 +42,16 @@ class Decomposed(WeightDependent):
         """Whether it is ``W * (g - 1) + g * inner`` with a low-rank ``inner`` and gains ``g`` = rows x columns."""
         return isinstance(self.inner, LowRank) and self.lengths.numel() == max(self.lengths.shape[:2])
 
-    def gains(self, base: Tensor, device: torch.device) -> tuple[Tensor, Tensor, LowRank]:
-        """What is remembered of a pristine weight, once for each weight and device.
+    def gains(self, base: Tensor, of: Any) -> tuple[Tensor, Tensor, LowRank]:
+        """What is remembered of a pristine weight, on the CPU.
+
+        Args:
+            of: stands for the weight, see :class:`Memo`.
 
         Returns:
             The gains of rows [out] and of columns [in * height * width], in float32, and ``g * inner``.
         """
-        return self._gains.get(base, device, lambda: self._derive_gains(base.to(device)))
+        return self._gains.get(of, _CPU, lambda: self._derive_gains(base))
 
     def _derive_gains(self, base: Tensor) -> tuple[Tensor, Tensor, LowRank]:
         self.to(base.device)
@@ -46,11 +60,11 @@ class Decomposed(WeightDependent):
         moved = low_rank(up.double(), down.double(), self.inner.scale, base.dtype)
         lengths, rows = self.lengths.float(), torch.ones(len(base), device=base.device)
         rows, columns = (rows * lengths.flatten(), inverse) if lengths.shape[1] == 1 else (rows, inverse * lengths)
-        for delta in (self, moved):  # what the kernel reads is packed elsewhere
-            delta.to(torch.device("cpu"))
-        return rows, columns.expand(1, *base.shape[1:]).float().flatten(), moved
+        moved.up, moved.down = moved.up.cpu(), moved.down.cpu()
+        self.to(_CPU)
+        return rows.cpu(), columns.expand(1, *base.shape[1:]).float().flatten().cpu(), moved
 
-    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor | None:
         """With a low-rank ``inner`` and gains ``g = lengths / |V|`` it is ``W * (1 - c + c g) + c g * inner``."""
         self.to(base.device)
         inner = self.inner

@@ -12,6 +12,8 @@ from lbw.deltas.derived import low_rank
 from lbw.deltas.kinds import LowRank, Memo, UnsupportedModuleError, WeightDependent
 from lbw.deltas.shapes import misfit
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(eq=False)
 class GeneralLowRank(WeightDependent):
@@ -26,19 +28,23 @@ class GeneralLowRank(WeightDependent):
     _factors: Memo[tuple[Tensor, Tensor]] = field(default_factory=Memo, init=False)
     _packable: Memo[LowRank] = field(default_factory=Memo, init=False)
 
-    def on_pristine(self, base: Tensor, device: torch.device) -> LowRank:
-        """The delta on a pristine weight, for the type of which the factors are; remembered once for each device."""
-        return self._packable.get(base, device, lambda: self._derive(base.to(device)))
+    def on_pristine(self, base: Tensor, of: Any) -> LowRank:
+        """The delta on a pristine weight, for the type of which the factors are; on the CPU, and remembered.
+
+        Args:
+            of: stands for the weight, see :class:`Memo`.
+        """
+        return self._packable.get(of, _CPU, lambda: self._derive(base))
 
     def _derive(self, base: Tensor) -> LowRank:
         self.to(base.device)
         up, down = self._low_rank(base.double())
         derived = low_rank(up, down, self.scale, base.dtype)
-        for delta in (self, derived):  # what the kernel reads is packed elsewhere
-            delta.to(torch.device("cpu"))
+        derived.up, derived.down = derived.up.cpu(), derived.down.cpu()
+        self.to(_CPU)
         return derived
 
-    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor:
         """On the pristine weight it is low-rank: ``scale * [W a_up, b_up] @ [a_down; b_down]``."""
         self.to(base.device)
         wide = base.to(dtype, copy=True)

@@ -18,7 +18,7 @@ class ChannelScale(WeightDependent):
 
     factors: Tensor
 
-    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor:
         self.to(base.device)
         return widened(base, dtype) * (1 + coefficient * self.factors.to(dtype))
 

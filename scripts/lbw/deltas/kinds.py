@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 import torch
@@ -53,24 +53,29 @@ class Delta(ABC):
         base = weight()
         return frobenius(self.compute(base.to(accumulation_dtype(base.dtype))))
 
-    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor | None:
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor | None:
         """``base + coefficient * delta`` as a new tensor, by a shorter way than :meth:`compute`; None if there is none.
 
         Args:
             base: a pristine weight in the layer's own type; it is not changed.
             dtype: the type to accumulate in. The result is of this type.
-            of: stands for the pristine weight in what is remembered of it: the same tensor each time, on any device.
+            of: stands for the pristine weight in what is remembered of it, see :class:`Memo`.
         """
         return None
 
     def to(self, device: torch.device) -> None:
-        """Move the tensors, once for each device that the layer is found on."""
+        """Move the tensors, once for each device that the layer is found on. Back on the device that they came from,
+        they are those that they were, which cost nothing; what was derived from weights elsewhere is forgotten."""
+        origins: dict[str, Tensor] = self.__dict__.setdefault("_origins", {})
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Delta):
                 value.to(device)
+            elif isinstance(value, Memo) and device.type == "cpu":
+                value.leave_gpu()
             elif isinstance(value, Tensor) and value.device != device:
-                setattr(self, item.name, value.to(device))
+                origin = origins.setdefault(item.name, value)
+                setattr(self, item.name, origin.to(device))
 
 
 def widened(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -79,16 +84,24 @@ def widened(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Memo(Generic[T]):
-    """What was last derived from a pristine weight, for a device. Copies of pristine weights are never changed, so it
-    holds as long as it is the very same tensor."""
+    """What was last derived from a pristine weight, and is on a device.
+
+    It holds as long as the weight does. An object stands for the weight: a copy that is never changed, or what else
+    lives as long as the weight is as it is.
+    """
 
     def __init__(self) -> None:
-        self._known: tuple[ref[Tensor], torch.device, T] | None = None
+        self._known: tuple[ref[Any], torch.device, T] | None = None
 
-    def get(self, of: Tensor, device: torch.device, derive: Callable[[], T]) -> T:
+    def get(self, of: Any, device: torch.device, derive: Callable[[], T]) -> T:
         if self._known is None or self._known[0]() is not of or self._known[1] != device:
             self._known = ref(of), device, derive()
         return self._known[2]
+
+    def leave_gpu(self) -> None:
+        """Forget what is not on the CPU."""
+        if self._known is not None and self._known[1].type != "cpu":
+            self._known = None
 
 
 @dataclass(eq=False)
@@ -116,6 +129,10 @@ class LowRank(StandAlone):
     up: Tensor
     down: Tensor
     scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
 
     def materialize(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         self.to(device)

@@ -19,7 +19,7 @@ class BlockRotation(WeightDependent):
     blocks: Tensor
     rescale: Tensor | None
 
-    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Tensor) -> Tensor:
+    def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor:
         """One rotation does it, if it is turned by a part of the way: ``(1 - c) I + c * rescale * R^T``."""
         self.to(base.device)
         count, size, _ = self.blocks.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -25,6 +25,19 @@ class Host(Protocol):
 
     def networks(self) -> Sequence[Any]:
         """The loaded networks in the host's order; one that the prompt names twice stands there twice."""
+        ...
+
+    def moves_parts(self) -> bool:
+        """Whether the host has parts of the model on the GPU only while they are at work."""
+        ...
+
+    def before_departure(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called before the model in use, or its U-Net, leaves the GPU; None: no longer."""
+        ...
+
+    def before_forward(self, layers: Sequence[nn.Module], call: Callable[[], None]) -> None:
+        """Have ``call`` called whenever one of ``layers`` is about to be at work; those that were named with it before
+        no longer count."""
         ...
 
     def wanted_names(self) -> tuple[Any, ...]:

@@ -1,36 +1,28 @@
 """The in-place update in CUDA C++: one launch for all layers of a switch, and one pass over each weight.
 
-What happens on the GPU is in ``update.cu``; here are the tables that it reads.
+What happens on the GPU is in ``update.cu`` and ``encode.cu``; here are the tables that they read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
-from pathlib import Path
-from threading import Lock, Thread
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lbw import lean
-from lbw.factors import Factors
-from lbw.kernels.nvrtc import CompilerError, Kernel
-from lbw.kernels.part import LeanPart, Part, PiecePart
-from lbw.pieces import Piece
+from lbw.factors import FactorPlan
+from lbw.kernels.compiled import DTYPES, STRIP_HEIGHT, THREADS, Encoder, Updater, kernel_for
+from lbw.lean import Codes
+from lbw.pieces import Kind, Piece
 
-THREADS = 128
-STRIP_HEIGHT = 160
-"""Rows of a weight that a block works on, without :class:`GroupedLeanUpdate`; the fastest on an H100."""
-
-_DTYPES = (torch.float16, torch.bfloat16)
+MOST = 0.75
+"""How large codes may be, as a share of their weight: what is larger is better copied."""
 
 _PART = np.dtype(
-    [(name, np.uint64) for name in ("weight", "base", "codes", "escapes", "up", "down")]
+    [(name, np.uint64) for name in ("weight", "base", "codes", "up", "down")]
     + [(name, np.int32) for name in ("height", "width", "first_chunk", "chunks", "first_piece", "pieces")]
 )
 _PIECE = np.dtype(
@@ -39,22 +31,13 @@ _PIECE = np.dtype(
     + [("shift", np.float32)]
 )
 
-FOLDER = Path(__file__).parent
-
-_compiling = Lock()
-
 Uploaded = tuple[Tensor, "Tensor | None"]
-"""Coefficients on the device: those wanted, and those in force for parts without a copy."""
+"""Coefficients on the device: those wanted, and those in force for weights whose pristine values are recovered."""
 
 
 def supports(weight: Tensor) -> bool:
-    """Whether a weight can be the weight of a :class:`lbw.kernels.part.Part`."""
-    return (
-        _runs_on(weight.device)
-        and weight.dtype in _DTYPES
-        and weight.is_contiguous()
-        and weight.numel() < 2**31
-    )
+    """Whether a weight can be in a :class:`PartTable`, once it is on the kernels' device."""
+    return weight.dtype in DTYPES and weight.is_contiguous() and weight.numel() < 2**31
 
 
 def is_aligned(weight: Tensor) -> bool:
@@ -62,120 +45,125 @@ def is_aligned(weight: Tensor) -> bool:
     return _width(weight) % 8 == 0 and weight.data_ptr() % 16 == 0
 
 
-def prepare(device: torch.device, dtype: torch.dtype) -> None:
-    """Compile in the background what switches will need, the most likely first: each takes some tenths of a second."""
-    if _runs_on(device) and dtype in _DTYPES:
-        Thread(target=_prepare, args=(device, dtype), daemon=True).start()
-
-
-def _prepare(device: torch.device, dtype: torch.dtype) -> None:
-    with suppress(OSError, CompilerError):  # the first switch says what is wrong
-        numbered = torch.empty(0, device=device).device
-        for variant in (Variant(True, True), Variant(True, False), Variant(True, False, has_pieces=True)):
-            kernel_for(numbered, dtype, variant)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What one kernel can do, and leaves out; the macros of ``update.cu``."""
-
-    is_aligned: bool
-    is_one_each: bool
-    is_lean: bool = False
-    has_pieces: bool = False
-
-
-def kernel_for(device: torch.device, dtype: torch.dtype, variant: Variant) -> Kernel:
-    """The kernel for weights of a type, compiled once for each device."""
-    with _compiling:
-        return _compiled(device, dtype, variant)
-
-
-@cache
-def _compiled(device: torch.device, dtype: torch.dtype, variant: Variant) -> Kernel:
-    options = macros(dtype, _tensor_cores(device, dtype), variant)
-    source, primitives = ((FOLDER / name).read_text(encoding="utf-8") for name in ("update.cu", "primitives.cuh"))
-    return Kernel("update", source, {"primitives.cuh": primitives}, options, device)
-
-
-def macros(dtype: torch.dtype, tensor_cores: int, variant: Variant) -> dict[str, int]:
-    """What ``update.cu`` is compiled with."""
-    has_two_sums = variant.has_pieces or (variant.is_lean and not variant.is_one_each)
-    return {
-        "BFLOAT16": int(dtype == torch.bfloat16),
-        "TENSOR_CORES": tensor_cores,
-        "ALIGNED": int(variant.is_aligned),
-        "ONE_EACH": int(variant.is_one_each),
-        "LEAN": int(variant.is_lean),
-        "PIECES": int(variant.has_pieces),
-        "STEPS": (lean.STRIP_HEIGHT if variant.is_lean else STRIP_HEIGHT) // lean.TILE_HEIGHT,
-        # Two sums for each weight do not fit in the registers that four blocks leave to a thread.
-        "BLOCKS_AT_ONCE": 3 if has_two_sums else 4,
-    }
-
-
-def _tensor_cores(device: torch.device, dtype: torch.dtype) -> int:
-    capability = torch.cuda.get_device_capability(device)
-    return 16 if capability >= (8, 0) else 8 if capability >= (7, 5) and dtype == torch.float16 else 0
-
-
-def _runs_on(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.cuda is not None
-
-
 def _width(weight: Tensor) -> int:
     return weight.numel() // weight.shape[0]
 
 
-class Update:
-    """The tables of one kernel for many weights of one dtype and device.
+def can_be_encoded(weight: Tensor) -> bool:
+    """Whether codes of a weight that need no escapes are worth it: they take whole strips of rows."""
+    return lean.code_size(weight.shape[0], _width(weight)) <= MOST * weight.nbytes
 
-    It holds the addresses of its parts: when one of them has moved, a new one has to be made. The parts can be written
-    in stages: ``cuts`` are the numbers of the parts with which the second and later ones begin.
+
+class PartTable:
+    """Many weights of one dtype, as the kernels read of them.
+
+    A weight is [out, ...], contiguous and 16-bit. The table holds addresses: it has to be told of them, and again when
+    a weight has moved.
+
+    Args:
+        weights: wherever they are at this moment.
+        pieces: what may be added to each.
+        factors: of all pieces, in their order.
+        has_pieces: whether pieces are of any kind; else they are low-rank.
     """
 
     def __init__(
-        self,
-        parts: Sequence[Part] | Sequence[LeanPart],
-        bases: Sequence[Tensor],
-        cuts: Sequence[int],
-        *,
-        codes: Sequence[lean.Code] = (),
-        pieces: Sequence[Sequence[Piece]] = (),
+        self, weights: Sequence[Tensor], pieces: Sequence[Sequence[Piece]], factors: FactorPlan, *, has_pieces: bool
     ) -> None:
-        weight = parts[0].weight
-        factors = [part.factors for part in parts]
-        variant = Variant(
-            is_aligned=all(map(is_aligned, (*[part.weight for part in parts], *bases))),
-            is_one_each=not pieces and all(each is None or len(each.chunks) == 1 for each in factors),
-            is_lean=len(codes) > 0,
-            has_pieces=len(pieces) > 0,
-        )
-        self._kernel = kernel_for(weight.device, weight.dtype, variant)
-        table = np.zeros(len(parts), _PART)
-        table["weight"] = [part.weight.data_ptr() for part in parts]
-        table["base"] = [base.data_ptr() for base in bases]
-        if codes:
-            table["codes"] = [code.codes.data_ptr() for code in codes]
-            table["escapes"] = [code.escapes.data_ptr() for code in codes]
-        table["up"] = [0 if each is None else each.up.data_ptr() for each in factors]
-        table["down"] = [0 if each is None else each.down.data_ptr() for each in factors]
-        table["height"] = [part.weight.shape[0] for part in parts]
-        table["width"] = [_width(part.weight) for part in parts]
-        _number(table, "chunk", [0 if each is None else len(each.up) for each in factors])
-        _number(table, "piece", [len(each) for each in pieces] if pieces else [0] * len(parts))
-        coefficients = table["pieces" if pieces else "chunks"].sum() * (2 if codes else 1)
-        self._parameters = self._kernel.parameters(int(coefficients))
-        self._table = self._kernel.upload(table.view(np.uint8))
-        self._pieces = self._kernel.upload(_piece_table(factors, pieces).view(np.uint8)) if pieces else None
-        all_strips = _strips(table, lean.STRIP_HEIGHT if codes else STRIP_HEIGHT)
-        strips, ends = self._kernel.upload(all_strips), [0, *np.searchsorted(all_strips[:, 0], cuts), len(all_strips)]
-        escapes = torch.cat([code.starts for code in codes]) if codes else None
-        self._stages = [
-            (int(end - first), strips[first:], escapes[first:] if escapes is not None else None)
-            for first, end in pairwise(ends)
-        ]
-        self._kept_alive = factors, bases, codes, pieces
+        self.dtype, self.has_pieces = weights[0].dtype, has_pieces
+        self.shapes = [(weight.shape[0], _width(weight)) for weight in weights]
+        self.sizes = np.array([weight.nbytes for weight in weights])
+        self.is_one_each = not has_pieces and all(len(chunks) < 2 for chunks in factors.chunks)
+        self.is_aligned = True
+        self._pieces, self._factors = pieces, factors
+        self._table = np.zeros(len(weights), _PART)
+        self._table["height"], self._table["width"] = np.array(self.shapes).T
+        _number(self._table, "chunk", list(map(sum, factors.chunks)))
+        _number(self._table, "piece", list(map(len, pieces)))
+        self._piece_table = _piece_table(pieces, factors)
+        self._strips: dict[int, np.ndarray] = {}
+        self.on_device: tuple[Tensor, Tensor] | None = None
+        """The tables of parts and of pieces, where the kernels read them."""
+
+    def load(self, factors: Tensor, matrices: Sequence[Sequence[Piece]], device: torch.device) -> None:
+        """Have the table on ``device``; where weights are has to be told, see :meth:`locate`.
+
+        Args:
+            factors: those of all parts, as the plan packs them.
+            matrices: the pieces with their matrices on the device.
+        """
+        for side, places in (("up", self._factors.ups), ("down", self._factors.downs)):
+            self._table[side] = factors.data_ptr() + places * factors.element_size()
+        for side, number in (("left", 0), ("right", 1)):
+            found = ((piece.left, piece.right)[number] for piece in chain.from_iterable(matrices))
+            self._piece_table[side] = [0 if matrix is None else matrix.data_ptr() for matrix in found]
+        self._upload(device)
+
+    def unload(self) -> None:
+        self.on_device = None
+
+    def _upload(self, device: torch.device) -> None:
+        parts, pieces = (torch.from_numpy(each.view(np.uint8)).to(device, copy=True) for each in (
+            self._table, self._piece_table
+        ))
+        self.on_device = parts, pieces
+
+    def locate(self, weights: Sequence[Tensor], bases: Sequence[Tensor]) -> None:
+        """Note where weights and their pristine values are now; they are on the device.
+
+        Args:
+            bases: the weights themselves where pristine values are recovered from them, or put there beforehand.
+        """
+        self._table["weight"] = [weight.data_ptr() for weight in weights]
+        self._table["base"] = [base.data_ptr() for base in bases]
+        places = np.concatenate((self._table["weight"], self._table["base"]))
+        self.is_aligned = bool((self._table["width"] % 8 == 0).all() and (places % 16 == 0).all())
+        self._upload(weights[0].device)
+
+    def point_at(self, codes: Codes) -> None:
+        """Note where codes are."""
+        self._table["codes"] = codes.codes.data_ptr() + codes.firsts
+        self._upload(codes.codes.device)
+
+    @property
+    def coefficients(self) -> int:
+        """How many coefficients the parts have: one for each piece, or for each chunk of the factors."""
+        return int(self._table["pieces" if self.has_pieces else "chunks"].sum())
+
+    def strips(self, height: int) -> np.ndarray:
+        """[strips, 4] int32: the part of each strip, its first row and column, and its number."""
+        if height not in self._strips:
+            across = -(-self._table["width"] // lean.TILE_WIDTH)
+            counts = -(-self._table["height"] // height) * across
+            parts = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+            numbers = np.arange(len(parts), dtype=np.int32)
+            within = numbers - (np.cumsum(counts, dtype=np.int32) - counts)[parts]
+            rows, columns = np.divmod(within, across[parts])
+            self._strips[height] = np.stack((parts, rows * height, columns * lean.TILE_WIDTH, numbers), axis=1)
+        return self._strips[height]
+
+
+class Update:
+    """The kernel for all weights of a table. Its coefficients are one for each piece, or for each chunk of factors.
+
+    Args:
+        table: loaded, and told where the weights are; each has its pristine value beside it, or in it if there are
+            codes.
+        codes: what the pristine values are recovered with. Those in force are needed then, and have to be true.
+    """
+
+    def __init__(self, table: PartTable, codes: Codes | None, device: torch.device) -> None:
+        self._table, self._codes, self._device = table, codes, device
+        self.relocate()
+        self._parameters = self._kernel.parameters(table.coefficients * (1 if codes is None else 2))
+        if codes is not None:
+            table.point_at(codes)
+
+    def relocate(self) -> None:
+        """The table has been told of other places, of which not all may be aligned as those before."""
+        table = self._table
+        source = Updater(table.is_aligned, table.is_one_each, self._codes is not None, table.has_pieces)
+        self._kernel = kernel_for(self._device, table.dtype, source)
 
     def upload(self, *coefficients: np.ndarray) -> Uploaded:
         """Bring coefficients to the device, which the next launches need."""
@@ -183,35 +171,63 @@ class Update:
         both = self._parameters.upload(np.concatenate(coefficients))
         return both[:count], both[count:] if len(coefficients) > 1 else None
 
-    def launch(self, stage: int, uploaded: Uploaded) -> None:
-        """Bring the weights of a stage to the coefficients that were ``uploaded``."""
-        blocks, strips, first_escapes = self._stages[stage]
-        if blocks:
-            self._kernel.launch(blocks, THREADS, [strips, self._table, *uploaded, first_escapes, self._pieces])
+    def launch(self, strips: Tensor, uploaded: Uploaded) -> None:
+        """Bring the weights in some strips to the coefficients that were ``uploaded``.
+
+        Args:
+            strips: [strips, 4] on the device, some rows of the table's.
+        """
+        if len(strips):
+            assert self._table.on_device is not None
+            parts, pieces = self._table.on_device
+            codes = (None, None) if self._codes is None else (self._codes.starts, self._codes.escapes)
+            self._kernel.launch(len(strips), THREADS, [strips, parts, *uploaded, *codes, pieces])
 
 
-class GroupedUpdate(Update):
-    """Updates many weights, as often as wanted. Its coefficients are one for each chunk of the parts' factors."""
-
-    def __init__(self, parts: Sequence[Part], cuts: Sequence[int] = ()) -> None:
-        super().__init__(parts, [part.base for part in parts], cuts)
+def strip_height(is_lean: bool) -> int:
+    """Rows of a strip."""
+    return lean.STRIP_HEIGHT if is_lean else STRIP_HEIGHT
 
 
-class GroupedLeanUpdate(Update):
-    """Updates many weights, and recovers their pristine values on the way.
+def encode(
+    table: PartTable, strips: Tensor, limits: np.ndarray, errors: np.ndarray
+) -> tuple[Codes, np.ndarray]:
+    """What is kept of the weights of a table, which are pristine.
 
-    Its coefficients are those wanted, and those in force, which have to be true.
+    Args:
+        table: loaded, and told where the weights are.
+        strips: all of the table's, in any order, on the device.
+        limits: the largest magnitude of each piece's coefficient.
+        errors: how far the sum of each piece's products may be off, in parts of the sum of their magnitudes.
+
+    Returns:
+        The codes, and for each part whether it can be kept so; those of the others are not to be used.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: they do not fit.
     """
+    device = strips.device
+    numbers = [torch.from_numpy(each.astype(np.float32)).to(device) for each in (limits, errors)]
+    counts = torch.zeros(len(strips) + 1, dtype=torch.int32, device=device)
+    unkept = torch.zeros(len(table.shapes), dtype=torch.int32, device=device)
 
-    def __init__(self, parts: Sequence[LeanPart], cuts: Sequence[int] = ()) -> None:
-        super().__init__(parts, [part.weight for part in parts], cuts, codes=[part.code for part in parts])
+    def launch(writes: bool, starts: Tensor | None, escapes: Tensor | None) -> None:
+        assert table.on_device is not None
+        parts, pieces = table.on_device
+        kernel = kernel_for(device, table.dtype, Encoder(table.is_aligned, table.has_pieces, writes))
+        arguments = [strips, parts, *numbers, pieces, counts[1:], unkept, starts, escapes]
+        kernel.launch(len(strips), THREADS, arguments)
 
-
-class GroupedPieceUpdate(Update):
-    """Updates many weights whose deltas are pieces of any kind. Its coefficients are one for each piece."""
-
-    def __init__(self, parts: Sequence[PiecePart], cuts: Sequence[int] = ()) -> None:
-        super().__init__(parts, [part.base for part in parts], cuts, pieces=[part.pieces for part in parts])
+    launch(False, None, None)
+    starts = counts.cumsum(0, dtype=torch.int32)
+    ends = np.searchsorted(table.strips(lean.STRIP_HEIGHT)[:, 0], np.arange(len(table.shapes) + 1))
+    told = torch.cat([starts[torch.from_numpy(ends).to(device)], unkept]).cpu().numpy()
+    found, is_unkept = np.diff(told[: len(ends)]), told[len(ends) :] != 0
+    codes = Codes.empty(table.shapes, starts, int(found.sum()))
+    sizes = np.diff(codes.firsts, append=codes.codes.numel()) + 4 * found
+    table.point_at(codes)
+    launch(True, codes.starts, codes.escapes)
+    return codes, (sizes <= MOST * table.sizes) & ~is_unkept
 
 
 def _number(table: np.ndarray, what: str, counts: Sequence[int]) -> None:
@@ -220,35 +236,22 @@ def _number(table: np.ndarray, what: str, counts: Sequence[int]) -> None:
     table[f"first_{what}"] = np.cumsum(counts) - counts
 
 
-def _piece_table(factors: Sequence[Factors | None], pieces: Sequence[Sequence[Piece]]) -> np.ndarray:
-    """One row for each piece; its chunks are counted from the first of its part."""
+def _piece_table(pieces: Sequence[Sequence[Piece]], factors: FactorPlan) -> np.ndarray:
+    """One row for each piece, without addresses; its chunks are counted from the first of its part."""
     rows = []
-    for packed, chosen in zip(factors, pieces, strict=True):
-        counts = iter(packed.chunks if packed is not None else ())
+    for of_part, all_chunks in zip(pieces, factors.chunks, strict=True):
+        counts = iter(all_chunks)
         first = 0
-        for piece in chosen:
+        for piece in of_part:
             chunks = [next(counts) for _ in piece.factors] + [0, 0]
-            left, right = piece.left, piece.right
-            rows.append(
-                (
-                    0 if left is None else left.data_ptr(),
-                    0 if right is None else right.data_ptr(),
-                    piece.kind, first, chunks[0], chunks[1],
-                    0 if left is None else left.shape[-1],
-                    0 if right is None else right.shape[0],
-                    0 if right is None else right.shape[-1],
-                    piece.shift,
-                )
-            )  # fmt: skip
+            rows.append(_piece_row(piece, first, chunks[0], chunks[1]))
             first += sum(chunks)
     return np.array(rows, _PIECE)
 
 
-def _strips(table: np.ndarray, height: int) -> np.ndarray:
-    """[strips, 4] int32: the part that each strip belongs to, its first row and column, and 0."""
-    across = -(-table["width"] // lean.TILE_WIDTH)
-    counts = -(-table["height"] // height) * across
-    parts = np.repeat(np.arange(len(table)), counts)
-    numbers = np.arange(len(parts)) - (np.cumsum(counts) - counts)[parts]
-    rows, columns = np.divmod(numbers, across[parts])
-    return np.stack((parts, rows * height, columns * lean.TILE_WIDTH, 0 * parts), axis=1).astype(np.int32)
+def _piece_row(piece: Piece, first_chunk: int, chunks: int, other_chunks: int) -> tuple[int | float, ...]:
+    if piece.kind in (Kind.LOW_RANK, Kind.HADAMARD):
+        return 0, 0, piece.kind, first_chunk, chunks, other_chunks, 0, 0, 0, 0.0
+    assert piece.left is not None
+    right = (0, 0) if piece.right is None else (piece.right.shape[0], piece.right.shape[-1])
+    return 0, 0, piece.kind, first_chunk, 0, 0, piece.left.shape[-1], *right, piece.shift

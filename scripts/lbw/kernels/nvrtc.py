@@ -77,7 +77,7 @@ class Kernel:
 
 
 class Parameters:
-    """float32 numbers that differ from launch to launch, uploaded without waiting for the GPU.
+    """float32 numbers that differ from launch to launch, uploaded without waiting for the GPU, and without allocating.
 
     Only page-locked memory can be. It has a few places in turn, so that nothing is overwritten on its way.
     """
@@ -86,6 +86,7 @@ class Parameters:
         self._device = device
         self._places = torch.empty(_PLACES, max(count, 1), pin_memory=True)  # none of no bytes is page-locked
         self._arrays = self._places.numpy()
+        self._uploaded = torch.empty(_PLACES, max(count, 1), device=device)
         self._copied = [torch.cuda.Event() for _ in range(_PLACES)]
         self._uploads = 0
 
@@ -95,7 +96,7 @@ class Parameters:
         self._uploads += 1
         self._copied[place].synchronize()
         self._arrays[place, : len(values)] = values
-        uploaded = self._places[place].to(self._device, non_blocking=True)
+        uploaded = self._uploaded[place].copy_(self._places[place], non_blocking=True)
         self._copied[place].record(torch.cuda.current_stream(self._device))
         return uploaded
 

@@ -27,13 +27,16 @@ def exact_arithmetic() -> Iterator[None]:
         yield
 
 
-def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, float]]) -> Tensor | None:
+def update_weight(
+    weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, float]], device: torch.device | None = None
+) -> Tensor | None:
     """Write ``round(base + sum_k c_k * D_k)`` into ``weight``: accumulated in a wider type, rounded once.
 
     Args:
         weight: the layer's parameter, or some rows of it, [out, ...]; modified in place.
         base: its pristine value, of the same shape and dtype, on any device.
         terms: (delta, coefficient) pairs in the host's order.
+        device: where it is computed; None for where the weight is.
 
     Returns:
         What the terms add to the layer's bias, or None.
@@ -41,19 +44,20 @@ def update_weight(weight: Tensor, base: Tensor, terms: Sequence[tuple[Delta, flo
     if not terms:
         weight.copy_(base)
         return None
+    device = weight.device if device is None else device
     dtype = accumulation_dtype(weight.dtype)
     first, strength = terms[0]
-    here = base.to(weight.device).contiguous()
+    here = base.to(device).contiguous()
     total, rest = first.onto(here, strength, dtype, base), terms[1:]
     if total is None:
         total, rest = here.to(dtype, copy=True), terms
     flat = total.flatten(1) if total.dim() > 1 else total
     for delta, coefficient in rest:
         if isinstance(delta, LowRank):
-            delta.to(weight.device)
+            delta.to(device)
             flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
         else:
             total.add_(delta.compute(total), alpha=coefficient)
     weight.copy_(total)
-    added = [delta.bias.to(weight.device, dtype) * value for delta, value in terms if delta.bias is not None]
+    added = [delta.bias.to(device, dtype) * value for delta, value in terms if delta.bias is not None]
     return torch.stack(added).sum(0) if added else None

@@ -1,4 +1,4 @@
-"""The CUDA kernel on a CPU, thread by thread, where there is no GPU: its own source, compiled by a C++ compiler."""
+"""The CUDA kernels on a CPU, thread by thread, where there is no GPU: their own sources, compiled by a C++ compiler."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from lbw.kernels import cuda
+from lbw.kernels import compiled
 
 FOLDER = Path(__file__).parent
 COMPILER = shutil.which("g++")
+OWN = "primitives.cuh"
+"""The header that is another one here."""
 
 
 class Kernel:
     """As :class:`lbw.kernels.nvrtc.Kernel`, on the CPU."""
 
     def __init__(
-        self, name: str, source: str, _headers: Mapping[str, str], macros: Mapping[str, int], _device: torch.device
+        self, name: str, source: str, headers: Mapping[str, str], macros: Mapping[str, int], _device: torch.device
     ) -> None:
-        assert name == "update" and COMPILER is not None
+        assert COMPILER is not None
         with tempfile.TemporaryDirectory() as folder:
+            for header, text in headers.items():
+                Path(folder, header).write_text((FOLDER / OWN).read_text() if header == OWN else text)
             library = Path(folder) / "kernel.so"
             command = [COMPILER, "-x", "c++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-o", str(library), "-"]
+            command += [f"-DKERNEL={name}", *(f"-D{macro}={value}" for macro, value in macros.items())]
             text = source + (FOLDER / "launch.cpp").read_text()
-            command += [f"-D{macro}={value}" for macro, value in macros.items()]
-            subprocess.run(command, input=text, text=True, check=True, cwd=FOLDER)
+            subprocess.run(command, input=text, text=True, check=True, cwd=folder)
             self._library = ctypes.CDLL(str(library))
 
     def upload(self, values: np.ndarray) -> Tensor:
@@ -61,9 +65,9 @@ def cuda_on_cpu() -> Iterator[None]:
     if COMPILER is None:
         pytest.skip("needs g++")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "Kernel", Kernel)
-        patch.setattr(cuda, "_runs_on", lambda device: device.type == "cpu")
-        patch.setattr(cuda, "_tensor_cores", lambda _device, _dtype: 16)
+        patch.setattr(compiled, "Kernel", Kernel)
+        patch.setattr(compiled, "runs_on", lambda device: device.type == "cpu")
+        patch.setattr(compiled, "_tensor_cores", lambda _device, _dtype: 16)
         yield
 
 

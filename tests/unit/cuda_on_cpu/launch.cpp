@@ -1,17 +1,34 @@
-// What launches the kernel that stands above it.
+// What launches the kernel that stands above it, whatever its arguments are: all of them are pointers.
 
-struct Arguments {
-    const Strip *strips;
-    const Part *parts;
-    const float *coefficients, *in_force;
-    const int *first_escapes;
-    const Piece *pieces;
+#include <tuple>
+#include <utility>
+
+template <typename... Types>
+struct Call {
+    std::tuple<Types...> arguments;
+    void (*kernel)(Types...);
+
+    Call(void (*kernel)(Types...), const void *const *pointers) : kernel(kernel) {
+        set(pointers, std::index_sequence_for<Types...>());
+    }
+
+    template <size_t... Numbers>
+    void set(const void *const *pointers, std::index_sequence<Numbers...>) {
+        arguments = std::make_tuple((Types) const_cast<void *>(pointers[Numbers])...);
+    }
+
+    void operator()() { std::apply(kernel, arguments); }
 };
-static Arguments arguments;
+
+template <typename... Types>
+Call<Types...> call_of(void (*kernel)(Types...), const void *const *pointers) {
+    return Call<Types...>(kernel, pointers);
+}
+
+static const void *const *given;
 
 static void run_thread() {
-    update(arguments.strips, arguments.parts, arguments.coefficients, arguments.in_force, arguments.first_escapes,
-           arguments.pieces);
+    call_of(KERNEL, given)();
     threads[threadIdx.x].is_done = true;
     swapcontext(&threads[threadIdx.x].context, &scheduler);
 }
@@ -19,9 +36,7 @@ static void run_thread() {
 // Returns how many accesses a GPU would have refused.
 extern "C" int launch(int blocks, int size, const void *const *pointers) {
     misaligned_accesses = 0;
-    arguments = {static_cast<const Strip *>(pointers[0]), static_cast<const Part *>(pointers[1]),
-                 static_cast<const float *>(pointers[2]), static_cast<const float *>(pointers[3]),
-                 static_cast<const int *>(pointers[4]), static_cast<const Piece *>(pointers[5])};
+    given = pointers;
     threads = std::vector<Thread>(size);
     for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) {
         for (Thread &thread : threads) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+using std::max;
 using std::min;
 
 #define __global__
@@ -61,14 +62,36 @@ INLINE void wait_for_others() {
 
 INLINE void __syncthreads() { wait_for_others(); }
 
-constexpr int MANTISSA = BFLOAT16 ? 7 : 10, BIAS = BFLOAT16 ? 127 : 15;
+// A thread runs alone until it waits.
+INLINE int atomicAdd(int *sum, int value) {
+    const int before = *sum;
+    *sum += value;
+    return before;
+}
+
+INLINE int atomicMax(int *most, int value) {
+    const int before = *most;
+    *most = max(before, value);
+    return before;
+}
+
+template <typename To, typename From>
+INLINE To same_bits(From from) {
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+INLINE float __uint_as_float(unsigned bits) { return same_bits<float>(bits); }
+INLINE unsigned __float_as_uint(float value) { return same_bits<unsigned>(value); }
+
+constexpr int DIGITS = BFLOAT16 ? 7 : 10, OFFSET = BFLOAT16 ? 127 : 15;
 
 INLINE float value_of(Bits bits) {
-    const int exponent = bits >> MANTISSA & (2 * BIAS + 1), mantissa = bits & ((1 << MANTISSA) - 1);
+    const int exponent = bits >> DIGITS & (2 * OFFSET + 1), mantissa = bits & ((1 << DIGITS) - 1);
     const float sign = bits >> 15 ? -1.0f : 1.0f;
-    if (exponent == 2 * BIAS + 1) return mantissa ? NAN : sign * INFINITY;
-    const int whole = exponent ? mantissa | 1 << MANTISSA : mantissa;
-    return sign * std::ldexp(static_cast<float>(whole), std::max(exponent, 1) - BIAS - MANTISSA);
+    if (exponent == 2 * OFFSET + 1) return mantissa ? NAN : sign * INFINITY;
+    const int whole = exponent ? mantissa | 1 << DIGITS : mantissa;
+    return sign * std::ldexp(static_cast<float>(whole), std::max(exponent, 1) - OFFSET - DIGITS);
 }
 
 static const std::vector<float> values = [] {
@@ -80,14 +103,14 @@ static const std::vector<float> values = [] {
 INLINE float widened(Bits bits) { return values[bits]; }
 
 INLINE Bits bits_of(float value) {
-    const Bits sign = std::signbit(value) ? 0x8000 : 0, infinity = (2 * BIAS + 1) << MANTISSA;
+    const Bits sign = std::signbit(value) ? 0x8000 : 0, infinity = (2 * OFFSET + 1) << DIGITS;
     if (value != value) return 0x7FFF;
     if (value == 0.0f) return sign;
     if (std::isinf(value)) return sign | infinity;
-    const int exponent = std::max(std::ilogb(value), 1 - BIAS);
-    const long units = std::lrint(std::ldexp(std::fabs(static_cast<double>(value)), MANTISSA - exponent));
+    const int exponent = std::max(std::ilogb(value), 1 - OFFSET);
+    const long units = std::lrint(std::ldexp(std::fabs(static_cast<double>(value)), DIGITS - exponent));
     // One unit more than a mantissa can hold is the next exponent's first number.
-    const long bits = (static_cast<long>(exponent + BIAS - 1) << MANTISSA) + units;
+    const long bits = (static_cast<long>(exponent + OFFSET - 1) << DIGITS) + units;
     return sign | static_cast<Bits>(std::min(bits, static_cast<long>(infinity)));
 }
 

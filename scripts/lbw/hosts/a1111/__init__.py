@@ -6,7 +6,7 @@ Everything of the host that the program touches is in this package.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from lbw import api, infotext, prompt, routes
@@ -19,10 +19,11 @@ from lbw.hosts.a1111.model import host, solver_step
 from lbw.hosts.a1111.notes import Note
 from lbw.hosts.a1111.plots import leave_batch_out
 from lbw.hosts.a1111.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
+from lbw.hosts.a1111.sampling import Sampling, tell_out_of_memory
 from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.hosts.a1111.xyz_axes import add as add_axes
-from lbw.kernels import cuda
+from lbw.kernels import compiled
 from lbw.limits import shortened
 from lbw.session import Session
 from lbw.summary import changes, summarise
@@ -37,10 +38,11 @@ __all__ = [
     "add_settings",
     "add_translations",
     "app_started",
+    "batch_made",
     "before_evaluation",
     "before_process",
+    "before_sampling",
     "begin",
-    "conditioning_encoded",
     "finish",
     "leave_batch_out",
     "library",
@@ -49,7 +51,6 @@ __all__ = [
     "session_of",
     "setting",
     "solver_step",
-    "take_notes",
     "unload",
 ]
 
@@ -69,11 +70,14 @@ class Closer:
         self._close = p.close
 
     def __call__(self) -> None:
+        session = session_of(self._p)
+        if session is not None:
+            tell_out_of_memory(session)
         end(self._p)
         self._close()
 
 
-engine = LoraEngine()
+engine = LoraEngine(device=devices.device)
 caches = ConditioningCaches()
 
 
@@ -169,6 +173,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     if not is_hires:
         session.passes.clear()
+        engine.headroom.begin(_work(p), engine.held)
     made = session.begin_pass(
         requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
     )
@@ -189,11 +194,33 @@ def take_notes(p: Any) -> None:
         p.extra_generation_params[key] = Note(batches, p.iteration)
 
 
+def _work(p: Any) -> Hashable:
+    """What the need of memory depends on."""
+    hires = (p.hr_upscale_to_x, p.hr_upscale_to_y) if getattr(p, "enable_hr", False) else None
+    return p.width, p.height, p.batch_size, hires, host.is_sdxl(), host.moves_parts()
+
+
 def conditioning_encoded(p: Any) -> None:
     """The prompt of a pass has been encoded."""
     session = session_of(p)
     if session is not None and session.plan is not None:
         caches.remember(p, session.passes[-1].text_encoder_ratios())
+        session.has_encoded()
+
+
+def before_sampling(p: Any) -> None:
+    """The sampler is about to run all steps of a pass."""
+    conditioning_encoded(p)
+    session = session_of(p)
+    if session is not None and not isinstance(vars(p.sampler).get("launch_sampling"), Sampling):
+        p.sampler.launch_sampling = Sampling(p, session)
+
+
+def batch_made(p: Any) -> None:
+    """The images of a batch have been decoded."""
+    take_notes(p)
+    if session_of(p) is not None:
+        engine.headroom.end(engine.held)
 
 
 def before_evaluation(params: Any) -> None:
@@ -229,15 +256,18 @@ def finish(p: Any, processed: Any) -> None:
 
 def _tell_summary(session: Session, processed: Any) -> None:
     """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
-    line = summarise(session.passes, session.updates, _memory_mode())
+    line = summarise(session.passes, session.updates, _memory_mode(session))
     if line:
         processed.comments += f"{NAME}: {line}\n"
 
 
-def _memory_mode() -> str:
-    """Where the pristine weights are of the layers that LoRAs change."""
+def _memory_mode(session: Session) -> str:
+    """Where the pristine weights were of the layers that LoRAs changed, and what that took of the GPU's memory."""
     places = {None: "not kept", Policy.GPU: "beside the layers", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
-    return places[engine.placement]
+    if not session.most_held:
+        return places[session.placement]
+    now = f"{engine.held / 1e6:.0f} MB held" if engine.held else "none held now"
+    return f"{places[session.placement]}, {session.most_held / 1e6:.0f} MB of GPU memory in use, {now}"
 
 
 def end(p: Any) -> None:
@@ -258,7 +288,7 @@ def app_started(_demo: Any, app: Any) -> None:
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
     engine.park(host.model(), host.layers().values())
-    cuda.prepare(devices.device, devices.dtype_unet)
+    compiled.prepare(devices.device, devices.dtype_unet)
     network_files.meter.forget()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
+from lbw.hosts.a1111.forward_hooks import Call, ForwardHooks
+from lbw.hosts.a1111.model_moves import Departures
 from modules import sd_models, shared
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
@@ -38,6 +40,18 @@ class A1111:
     def networks(self) -> Sequence[Any]:
         networks: Sequence[Any] = host_networks.loaded_networks
         return networks
+
+    def moves_parts(self) -> bool:
+        return bool(getattr(shared.sd_model, "lowvram", False))
+
+    def before_departure(self, call: Call | None) -> None:
+        model = shared.sd_model
+        # With --lowvram blocks come and go in each evaluation.
+        parts = [] if call is None or shared.cmd_opts.lowvram else [model, model.model]
+        departures.watch(parts, call or (lambda: None))
+
+    def before_forward(self, layers: Sequence[nn.Module], call: Call) -> None:
+        hooks.set(shared.sd_model, layers, call)
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
@@ -70,4 +84,5 @@ def is_loaded() -> bool:
     return sd_models.model_data.sd_model is not None
 
 
+hooks, departures = ForwardHooks(), Departures()
 host = A1111()

@@ -1,0 +1,80 @@
+"""A sampling pass: when it is over, and once more from its start if the GPU's memory ran out beside what we hold."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lbw.session import Session
+from modules import shared
+
+logger = logging.getLogger("lbw")
+
+OutOfMemoryError = torch.cuda.OutOfMemoryError
+
+
+class Sampling:
+    """Stands in for one sampler's ``launch_sampling``, which runs all steps of a pass.
+
+    Args:
+        p: the host's processing object.
+        session: of its generation.
+    """
+
+    def __init__(self, p: Any, session: Session) -> None:
+        self._p, self._session = p, session
+        self._launch = p.sampler.launch_sampling
+
+    def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
+        model, noise = shared.sd_model, Noise(self._p.rng)
+        try:
+            return self._launch(steps, function)
+        except OutOfMemoryError as error:
+            if shared.sd_model is not model or not self._session.gives_way(error):
+                raise
+        finally:
+            self._session.has_sampled()
+        # The failed attempt is gone with its exception, and so is what it had in memory.
+        torch.cuda.empty_cache()
+        noise.restore()
+        self._p.sampler.model_wrap_cfg.step = 0
+        try:
+            return self._launch(steps, function)
+        finally:
+            self._session.has_sampled()
+
+
+class Noise:
+    """Where the random numbers of an image stand, those that torch draws included."""
+
+    def __init__(self, rng: Any) -> None:
+        self._rng = rng
+        self._generators = [
+            (each, each.get_state() if isinstance(each, torch.Generator) else copy.copy(vars(each)))
+            for each in rng.generators
+        ]
+        self._of_torch = torch.get_rng_state()
+        self._of_cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+
+    def restore(self) -> None:
+        self._rng.generators = [each for each, _state in self._generators]
+        for each, state in self._generators:
+            if isinstance(each, torch.Generator):
+                each.set_state(state)
+            else:
+                vars(each).update(state)
+        torch.set_rng_state(self._of_torch)
+        if self._of_cuda is not None:
+            torch.cuda.set_rng_state(self._of_cuda)
+
+
+def tell_out_of_memory(session: Session) -> None:
+    """A generation ends. If it failed for lack of memory while we held some, the error says so."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OutOfMemoryError) and session.gives_way(error):
+        error.args = (f"{error} (LoRA Block Weight has given back what it held: try again)", *error.args[1:])
