@@ -65,11 +65,15 @@ class Watch:
         self._names = [name for _, _, name in owners]
         layers = dict.fromkeys(member.bound for member in members)
         self._attributes = [bound.attributes for bound in layers]
-        self.look()
+        self._pointers: list[int] = []
+        self._backups: list[Any] = []
 
     def look(self) -> None:
         """Take all as it is now."""
         self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
+
+    def forget(self) -> None:
+        self._pointers, self._backups = [], []
 
     def holds(self, names: Names) -> bool:
         """Whether all are so, and have these very ``names``."""
@@ -112,6 +116,11 @@ class Slice:
         self.watch.look()
         if copies_in_ram:
             self._refills = [(*place, copies_in_ram[place]) for place in self._places if place in copies_in_ram]
+
+    def forget(self) -> None:
+        """Let go of copies."""
+        self.watch.forget()
+        self._refills = []
 
     def refill(self) -> None:
         for bound, parameter, base in self._refills:
@@ -261,14 +270,14 @@ class Batch:
         if residence is Residence.RAM:
             self._copies = dict(zip(places, map(self._memory.copy, weights), strict=True))
             return
-        slab, used = torch.empty(0), 0
-        for place, weight in zip(places, weights, strict=True):
-            room = -(-weight.numel() // 128) * 128  # kernels want it aligned
+        rooms = [-(-weight.numel() // 128) * 128 for weight in weights]  # kernels want it aligned
+        slab, used, left = torch.empty(0), 0, sum(rooms)
+        for place, weight, room in zip(places, weights, rooms, strict=True):
             if slab.dtype != weight.dtype or used + room > len(slab):
-                slab = torch.empty(max(room, _SLAB // weight.itemsize), dtype=weight.dtype, device=self._device)
-                used = 0
+                size = max(room, min(left, _SLAB // weight.itemsize))
+                slab, used = torch.empty(size, dtype=weight.dtype, device=self._device), 0
             self._copies[place] = slab[used : used + weight.numel()].view(weight.shape)
-            used += room
+            used, left = used + room, left - room
         if weights:
             torch._foreach_copy_(list(self._copies.values()), weights)
 
@@ -521,6 +530,8 @@ class Batch:
         for launch in self._launches:
             launch.unload(None)
             launch.bases = ()
+        for each in chain.from_iterable(self._slices):
+            each.forget()
         self._backups, self._copies, self.residence = self._originals, {}, None
         self._memory = PinnedMemory()
 

@@ -122,7 +122,7 @@ def _padded(size: int) -> int:
 
 
 def _portions(matrices: Sequence[Tensor], itemsize: int) -> Iterator[Portion]:
-    room = Staging.PIECE // itemsize
+    room = Staging.PIECE * Staging.PIECES // itemsize
     chosen: list[Tensor] = []
     places: list[int] = []
     first = size = 0

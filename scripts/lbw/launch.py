@@ -83,8 +83,8 @@ class Launch:
             self._of_layers.setdefault(member.bound, []).append((number, member))
         weights = [member.weight for member in members]
         pieces = [[piece for _network, piece in member.pieces] for member in members]
-        self._factors = FactorPlan([member.factors for member in members], weights[0].dtype)
-        self._table = cuda.PartTable(weights, pieces, self._factors, has_pieces=self._has_pieces)
+        self._plan = FactorPlan([member.factors for member in members], weights[0].dtype)
+        self._table = cuda.PartTable(weights, pieces, self._plan, has_pieces=self._has_pieces)
         self._pieces = pieces
         self._limits = np.array([
             abs(coefficient * piece.scale)
@@ -98,8 +98,11 @@ class Launch:
         self._update: cuda.Update | None = None
         self._strips: Tensor | None = None
         self._choices: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        self._on_device: object = None
+        self._packed: Tensor | None = None
+        self._packed_in_ram: Tensor | None = None
         self._codes_in_ram: Codes | None = None
+        self._matrices: list[tuple[Piece, ...]] = []
+        self._is_checked, self._is_wild = False, np.zeros(len(members), bool)
 
     def _set_terms(self) -> None:
         """Which coefficients the kernel wants: of which member, slot and network, and by what it is multiplied."""
@@ -131,39 +134,52 @@ class Launch:
         Raises:
             torch.cuda.OutOfMemoryError: it does not fit.
         """
-        factors, largest = self._factors.load(self._device)
+        factors = self._load_factors()
         matrices = on_device(self._pieces, self._device)
         self._table.load(factors, matrices, self._device)
         self.locate()
         self._strips = torch.from_numpy(self._order).to(self._device, copy=True)
-        is_refused = np.zeros(len(self.members), bool)
+        is_refused = self._is_wild.copy()
         if self.is_lean and self.codes is None:
             self.codes, are_kept = cuda.encode(self._table, self._strips, self._limits, self._errors)
             is_refused |= ~are_kept
         elif self.codes is not None:
             self.codes = self.codes.copied(lambda tensor: tensor.to(self._device, non_blocking=True))
-        if not self._has_pieces:  # pieces of coefficient 0 are not computed
-            is_refused |= self._factors.wild(largest.cpu().numpy())
         self._update = cuda.Update(self._table, self.codes, self._device)
-        self._on_device = factors, matrices
+        self._packed, self._matrices = factors, matrices
         sizes = [matrix.nbytes for each in matrices for piece in each for matrix in piece.matrices]
         self.nbytes = factors.nbytes + self._strips.nbytes + sum(sizes)
         self.nbytes += 0 if self.codes is None else self.codes.nbytes
         return [self.members[number] for number in np.flatnonzero(is_refused)]
 
+    def _load_factors(self) -> Tensor:
+        """The packed factors on the device."""
+        if self._packed_in_ram is not None:
+            return self._packed_in_ram.to(self._device, non_blocking=True)
+        packed, largest = self._plan.load(self._device)
+        if not self._is_checked:
+            self._is_checked = True
+            if not self._has_pieces:  # pieces of coefficient 0 are not computed
+                self._is_wild = self._plan.wild(largest.cpu().numpy())
+        return packed
+
     def unload(self, memory: PinnedMemory | None) -> None:
         """Give the device's memory back.
 
         Args:
-            memory: where codes go that are needed later; None if the weights are pristine, and none are.
+            memory: where goes what is needed later; None if the weights are pristine, and nothing is.
         """
         if memory is None:
-            self.codes = self._codes_in_ram = None
-        elif self.codes is not None:
-            self._codes_in_ram = self._codes_in_ram or self.codes.copied(memory.copy)
-            self.codes = self._codes_in_ram
+            self.codes = self._codes_in_ram = self._packed_in_ram = None
+        elif self._packed is not None:
+            if self.codes is not None:
+                self._codes_in_ram = self._codes_in_ram or self.codes.copied(memory.copy)
+                self.codes = self._codes_in_ram
+            if self._packed_in_ram is None:
+                self._packed_in_ram = memory.copy(self._packed)
         self._table.unload()
-        self._update = self._strips = self._on_device = None
+        self._update = self._strips = self._packed = None
+        self._matrices = []
         self.nbytes = 0
         self._choices.clear()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate
 from threading import Lock
@@ -18,21 +19,23 @@ _making = Lock()
 
 class Staging:
     """Page-locked memory that is used again and again: the driver is slow to lock memory, some milliseconds for each
-    of these pieces, and copies from any other memory are slower.
+    of these pieces, and copies from any other memory are slower. Several threads fill it, because one is slower than
+    the way to the GPU.
 
     Args:
         device: where the tensors go.
     """
 
-    PIECE = 2**24
-    PIECES = 2
+    PIECE = 2**23
+    """Bytes."""
+    PIECES = 4
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         is_cuda = device.type == "cuda"
         self._pieces = [torch.empty(self.PIECE, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(self.PIECES)]
         self._copied = [torch.cuda.Event() for _ in range(self.PIECES)] if is_cuda else []
-        self._uploads = 0
+        self._threads = ThreadPoolExecutor(self.PIECES, "lbw-staging")
 
     def fill(self, target: Tensor, tensors: Sequence[Tensor]) -> None:
         """Copy tensors into ``target``, one behind the other.
@@ -41,38 +44,50 @@ class Staging:
             target: [elements], on the device.
             tensors: [any], of its dtype, as many elements in all; on the CPU or on the device.
         """
-        room = self.PIECE // target.element_size()
-        waiting: list[Tensor] = []
-        done = size = 0
-        for tensor in tensors:
-            if tensor.device.type != "cpu" or tensor.numel() > room:
-                done = self._send(target, done, waiting)
-                waiting, size = [], 0
-                target[done : done + tensor.numel()].copy_(tensor)
-                done += tensor.numel()
-                continue
-            if size + tensor.numel() > room:
-                done = self._send(target, done, waiting)
-                waiting, size = [], 0
-            waiting.append(tensor)
-            size += tensor.numel()
-        self._send(target, done, waiting)
+        loads = list(self._loads(target, tensors))
+        for first in range(0, len(loads), self.PIECES):
+            together = loads[first : first + self.PIECES]
+            staged = [self._stage(place, part, sources) for place, (part, sources) in enumerate(together)]
+            for place, (part, sources) in enumerate(together):
+                ready = staged[place]
+                if ready is None:
+                    part.copy_(sources[0])
+                    continue
+                part.copy_(ready.result(), non_blocking=True)
+                if self._copied:
+                    self._copied[place].record(torch.cuda.current_stream(self._device))
 
-    def _send(self, target: Tensor, first: int, tensors: Sequence[Tensor]) -> int:
-        """Copy what fits into one piece. Returns where the next one begins."""
-        if not tensors:
-            return first
-        size = sum(tensor.numel() for tensor in tensors)
-        place = self._uploads % self.PIECES
-        self._uploads += 1
+    def _loads(self, target: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """What goes to the device at a time: parts of the target, and what is in them."""
+        room = self.PIECE // target.element_size()
+        first, size = 0, 0
+        load: list[Tensor] = []
+        for tensor in tensors:
+            if load and (size + tensor.numel() > room or _goes_alone(tensor, room) or _goes_alone(load[0], room)):
+                yield target[first : first + size], load
+                first, size, load = first + size, 0, []
+            load.append(tensor)
+            size += tensor.numel()
+        if load:
+            yield target[first : first + size], load
+
+    def _stage(self, place: int, part: Tensor, sources: list[Tensor]) -> Future[Tensor] | None:
+        """Fill a piece, in the background; None for a tensor that needs none, or does not fit."""
+        if _goes_alone(sources[0], self.PIECE // part.element_size()):
+            return None
         if self._copied:
             self._copied[place].synchronize()
-        staged = self._pieces[place].view(target.dtype)[:size]
-        torch.cat(list(tensors), out=staged)
-        target[first : first + size].copy_(staged, non_blocking=True)
-        if self._copied:
-            self._copied[place].record(torch.cuda.current_stream(self._device))
-        return first + size
+        staged = self._pieces[place].view(part.dtype)[: part.numel()]
+        return self._threads.submit(_joined, sources, staged)
+
+
+def _joined(sources: list[Tensor], into: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat(sources, out=into)
+
+
+def _goes_alone(tensor: Tensor, room: int) -> bool:
+    return tensor.device.type != "cpu" or tensor.numel() > room
 
 
 def _padding(tensor: Tensor) -> Tensor:

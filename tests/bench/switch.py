@@ -1,7 +1,7 @@
 """What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers; and what
 a generation costs beside its switches.
 
-    python -m tests.bench.switch [--scale 1] [--repeat 9] [--delta 0.04] [--json FILE]
+    python -m tests.bench.switch [--scale 1] [--repeat 9] [--delta 0.04] [--only switches|generations] [--json FILE]
 
 Runs where torch runs; the figures that count are those of a CUDA GPU with scale 1, which is SDXL's U-Net in fp16.
 ``--scale N`` divides the widths by N, to try the script on a CPU, which works in float32.
@@ -218,7 +218,7 @@ def copy_floor(layers: Layers) -> Callable[[], Any]:
 
 
 def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tuple[str, Callable[[], Switch]]]:
-    yield "ours", lambda: Ours(layers, networks)
+    yield "ours", lambda: Ours(layers, networks, policy=Policy.GPU)
     if bench.device == "cuda":
         yield "ours, lean", lambda: Ours(layers, networks, policy=Policy.LEAN)
         yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--delta", type=float, default=0.04, help="size of a LoRA's delta relative to the weights")
+    parser.add_argument("--only", choices=("switches", "generations"), help="one of the two tables")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     bench = Bench(options.scale, options.repeat, options.delta)
@@ -297,19 +298,23 @@ def main() -> None:
     report: dict[str, Any] = {"device": bench.device_name, "dtype": str(bench.dtype), "scale": options.scale}
     report["cases"] = []
     with torch.no_grad():
-        for case in CASES:
+        for case in CASES if options.only != "generations" else ():
             result = measure_case(bench, case)
             report["cases"].append(result)
             print(f"\n{result['case']}: {result['layers']} layers, {result['weights'] / 1e9:.3f} B weights")
             for row in result["rows"]:
                 figures = f"{row['ms']:10.2f} ms{row['times_floor']:9.2f} x floor{row['cpu_ms']:9.2f} ms CPU"
                 print(f"  {row['what']:36}{figures}{row['gpu_mb']:9.0f} MB")
-        report["details"] = measure_details(bench)
-        report["cold"] = [cold.measure(bench, case, policy) for case in CASES for policy in cold_policies(bench)]
-    cold.show(report["cold"])
-    print("\nattention, rank 32:")
-    for what, value in report["details"].items():
-        print(f"  {what:36}{value:10.2f}")
+        if options.only != "generations":
+            report["details"] = measure_details(bench)
+            print("\nattention, rank 32:")
+            for what, value in report["details"].items():
+                print(f"  {what:36}{value:10.2f}")
+        if options.only != "switches":
+            report["generations"] = [
+                cold.measure(bench, case, policy) for case in CASES for policy in cold_policies(bench)
+            ]
+            cold.show(report["generations"])
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -106,4 +106,4 @@ def test_weights_are_right_wherever_memory_runs_out(place: tuple[str, torch.dtyp
             assert bed.engine.held == 0
             has_failed = mode.failed
         number += stride
-    assert number > 50
+    assert number >= 40
