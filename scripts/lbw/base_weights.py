@@ -29,7 +29,7 @@ class Policy(str, Enum):
     """Where the pristine weights of layers live that networks change."""
 
     AUTO = "auto"
-    """Lean, or on the GPU where there is much more room than the host has ever needed; in RAM if memory is short."""
+    """Lean, or on the GPU where there is much more room than the host has ever needed."""
     GPU = "gpu"
     """On the layer's own device, where a switch reads them at memory speed."""
     LEAN = "lean"

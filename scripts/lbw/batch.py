@@ -58,6 +58,7 @@ class Watch:
 
     def __init__(self, members: Sequence[Member]) -> None:
         owners = [member.slot.parameter.rpartition(".") for member in members]
+        self._is_forgotten = True
         self._parameters = [
             member.bound.layer.get_submodule(owner)._parameters
             for member, (owner, _, _) in zip(members, owners, strict=True)
@@ -71,15 +72,17 @@ class Watch:
     def look(self) -> None:
         """Take all as it is now."""
         self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
+        self._is_forgotten = False
 
     def forget(self) -> None:
-        self._pointers, self._backups = [], []
+        self._pointers, self._backups, self._is_forgotten = [], [], True
 
     def holds(self, names: Names) -> bool:
         """Whether all are so, and have these very ``names``."""
         try:
             return (
-                all(map(eq, self._pointers_now(), self._pointers))
+                not self._is_forgotten
+                and all(map(eq, self._pointers_now(), self._pointers))
                 and all(map(is_, self._backups_now(), self._backups))
                 and all_have(self._attributes, names)
             )
@@ -242,7 +245,7 @@ class Batch:
 
     def _make_launches(self, residence: Residence) -> None:
         """The launches of weights that are recovered from codes, where that can be done, and of those with copies."""
-        self._launches, self._arranged = [], []
+        self._launches, self._arranged, self._copies = [], [], {}
         self._is_lean, to_copy = residence is not Residence.COPIES, set(self.layers)
         if residence is not Residence.COPIES:
             to_copy = {member.bound for member in self._members if not cuda.can_be_encoded(member.weight)}
@@ -267,6 +270,7 @@ class Batch:
         """Make copies of weights, in a few large buffers."""
         places = dict.fromkeys((member.bound, member.slot.parameter) for member in members)
         weights = [parameter_of(bound.layer, parameter).detach() for bound, parameter in places]
+        self._copies = {}
         if residence is Residence.RAM:
             self._copies = dict(zip(places, map(self._memory.copy, weights), strict=True))
             return
@@ -278,8 +282,8 @@ class Batch:
                 slab, used = torch.empty(size, dtype=weight.dtype, device=self._device), 0
             self._copies[place] = slab[used : used + weight.numel()].view(weight.shape)
             used, left = used + room, left - room
-        if weights:
-            torch._foreach_copy_(list(self._copies.values()), weights)
+        if weights:  # as bits: where there is no number, torch's kernel for floats copies another one
+            torch._foreach_copy_([_bits(copied) for copied in self._copies.values()], [_bits(each) for each in weights])
 
     def _bases_of(self, members: Sequence[Member]) -> list[Tensor]:
         return [_copied(self._copies, member) for member in members]
@@ -347,11 +351,14 @@ class Batch:
         for place in moving:
             self._copies[place] = self._memory.copy(self._copies[place])
         for bound in {place[0] for place in moving}:
-            self._backups[bound] = self._backups_for(bound)
-            base_weights.set_backups(bound.layer, self._backups[bound])
+            known, self._backups[bound] = self._backups[bound], self._backups_for(bound)
+            if all(map(is_, base_weights.backups_of(bound.layer), known)):
+                base_weights.set_backups(bound.layer, self._backups[bound])
         for launch in self._launches:
             if not launch.is_lean:
                 launch.bases = self._bases_of(launch.members)
+        for each in chain.from_iterable(self._slices):
+            each.forget()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
@@ -470,8 +477,13 @@ class Batch:
 
     def disown(self, token: Names) -> None:
         """Have the host find names of no network where the layers are not pristine, so that it restores them."""
-        if self.residence is not None:
-            self._tell(token if any(cohort.held != self._zero(cohort) for cohort in self.cohorts) else ())
+        if self.residence is None:
+            return
+        told = token if any(cohort.held != self._zero(cohort) for cohort in self.cohorts) else ()
+        for bound in self.layers:
+            if bound.attributes.get("network_current_names", ()) is self.token:
+                bound.record.token = bound.attributes["network_current_names"] = told
+        self.token = told
 
     def settle(self) -> Outcome | None:
         """Bring the layers back to their pristine weights, and keep nothing of them.
@@ -507,24 +519,46 @@ class Batch:
             self.unload()
 
     def recover(self) -> None:
-        """As :meth:`settle`, layer by layer, wherever they are. What somebody else has put into layers stays."""
+        """As :meth:`settle`, layer by layer, wherever they are. What somebody else has put into layers stays.
+
+        Raises:
+            Exception: a layer cannot be restored. Its names are those of no network, and what recovers it is kept.
+        """
+        failure: Exception | None = None
         with exact_arithmetic():
             for bound in self.layers if self.residence is not None else ():
                 if bound.attributes.get("network_current_names") in (self.token, UNFINISHED):
-                    if device_of(bound.layer).type != "meta":
-                        base_weights.restore(bound.layer)
+                    try:
+                        if device_of(bound.layer).type != "meta":
+                            base_weights.restore(bound.layer)
+                    except Exception as error:
+                        bound.attributes["network_current_names"], failure = UNFINISHED, error
+                        continue
+                    if all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound])):
+                        base_weights.set_backups(bound.layer, self._originals[bound])
                     bound.record.token = bound.attributes["network_current_names"] = ()
+        if failure is not None:
+            raise failure
         self.token = ()
         for cohort in self.cohorts:
             cohort.part()
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing is kept of the layers. Those that are pristine have the backups again that they had."""
+        """Nothing is kept of the layers. Those that are pristine have the backups again that they had; one that
+        somebody else has given other names has its pristine weights in RAM."""
+        try:
+            for bound in self.layers:
+                if all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound])):
+                    if bound.attributes.get("network_current_names", ()) == ():
+                        base_weights.set_backups(bound.layer, self._originals[bound])
+                    else:
+                        base_weights.park(bound.layer)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         for bound in self.layers:
-            is_pristine = bound.attributes.get("network_current_names", ()) == ()
-            if is_pristine and all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound])):
-                base_weights.set_backups(bound.layer, self._originals[bound])
             if bound.record.batch is self:
                 bound.record.batch = None
         for launch in self._launches:
@@ -567,6 +601,10 @@ def _loaded(
         refused |= found
         for launch in launches:
             launch.unload(None)
+
+
+def _bits(weight: Tensor) -> Tensor:
+    return weight.view(torch.int16)
 
 
 def _copied(copies: Mapping[Place, Tensor], member: Member) -> Tensor:

@@ -94,7 +94,7 @@ class Batches:
                     continue
                 others = [other for other in self._batches if other is not batch] if self.is_short else []
                 for each in (batch, *others):
-                    self._dissolve(each)
+                    self.dissolve(each)
                     self._waiting += each.layers
                 queue = [*self._gather(is_asleep), *(each for each in queue if each not in others)]
             else:
@@ -103,9 +103,11 @@ class Batches:
 
     def _bring(self, batch: Batch, coefficients: Coefficients, token: Names) -> int | Outcome:
         try:
-            outcome = batch.bring(coefficients, token, self._residence_of(batch.size))
-            self.refused += batch.refused
-            batch.refused = []
+            try:
+                outcome = batch.bring(coefficients, token, self._residence_of(batch.size))
+            finally:
+                self.refused += batch.refused
+                batch.refused = []
             if not batch.layers:
                 self._batches.remove(batch)
             return outcome
@@ -149,19 +151,19 @@ class Batches:
     def _make_pristine(self, bound: BoundLayer) -> bool:
         """Bring a layer, whoever has patched it, to its pristine weight, and see to it that it has its backups."""
         if bound.record.batch is not None:
-            self._dissolve(bound.record.batch)
+            self.dissolve(bound.record.batch)
         try:
             base_weights.keep(bound.layer)
-        except MissingBaseError as error:
+            if bound.attributes.setdefault("network_current_names", ()) != ():
+                base_weights.restore(bound.layer)
+        except (MissingBaseError, RuntimeError) as error:
             self._report(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
             return False
-        if bound.attributes.setdefault("network_current_names", ()) != ():
-            base_weights.restore(bound.layer)
-            bound.attributes["network_current_names"] = ()
+        bound.attributes["network_current_names"] = ()
         bound.record.token, bound.record.bias_is_changed = (), False
         return True
 
-    def _dissolve(self, batch: Batch) -> None:
+    def dissolve(self, batch: Batch) -> None:
         """Bring a batch's layers to their pristine weights, as far as they are its own, and forget it."""
         try:
             is_settled = batch.settle() is None
@@ -169,14 +171,17 @@ class Batches:
             self._report(f"layers are restored one by one: {type(error).__name__}: {error}")
             is_settled = False
         if not is_settled:
-            batch.recover()
+            try:
+                batch.recover()
+            except Exception as error:
+                self._report(f"layers cannot be restored: {type(error).__name__}: {error}; reload the checkpoint")
         if batch in self._batches:
             self._batches.remove(batch)
 
     def _refuse(self, batch: Batch, reason: str) -> int:
         """Leave a batch's layers to whoever writes them one by one."""
         self._report(f"layers are updated more slowly from now on: {reason}")
-        self._dissolve(batch)
+        self.dissolve(batch)
         self.refused += batch.layers
         return 0
 
@@ -200,13 +205,13 @@ class Batches:
         if outcome is Outcome.ELSEWHERE:
             batch.unload()
         elif outcome is Outcome.DISTURBED:
-            self._dissolve(batch)
+            self.dissolve(batch)
             self._waiting += batch.layers
 
     def recover(self) -> None:
         """Bring all layers back to their pristine weights, wherever they are."""
         for batch in list(self._batches):
-            self._dissolve(batch)
+            self.dissolve(batch)
             self._waiting += batch.layers
 
     @property

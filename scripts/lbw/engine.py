@@ -61,7 +61,8 @@ class LoraEngine:
         self._reach = Reach(0)
         self._touched: set[BoundLayer] = set()
         self._token: Names = ()
-        self._sample: list[dict[str, Any]] = []
+        self._sample: list[dict[str, Any]] | None = None
+        """Attributes of some layers that tell whether somebody else has patched layers; None: nothing is known."""
         self._reported: set[str] = set()
 
     def bind(self, model: Any, layers: Mapping[str, Layer], networks: Sequence[Any]) -> Binding:
@@ -130,7 +131,7 @@ class LoraEngine:
             (together if can_group and bound in self._touched and is_groupable(bound) else others).append(bound)
         self._batches = Batches(together, self._reach, self.device, self._residence, self._report)
         self._batches.is_short = self.headroom.is_short
-        self._singles = Singles(others, self.device, self._report)
+        self._singles = Singles(others, self.device, self._batches.dissolve, self._report)
         self._place_singles()
 
     def _place_singles(self) -> None:
@@ -206,7 +207,7 @@ class LoraEngine:
 
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
-        return self._token == names and all_have(self._sample, self._token)
+        return self._sample is not None and self._token == names and all_have(self._sample, self._token)
 
     def settle(self, *, of_text_encoder: bool | None = None) -> None:
         """Bring layers that are written together back to their pristine weights, and give the device's memory back.
@@ -222,7 +223,7 @@ class LoraEngine:
             self._batches.settle(of_text_encoder=of_text_encoder)
             if of_text_encoder is not True:
                 self._singles.settle()
-        self._sample = []
+        self._sample = None
 
     @property
     def held(self) -> int:
@@ -252,7 +253,7 @@ class LoraEngine:
         Args:
             names_are_true: whether the weights hold just what the host's names say, block weights and schedules apart.
         """
-        self._sample = []
+        self._sample = None
         if self._batches is None or self._singles is None or names_are_true:
             return
         for batch in self._batches:

@@ -171,11 +171,11 @@ class Launch:
         """
         if memory is None:
             self.codes = self._codes_in_ram = self._packed_in_ram = None
-        elif self._packed is not None:
+        else:
             if self.codes is not None:
                 self._codes_in_ram = self._codes_in_ram or self.codes.copied(memory.copy)
                 self.codes = self._codes_in_ram
-            if self._packed_in_ram is None:
+            if self._packed is not None and self._packed_in_ram is None:
                 self._packed_in_ram = memory.copy(self._packed)
         self._table.unload()
         self._update = self._strips = self._packed = None

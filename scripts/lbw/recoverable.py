@@ -40,10 +40,9 @@ class Recoverable(StandIn):
         if self._copy is not None:
             return self._copy
         try:
-            found = self._values_on(self._device)
+            return self._values_on(self._device).to(self.parameter.device)
         except torch.cuda.OutOfMemoryError:
-            found = self._values_on(torch.device("cpu"))
-        return found.to(self.parameter.device)
+            return self._values_on(torch.device("cpu"))
 
     def _values_on(self, device: torch.device) -> Tensor:
         weight = self.parameter.to(device)

@@ -51,6 +51,8 @@ class Session:
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._applied: tuple[Any, Any] = ((), ())
+        self._told: Any = ()
+        """The networks' names and multipliers at the last update, as the host compares them."""
         self._seed = 0
         self._step: int | None = None
         self._encodes = not engine.rests
@@ -85,12 +87,13 @@ class Session:
             steps: the number of sampling steps as far as it is known; each step says it again.
             sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
         """
+        self.plan = None  # should this fail, the pass is the host's own
         self._seed, self._encodes = seed, not self.engine.rests
         self._requests = tuple(requests)
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
-        self._step = None
+        self.plan, self._step = plan, None
         self._apply()
         return self.passes[-1]
 
@@ -118,18 +121,29 @@ class Session:
         if self.plan is None:
             return
         names = self.host.wanted_names()
-        if not self.engine.is_bound_to(self.host.model(), self._unique_networks()):
-            self._make_plan()
+        if not self._is_bound():
+            self.plan = self._make_plan()
             self._applied = ((), ())
         if names != self._applied[1]:
             self._follow_multipliers()
         if (self._strengths(), names) != self._applied or not self.engine.holds(names):
             self._apply()
 
-    def encodes(self) -> None:
-        """The text encoder is about to be at work."""
+    def _is_bound(self) -> bool:
+        return self.engine.is_bound_to(self.host.model(), self._unique_networks())
+
+    def _encoder_works(self) -> None:
+        """Layers of the text encoder that wait are about to be at work."""
         self._encodes = True
-        self._apply()
+        self._unet_works()
+
+    def _unet_works(self) -> None:
+        """Layers that wait are about to be at work. If another generation has come in between, unannounced, they are
+        the host's."""
+        if self.plan is not None and self.host.wanted_names() == self._told and self._is_bound():
+            self._apply()
+        else:
+            self.host.before_forward({})
 
     def has_encoded(self) -> None:
         """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
@@ -142,13 +156,15 @@ class Session:
 
     def has_sampled(self) -> None:
         """The images of a pass are about to be decoded, which takes the most memory: give back what is held, unless
-        there is room to spare."""
+        there is room to spare. Other generations may come before the next pass."""
         if not self.engine.rests:
             return
+        self.host.before_forward({})
         self.engine.settle(of_text_encoder=True)
         self._applied = ((), ())
         if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
-            self.rest()
+            self.engine.settle()
+        self._disown()
 
     def rest(self) -> None:
         """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
@@ -202,12 +218,25 @@ class Session:
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""
-        plan = self.plan
+        self._stop_listening()
+        self._disown()
         self.plan = None
-        for call in (self.encodes, self._apply):
-            self.host.before_forward((), call)
+
+    def suspend(self) -> None:
+        """Another generation begins. It may be inside this one, or this one has failed without a word: it holds
+        nothing, hears nothing and claims nothing, until it goes on."""
+        self._stop_listening()
+        if self.engine.rests:
+            self.rest()
+        self._disown()
+        self._applied = ((), ())
+
+    def _stop_listening(self) -> None:
+        self.host.before_forward({})
         self.host.before_departure(None)
-        self.engine.end_pass(names_are_true=plan is None or plan.is_plain)
+
+    def _disown(self) -> None:
+        self.engine.end_pass(names_are_true=self.plan is None or self.plan.is_plain)
 
     def _unique_networks(self) -> list[Any]:
         return list({id(net): net for net in self.host.networks()}.values())
@@ -222,7 +251,7 @@ class Session:
         ]
         requests.sort(key=lambda request: order.index(request.name))
         layers = self.host.layers()
-        self.plan = build(
+        plan = build(
             requests,
             {net.name: tuple(net.modules) for net in networks},
             self.library,
@@ -233,10 +262,9 @@ class Session:
         )
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
-        self.host.before_departure(self.rest if self.engine.rests and networks else None)
-        self.engine.begin_pass(self.plan.reach())
+        self.engine.begin_pass(plan.reach())
         self._list_unclaimed(layers, {layer for net in networks for layer in net.modules})
-        return self.plan
+        return plan
 
     def _list_unclaimed(self, model_layers: Iterable[str], patched: Iterable[str]) -> None:
         """Block weights leave layers alone that are in no block: say which ones, once in a generation."""
@@ -266,13 +294,15 @@ class Session:
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
         update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes)
-        self._applied = (self._strengths(), names)
+        self._applied, self._told = (self._strengths(), names), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
         self.most_held = max(self.most_held, self.engine.held)
-        waiting = self.engine.waiting
-        self.host.before_forward([each.layer for each in waiting if each.is_text_encoder], self.encodes)
-        self.host.before_forward([each.layer for each in waiting if not each.is_text_encoder], self._apply)
+        self.host.before_departure(self.rest if self.engine.rests and names else None)
+        self.host.before_forward({
+            each.layer: self._encoder_works if each.is_text_encoder else self._unet_works
+            for each in self.engine.waiting
+        })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 

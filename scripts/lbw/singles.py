@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -23,14 +24,21 @@ class Singles:
 
     Args:
         device: where the model works.
+        dissolve: has a batch that an earlier binding has left bring its layers back to their pristine weights.
         report: says a thing once.
     """
 
-    def __init__(self, layers: Sequence[BoundLayer], device: torch.device, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[BoundLayer],
+        device: torch.device,
+        dissolve: Callable[[Any], None],
+        report: Callable[[str], None],
+    ) -> None:
         self.layers = list(layers)
         self.keeps_copies_in_ram = False
         """Whether copies of weights that are on a GPU go to RAM; else they stand beside the weights."""
-        self._device, self._report = device, report
+        self._device, self._dissolve, self._report = device, dissolve, report
         self._memory = PinnedMemory()
         self._cohorts: list[Cohort] = []
         self._groups: Mapping[str, int] | None = None
@@ -62,18 +70,28 @@ class Singles:
             if cohort.is_joined and cohort.holding.value == value and cohort.still_has(token):
                 continue
             cohort.part()
-            stale = [bound for bound in cohort.layers if self._is_stale(bound, value, token)]
-            late = {bound for bound in stale if is_asleep(bound) or not self._can_be_written(bound, value)}
+            late = {bound for bound in cohort.layers if self._is_left_in_batch(bound, is_asleep)}
+            stale = [bound for bound in cohort.layers if bound not in late and self._is_stale(bound, value, token)]
+            late |= {bound for bound in stale if is_asleep(bound) or not self._can_be_written(bound, value)}
             waiting += late
             written = self._write([bound for bound in stale if bound not in late], value, token)
             count += written
-            if written == len(stale):
+            if written == len(stale) and not late:
                 cohort.join(token, value)
         return count, waiting
 
+    def _is_left_in_batch(self, bound: BoundLayer, is_asleep: Callable[[BoundLayer], bool]) -> bool:
+        """Whether a layer waits in a batch of an earlier binding, from which alone its pristine weight can be had."""
+        if bound.record.batch is not None and self._is_here(bound) and not is_asleep(bound):
+            self._dissolve(bound.record.batch)
+        return bound.record.batch is not None
+
+    def _is_here(self, bound: BoundLayer) -> bool:
+        return device_of(bound.layer).type == self._device.type
+
     def _can_be_written(self, bound: BoundLayer, value: Value) -> bool:
         """A layer that waits for its turn on the GPU is left alone, unless it only has to be restored."""
-        return not contents(bound.deltas, value) or device_of(bound.layer).type == self._device.type
+        return self._is_here(bound) or not contents(bound.deltas, value)
 
     def _is_stale(self, bound: BoundLayer, value: Value, token: Names) -> bool:
         """Whether a layer has to be written. If not, the host is told."""

@@ -104,10 +104,10 @@ COLUMNS = {
     "first_switch_ms": "first switch",
     "warm_switch_ms": "warm switch",
     "end_ms": "end",
-    "again_ms": "again",
+    "again_ms": "same again",
     "first_switch_from_0_ms": "first from 0",
     "after_a_move_ms": "after a move",
-    "another_network_ms": "another one",
+    "another_network_ms": "another",
     "held_mb": "held MB",
     "held_afterwards_mb": "afterwards",
 }

@@ -1,5 +1,6 @@
-"""What one switch costs: ours, its rivals, and the floor that memory sets, all in one run on the same layers; and what
-a generation costs beside its switches.
+"""What a switch costs: ours, its rivals and the floor; and what a generation costs beside its switches.
+
+The floor is set by memory; all is measured in one run on the same layers.
 
     python -m tests.bench.switch [--scale 1] [--repeat 9] [--delta 0.04] [--only switches|generations] [--json FILE]
 
@@ -10,6 +11,7 @@ Runs where torch runs; the figures that count are those of a CUDA GPU with scale
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import resource
 import statistics
@@ -120,7 +122,8 @@ class Bench:
             torch.cuda.synchronize()
 
     def gpu_memory(self) -> int:
-        """Bytes of GPU memory in use."""
+        """Bytes of GPU memory in use; what only reference cycles keep is not."""
+        gc.collect()
         return torch.cuda.memory_allocated() if self.device == "cuda" else 0
 
 
@@ -218,10 +221,10 @@ def copy_floor(layers: Layers) -> Callable[[], Any]:
 
 
 def rivals(bench: Bench, layers: Layers, networks: list[Network]) -> Iterator[tuple[str, Callable[[], Switch]]]:
-    yield "ours", lambda: Ours(layers, networks, policy=Policy.GPU)
+    yield "ours, gpu", lambda: Ours(layers, networks, policy=Policy.GPU)
     if bench.device == "cuda":
         yield "ours, lean", lambda: Ours(layers, networks, policy=Policy.LEAN)
-        yield "ours, base in RAM", lambda: Ours(layers, networks, policy=Policy.RAM)
+        yield "ours, ram", lambda: Ours(layers, networks, policy=Policy.RAM)
         yield "ours, layer by layer", lambda: Ours(layers, networks, is_grouping=False)
     yield "copies from the device", lambda: copies(layers)
     yield "addmm_, factors on the device", lambda: addmm(layers, networks, bench.device)
@@ -240,7 +243,7 @@ def measure_case(bench: Bench, case: Case) -> dict[str, Any]:
         before = bench.gpu_memory()
         switch = Alternating(make())
         wall, cpu = bench.seconds(switch)
-        held = (bench.gpu_memory() - before) / 2**20
+        held = (bench.gpu_memory() - before) / 1e6
         rows.append({"what": what, "ms": wall * 1e3, "times_floor": wall / floor, "cpu_ms": cpu * 1e3, "gpu_mb": held})
         del switch
     weights = sum(layer.weight.numel() for layer in layers.values())
@@ -270,8 +273,8 @@ def measure_details(bench: Bench) -> dict[str, float]:
     details = {"first_lora_ms": (time.perf_counter() - start) * 1e3}
     details["host_ram_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss) / 1024
     if bench.device == "cuda":
-        details["gpu_memory_mb"] = (torch.cuda.memory_allocated() - allocated) / 2**20
-        details["gpu_peak_mb"] = (torch.cuda.max_memory_allocated() - allocated) / 2**20
+        details["gpu_memory_mb"] = (torch.cuda.memory_allocated() - allocated) / 1e6
+        details["gpu_peak_mb"] = (torch.cuda.max_memory_allocated() - allocated) / 1e6
     wall, _ = bench.seconds(Alternating(ours))
     curve = iter(range(1, 10**6))
     curve_wall, _ = bench.seconds(lambda: ours(next(curve) / 1000))

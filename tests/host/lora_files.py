@@ -49,6 +49,7 @@ def write_lora(
     size: float = 0.3,
     mid: bool = False,
     width: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Write a LoRA for ``layers``; with ``mid``, in LyCORIS' CP form wherever the kernel is larger than 1x1.
 
@@ -66,13 +67,13 @@ def write_lora(
         scale = size * float(layer.weight.detach().double().std()) / rank**0.5
         use_mid = mid and kernel not in ([], [1, 1])
         down_shape = (rank, into, *([1, 1] if use_mid else kernel))
-        down = torch.randn(down_shape, generator=random)
-        up = torch.randn((out, rank, *([1] * len(kernel))), generator=random) * scale
+        down = torch.randn(down_shape, generator=random).to(dtype)
+        up = (torch.randn((out, rank, *([1] * len(kernel))), generator=random) * scale).to(dtype)
         key = kohya_name(name)
         tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = down, up
         tensors[f"{key}.alpha"] = torch.tensor(alpha)
         if use_mid:
-            core = torch.randn((rank, rank, *kernel), generator=random) * 0.5
+            core = (torch.randn((rank, rank, *kernel), generator=random) * 0.5).to(dtype)
             tensors[f"{key}.lora_mid.weight"] = core
             delta = torch.einsum(
                 "nmkl,in,mj->ijkl", core.double(), up.double().flatten(1), down.double().flatten(1)

@@ -34,6 +34,7 @@ def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> HostFormula:
     stand_alone = copy.copy(module)
     stand_alone.network = copy.copy(module.network)
     stand_alone.network.te_multiplier = stand_alone.network.unet_multiplier = 1.0
+    stand_alone.network.modules = {}  # else this would keep the network alive
     delta, bias = stand_alone.calc_updown(torch.ones(shape, dtype=dtype))
     require_size(delta.shape, shape)
     return HostFormula(stand_alone, dtype, bias=bias)

@@ -35,9 +35,9 @@ class Host(Protocol):
         """Have ``call`` called before the model in use, or its U-Net, leaves the GPU; None: no longer."""
         ...
 
-    def before_forward(self, layers: Sequence[nn.Module], call: Callable[[], None]) -> None:
-        """Have ``call`` called whenever one of ``layers`` is about to be at work; those that were named with it before
-        no longer count."""
+    def before_forward(self, calls: Mapping[nn.Module, Callable[[], None]]) -> None:
+        """Have the call of a layer called whenever the layer is about to be at work. No other that was named before
+        counts any more, whoever named it."""
         ...
 
     def wanted_names(self) -> tuple[Any, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import struct
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -115,18 +117,25 @@ def apply_refiner(cfg_denoiser, sigma=None) -> bool:
 
 
 class PerSeedNoise:
-    """Noise for SDE samplers, drawn for each image from its own seed: a batch equals its images made alone."""
+    """Noise for SDE samplers, drawn for each image from its own seed: a batch equals its images made alone.
 
-    SEED_OFFSET = 0x5DE  # keeps these numbers apart from the starting noise of the same seed
+    As the host's Brownian tree has it, the noise of an interval is that of its ends, whatever was drawn before.
+    """
 
     def __init__(self, x: torch.Tensor, seeds: list[int]):
         self.shape = x.shape[1:]
         self.device, self.dtype = x.device, x.dtype
-        self.generators = [torch.Generator().manual_seed(int(seed) + self.SEED_OFFSET) for seed in seeds]
+        self.seeds = [int(seed) for seed in seeds]
 
     def __call__(self, sigma, sigma_next) -> torch.Tensor:
-        noise = torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+        ends = float(sigma), float(sigma_next)
+        noise = torch.stack([torch.randn(self.shape, generator=self._generator(seed, *ends)) for seed in self.seeds])
         return noise.to(device=self.device, dtype=self.dtype)
+
+    @staticmethod
+    def _generator(seed: int, sigma: float, sigma_next: float) -> torch.Generator:
+        digest = hashlib.blake2b(struct.pack("<qdd", seed, sigma, sigma_next), digest_size=7).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class Sampler:

@@ -8,7 +8,7 @@ from itertools import product
 
 import gradio as gr
 
-from modules import images, processing, scripts
+from modules import errors, images, processing, scripts
 from modules.shared import opts, state
 
 
@@ -111,7 +111,12 @@ class Script(scripts.Script):
             cell = copy(p)
             for (option, all_values), value in zip(axes, reversed(values), strict=True):
                 option.apply(cell, value, all_values)
-            made.append(processing.process_images(cell))
+            try:  # a cell that fails is left out; nobody closes it
+                made.append(processing.process_images(cell))
+            except Exception as error:
+                errors.display(error, "making a cell")
+        if not made:
+            return processing.Processed(p, [])
         processed = made[0]
         pictures = [one.images[0] for one in made]
         size = len(xs) * len(ys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from lbw import api, infotext, prompt, routes
 from lbw.base_weights import Policy
@@ -71,14 +72,21 @@ class Closer:
 
     def __call__(self) -> None:
         session = session_of(self._p)
-        if session is not None:
-            tell_out_of_memory(session)
-        end(self._p)
-        self._close()
+        try:
+            if session is not None:
+                tell_out_of_memory(session)
+        finally:
+            try:
+                end(self._p)
+            finally:
+                self._close()
 
 
 engine = LoraEngine(device=devices.device)
 caches = ConditioningCaches()
+
+_under_way: WeakSet[Session] = WeakSet()
+"""Sessions that have begun and not ended: of a generation inside another one, or of one that failed without a word."""
 
 
 def session_of(p: Any) -> Session | None:
@@ -127,6 +135,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         return
     messages: list[str] = []
     arguments = _arguments(values, messages.append)
+    for earlier in _under_way:
+        earlier.suspend()
     if not arguments.active or shared.opts.lora_functional:
         engine.release()
         caches.drop_others(p, ())
@@ -151,6 +161,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     session.prints_changes = arguments.print_changes
     engine.policy = memory_policy()
     setattr(p, _SESSION, session)
+    _under_way.add(session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
@@ -174,9 +185,18 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if not is_hires:
         session.passes.clear()
         engine.headroom.begin(_work(p), engine.held)
-    made = session.begin_pass(
-        requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
-    )
+    try:
+        made = session.begin_pass(
+            requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
+        )
+    except Exception as error:
+        logger.exception("LoRA Block Weight: a pass could not be prepared")
+        session.warn(
+            f"{type(error).__name__}: {error}; the host applies the LoRAs itself, without block weights and steps"
+        )
+        session.leave_to_host()
+        caches.drop_others(p, ())
+        return
     caches.drop_others(p, made.text_encoder_ratios())
     if session.prints_changes:
         print(*changes(made, session.library, host.layers()), sep="\n")
@@ -263,11 +283,11 @@ def _tell_summary(session: Session, processed: Any) -> None:
 
 def _memory_mode(session: Session) -> str:
     """Where the pristine weights were of the layers that LoRAs changed, and what that took of the GPU's memory."""
-    places = {None: "not kept", Policy.GPU: "beside the layers", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
+    places = {None: "as they are", Policy.GPU: "beside the layers (gpu)", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
     if not session.most_held:
         return places[session.placement]
-    now = f"{engine.held / 1e6:.0f} MB held" if engine.held else "none held now"
-    return f"{places[session.placement]}, {session.most_held / 1e6:.0f} MB of GPU memory in use, {now}"
+    most = f"up to {session.most_held / 1e6:.0f} MB of GPU memory for switches"
+    return f"{places[session.placement]}, {most}, {f'{engine.held / 1e6:.0f} MB' if engine.held else 'none'} now"
 
 
 def end(p: Any) -> None:
@@ -275,6 +295,7 @@ def end(p: Any) -> None:
     session = session_of(p)
     _remove_stand_ins(p)
     if session is not None:
+        _under_way.discard(session)
         session.end()
         if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
             engine.release()

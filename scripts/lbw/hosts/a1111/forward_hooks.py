@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -16,25 +17,30 @@ class ForwardHooks:
 
     def __init__(self) -> None:
         self._blocks: WeakKeyDictionary[nn.Module, Mapping[nn.Module, nn.Module]] = WeakKeyDictionary()
-        self._handles: dict[Call, dict[nn.Module, RemovableHandle]] = {}
+        self._handles: dict[tuple[nn.Module, Call], RemovableHandle] = {}
 
-    def set(self, model: nn.Module, layers: Sequence[nn.Module], call: Call) -> None:
-        """Have ``call`` called before each forward of the blocks of ``layers``, and of no others any more."""
-        known = self._handles.pop(call, {})
-        blocks = self._blocks_of(model) if layers else {}
-        wanted = dict.fromkeys(blocks.get(layer, layer) for layer in layers)
-        for block in known.keys() - wanted.keys():
-            known.pop(block).remove()
-        for block in wanted.keys() - known.keys():
-            known[block] = block.register_forward_pre_hook(lambda _module, _inputs: call())
-        if known:
-            self._handles[call] = known
+    def set(self, model: nn.Module, calls: Mapping[nn.Module, Call]) -> None:
+        """Have the call of each layer called before each forward of the layer's block, and nothing else any more."""
+        blocks = self._blocks_of(model) if calls else {}
+        wanted = {(blocks.get(layer, layer), call) for layer, call in calls.items()}
+        for gone in self._handles.keys() - wanted:
+            self._handles.pop(gone).remove()
+        for block, call in wanted - self._handles.keys():
+            self._handles[block, call] = block.register_forward_pre_hook(_Hook(call))
 
     def _blocks_of(self, model: nn.Module) -> Mapping[nn.Module, nn.Module]:
         """{layer: the block that it is in}, for all layers of a model."""
         if model not in self._blocks:
             self._blocks[model] = dict(_blocks(model))
         return self._blocks[model]
+
+
+class _Hook:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __call__(self, _module: nn.Module, _inputs: Any) -> None:
+        self._call()
 
 
 def _blocks(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -50,8 +50,8 @@ class A1111:
         parts = [] if call is None or shared.cmd_opts.lowvram else [model, model.model]
         departures.watch(parts, call or (lambda: None))
 
-    def before_forward(self, layers: Sequence[nn.Module], call: Call) -> None:
-        hooks.set(shared.sd_model, layers, call)
+    def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
+        hooks.set(shared.sd_model, calls)
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())

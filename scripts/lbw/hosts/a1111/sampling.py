@@ -38,7 +38,7 @@ class Sampling:
             if shared.sd_model is not model or not self._session.gives_way(error):
                 raise
         finally:
-            self._session.has_sampled()
+            self._has_sampled()
         # The failed attempt is gone with its exception, and so is what it had in memory.
         torch.cuda.empty_cache()
         noise.restore()
@@ -46,7 +46,14 @@ class Sampling:
         try:
             return self._launch(steps, function)
         finally:
+            self._has_sampled()
+
+    def _has_sampled(self) -> None:
+        """An error of ours must not take the place of the sampler's."""
+        try:
             self._session.has_sampled()
+        except Exception:
+            logger.exception("LoRA Block Weight: the weights could not be brought back after sampling")
 
 
 class Noise:
