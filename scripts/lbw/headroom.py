@@ -49,6 +49,7 @@ class Headroom:
         self._needs: dict[Hashable, Need] = {}
         self._short: set[Hashable] = set()
         self._work: Hashable = None
+        self._is_at_work = False
         self._models = 0
         self._peak = 0
 
@@ -58,18 +59,18 @@ class Headroom:
 
     def begin(self, work: Hashable, held: int) -> None:
         """Work of a kind begins: images of a size, and so many of them. So much of the memory is held by us."""
-        self._work = work
+        self._work, self._is_at_work = work, True
         if self._is_gpu:
             self._models = torch.cuda.memory_allocated(self._device) - held
             self._peak = torch.cuda.max_memory_allocated(self._device)
 
     def end(self, held: int) -> None:
         """The work is done; so much of the memory was held by us at its end."""
-        if self._is_gpu and self._work is not None:
+        if self._is_gpu and self._is_at_work:
             peak = torch.cuda.max_memory_allocated(self._device)
             need = self._needs.setdefault(self._work, Need())
             need.see(max(peak - self._models - held, 0), is_exact=peak != self._peak)
-        self._work = None
+        self._is_at_work = False
 
     def has_run_out(self) -> bool:
         """The work did not fit beside what we hold. Returns whether that is news."""

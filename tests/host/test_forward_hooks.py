@@ -99,6 +99,17 @@ def test_another_model_takes_the_place_of_one_that_is_gone(hooks: Any, seen: Sim
     assert seen.calls == ["one"]
 
 
+def test_a_block_that_has_taken_the_place_of_another_is_found(hooks: Any, seen: SimpleNamespace):
+    """As the host's wrappers around text encoders, which it makes anew with each checkpoint."""
+    model = Model()
+    hooks.set(model, {model.blocks[1].parts[0]: seen.one})
+    hooks.set(model, {})
+    model.blocks[1] = nn.Sequential(model.blocks[1])
+    hooks.set(model, {model.blocks[1][0].parts[0]: seen.one})
+    model(torch.ones(1, 4))
+    assert seen.calls == ["one"]
+
+
 def test_called_behind_the_hosts_own_hook_which_has_sent_the_block_to_the_gpu(hooks: Any, seen: SimpleNamespace):
     model = Model()
     model.blocks[0].register_forward_pre_hook(lambda _module, _inputs: seen.calls.append("host"))

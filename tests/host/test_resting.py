@@ -248,6 +248,30 @@ def test_a_pass_in_which_memory_runs_out_is_sampled_once_more_to_the_same_image(
     assert small.is_at_rest()
 
 
+@on_the_gpu
+def test_a_pass_in_which_another_checkpoint_has_taken_over_is_not_begun_anew(small: Small):
+    """As a refiner does, in the same model, if one checkpoint is kept: nothing would lead back to the first."""
+    usual = small.generate(prompt=STOP)
+    model = small.bench.webui.shared.sd_model
+    info = model.sd_checkpoint_info
+
+    def take_over(_params: Any) -> None:
+        model.sd_checkpoint_info = object()
+
+    try:
+        with (
+            memory_runs_out(small, once=True) as times,
+            small.bench.webui.observing(take_over),
+            pytest.raises(torch.cuda.OutOfMemoryError, match="has given back what it held"),
+        ):
+            small.generate(prompt=STOP)
+    finally:
+        model.sd_checkpoint_info = info
+    assert len(times) == 1
+    assert small.is_at_rest()
+    assert difference(small.generate(prompt=STOP), usual) == 0
+
+
 def test_memory_that_runs_out_again_is_the_hosts_own_error(small: Small):
     usual = small.generate(prompt=STOP)
     with memory_runs_out(small, once=False) as times, pytest.raises(torch.cuda.OutOfMemoryError, match="CUDA out of"):

@@ -31,11 +31,14 @@ class Sampling:
         self._launch = p.sampler.launch_sampling
 
     def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
-        model, noise = shared.sd_model, Noise(self._p.rng)
+        weights, noise = _weights_in_use(), Noise(self._p.rng)
         try:
             return self._launch(steps, function)
         except OutOfMemoryError as error:
-            if shared.sd_model is not model or not self._session.gives_way(error):
+            if not self._session.gives_way(error):
+                raise
+            if _weights_in_use() != weights:  # a refiner has taken over, in the same model even
+                _tell_of_room(error)
                 raise
         finally:
             self._has_sampled()
@@ -54,6 +57,10 @@ class Sampling:
             self._session.has_sampled()
         except Exception:
             logger.exception("LoRA Block Weight: the weights could not be brought back after sampling")
+
+
+def _weights_in_use() -> tuple[int, Any]:
+    return id(shared.sd_model), shared.sd_model.sd_checkpoint_info
 
 
 class Noise:
@@ -84,4 +91,8 @@ def tell_out_of_memory(session: Session) -> None:
     """A generation ends. If it failed for lack of memory while we held some, the error says so."""
     error = sys.exc_info()[1]
     if isinstance(error, OutOfMemoryError) and session.gives_way(error):
-        error.args = (f"{error} (LoRA Block Weight has given back what it held: try again)", *error.args[1:])
+        _tell_of_room(error)
+
+
+def _tell_of_room(error: OutOfMemoryError) -> None:
+    error.args = (f"{error} (LoRA Block Weight has given back what it held: try again)", *error.args[1:])
