@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.host.slow_path import forget_conditioning
 from tests.host.test_isolation import difference, without_scripts
 from tests.host.test_memory import options
 from tests.host.test_memory_modes import HIRES, model_loaded_with, same_bits
+from tests.host.webui import STAND_IN
 from tests.unit.cuda_on_cpu import cuda_on_cpu
 from tests.unit.ulp import ulp_distance
 
@@ -104,6 +106,8 @@ def small(
         is_here = not moved or (here is not None and any(each is layer for each in here.modules()))
         return torch.device("cpu") if is_here else ELSEWHERE
 
+    if request.param and not Path(devices.__file__).is_relative_to(STAND_IN):
+        pytest.skip("a real host does not decode 16 bits on a CPU that way")
     rests(True)
     with model_loaded_with(bench, **({request.param: True} if request.param else {})):
         for layer in bench.webui.shared.sd_model.modules():
@@ -236,7 +240,9 @@ def memory_runs_out(small: Small, *, once: bool) -> Iterator[list[int]]:
 @on_the_gpu
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "DDIM", "UniPC", "LCM"])
 def test_a_pass_in_which_memory_runs_out_is_sampled_once_more_to_the_same_image(small: Small, sampler: str):
-    fields = {"prompt": STOP, "sampler_name": sampler, "subseed": 3, "subseed_strength": 0.1, "batch_size": 2, **HIRES}
+    fields = {"prompt": STOP, "sampler_name": sampler, "subseed": 3, "subseed_strength": 0.1, "batch_size": 2}
+    if sampler != "UniPC":  # the host's has an order that a short hires pass does not reach
+        fields |= HIRES
     usual = small.generate(**fields)
     with memory_runs_out(small, once=True) as times:
         result = small.generate(**fields)
