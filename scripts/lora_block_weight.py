@@ -10,8 +10,10 @@ _FOLDER = os.path.dirname(os.path.realpath(__file__))
 if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
-from lbw import api, infotext, ui  # noqa: E402  the folder has to be on sys.path first
+from lbw import ui  # noqa: E402  the folder has to be on sys.path first
 from lbw.hosts import a1111  # noqa: E402
+from lbw.request import infotext  # noqa: E402
+from lbw.request.arguments import PLOT_ARGUMENT_NAMES, TITLE  # noqa: E402
 
 logger = logging.getLogger("lbw")
 
@@ -34,7 +36,7 @@ class LoraBlockWeight(scripts.Script):
     """Block weights and step schedules for LoRA tags."""
 
     def title(self):
-        return api.TITLE
+        return TITLE
 
     def show(self, is_img2img):
         return scripts.AlwaysVisible if _original is None else False
@@ -51,7 +53,7 @@ class LoraBlockWeight(scripts.Script):
             (components["active"], infotext.pasted_active),
             (components["default_preset"], infotext.pasted_default_preset),
             (components["pasted"], infotext.pasted),
-            *((components[name], infotext.pasted_plot(name)) for name in api.PLOT_ARGUMENT_NAMES),
+            *((components[name], infotext.pasted_plot(name)) for name in PLOT_ARGUMENT_NAMES),
         ]
         return list(components.values())
 

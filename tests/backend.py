@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lbw.blocks import block_of
-from lbw.elements import element_of
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
-from lbw.strengths import Norms, Part, Strengths
+from lbw.engine.strengths import Norms, Part, Strengths
+from lbw.tags.blocks import block_of
+from lbw.tags.elements import element_of
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 
 
 @dataclass(frozen=True)

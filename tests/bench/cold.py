@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lbw.base_weights import Policy
-from lbw.engine import LoraEngine
-from lbw.plan import Coefficients
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.plan.plan import Coefficients
 from tests.unit.networks import Network
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lbw.engine import LoraEngine
-from lbw.library import Library
-from lbw.presets import DEFAULT_PRESETS, parse_presets
-from lbw.prompt import parse
-from lbw.session import Session
+from lbw.engine.engine import LoraEngine
+from lbw.generation.session import Session
+from lbw.tags.library import Library
+from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
+from lbw.tags.prompt import parse
 from tests.bench.sdxl_shapes import TEXT_WIDTH
 from tests.bench.switch import Bench, Case
 from tests.unit.networks import Network
@@ -53,7 +53,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 @dataclass(eq=False)
 class Host:
-    """The :class:`lbw.hosts.Host` of layers and networks that no WebUI has loaded."""
+    """The :class:`lbw.generation.host.Host` of layers and networks that no WebUI has loaded."""
 
     all_layers: Mapping[str, nn.Module]
     loaded: Sequence[Network]

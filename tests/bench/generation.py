@@ -69,7 +69,7 @@ class Clock:
 
     @contextmanager
     def _callbacks_timed(self, timing: Timing) -> Iterator[None]:
-        from lbw.session import Session  # can be imported once a host runs
+        from lbw.generation.session import Session  # can be imported once a host runs
 
         step = Session.step
 

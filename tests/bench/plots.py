@@ -50,7 +50,7 @@ def replaced(owner: Any, name: str, replacement: Callable[[Any], Any]) -> Iterat
 
 def cost_of(webui: WebUI, make: Callable[[], Any]) -> Cost:
     """Time ``make``, and count what it has the engine, the text encoder and the disk do."""
-    from lbw.engine import LoraEngine  # can be imported once a host runs
+    from lbw.engine.engine import LoraEngine  # can be imported once a host runs
     from modules import prompt_parser
 
     cost = Cost()

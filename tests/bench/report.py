@@ -19,7 +19,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.engine import LoraEngine
+from lbw.engine.engine import LoraEngine
 from tests.bench.sdxl_shapes import attention_layers
 from tests.bench.types import switch_times
 from tests.host.network_files import LINEAR, MAKERS, Random, in_half

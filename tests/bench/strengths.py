@@ -22,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.meter import StrengthMeter
+from lbw.engine.meter import StrengthMeter
+from lbw.engine.strengths import Strengths
 from lbw.pictures import png
 from lbw.pictures.strengths import draw
-from lbw.strengths import Strengths
 from tests.bench.sdxl_shapes import attention_layers, other_layers
 from tests.unit.networks import Network, NetworkModuleLora
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.base_weights import Policy
-from lbw.engine import LoraEngine
-from lbw.plan import Coefficients
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.plan.plan import Coefficients
 from tests.bench import cold
 from tests.bench.sdxl_shapes import attention_layers, other_layers
 from tests.unit.networks import Network, random_network

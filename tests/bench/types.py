@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.engine import LoraEngine
+from lbw.engine.engine import LoraEngine
 from tests.bench.sdxl_shapes import attention_layers
 from tests.unit.host_modules import make_module
 from tests.unit.networks import Network

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, kept_files

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, open_page
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files

@@ -9,8 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from lbw.curves import parse_curve
-from lbw.presets import DEFAULT_PRESETS
+from lbw.tags.curves import parse_curve
+from lbw.tags.presets import DEFAULT_PRESETS
 from tests.browser.actions import open_page, open_tab
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
 from tests.server import Server

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lbw.blocks import UNET_LABELS
+from lbw.tags.blocks import UNET_LABELS
 
 Deltas = dict[str, dict[str, Tensor]]
 """{layer name: {parameter: a network's delta at strength 1, in float64}}"""

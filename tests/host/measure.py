@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 
 
 def messages(result: Any) -> list[str]:

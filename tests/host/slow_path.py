@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lbw import prompt as tags
-from lbw.api import Arguments
-from lbw.plan import Plan, build
+from lbw.plan.plan import Plan, build
+from lbw.request.arguments import Arguments
+from lbw.tags import prompt as tags
 from tests.host.webui import WebUI
 
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
 from tests.host.measure import Recording, Strengths, messages, recording
 from tests.host.test_schedule import SAMPLERS, solver_steps, unet_strength

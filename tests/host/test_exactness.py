@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.test_isolation import difference

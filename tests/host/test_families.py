@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lbw.blocks import LAYOUTS, UNET_LABELS, is_text_encoder
-from lbw.engine import LoraEngine
+from lbw.engine.engine import LoraEngine
+from lbw.tags.blocks import LAYOUTS, UNET_LABELS, is_text_encoder
 from tests.host import slow_path
 from tests.host.checkpoints import use
 from tests.host.conftest import Bench

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lbw.api import ARGUMENTS
-from lbw.blocks import LAYOUTS
+from lbw.request.arguments import ARGUMENTS
+from lbw.tags.blocks import LAYOUTS
 from tests.server import Server, running_server
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -357,7 +357,7 @@ def test_a_wrong_name_is_refused(server: Server, session: requests.Session, path
 def test_without_the_hosts_api_there_is_none_of_ours():
     from fastapi import FastAPI
 
-    from lbw import routes
+    from lbw.request import routes
 
     app = FastAPI()
     before = list(app.routes)

@@ -128,7 +128,7 @@ def test_the_networks_are_never_changed(bench: Bench):
 
 
 def test_a_failing_update_heals_through_the_host(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    from lbw.kernels import torch as kernel
+    from lbw.engine.kernels import torch as kernel
 
     wanted = bench.webui.generate(prompt=PLAIN)
     original = kernel.update_weight

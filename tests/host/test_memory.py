@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
 from tests.host.slow_path import forget_conditioning
 from tests.host.test_isolation import PLAIN, SCHEDULED, difference, without_scripts

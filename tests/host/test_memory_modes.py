@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
 from tests.host.measure import copy_weights, restore_counter
 from tests.host.test_isolation import difference

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from lbw.blocks import block_of
+from lbw.tags.blocks import block_of
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from lbw.blocks import LAYOUTS
+from lbw.tags.blocks import LAYOUTS
 from tests.host.conftest import Bench
 from tests.host.measure import messages
 
@@ -269,7 +269,7 @@ def test_a_cell_that_fails_costs_a_message(bench: Bench, monkeypatch: pytest.Mon
 
 
 def test_infotexts_make_a_cell_and_the_plot_again(bench: Bench):
-    from lbw import infotext
+    from lbw.request import infotext
     from modules import infotext_utils
 
     args = xyz(("elements", "IN05-OUT05:attn1:0"), ("values", "0.5"))

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw import batch, batches, singles
-from lbw.blocks import block_of
-from lbw.engine import LoraEngine
-from lbw.headroom import Headroom
+from lbw.engine import batch, batches, singles
+from lbw.engine.engine import LoraEngine
+from lbw.engine.headroom import Headroom
+from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter

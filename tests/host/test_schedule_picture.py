@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lbw.presets import DEFAULT_PRESETS
+from lbw.tags.presets import DEFAULT_PRESETS
 from tests.host.conftest import Bench
 from tests.host.test_memory import options
 

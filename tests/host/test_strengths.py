@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lbw.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
 from tests.host.conftest import Bench
 from tests.host.measure import copy_weights
 

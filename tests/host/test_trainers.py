@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.deltas import Delta, StandAlone, WeightDependent, accumulation_dtype, delta_of
-from lbw.kernels import torch as kernel
+from lbw.engine.deltas import Delta, StandAlone, WeightDependent, accumulation_dtype, delta_of
+from lbw.engine.kernels import torch as kernel
 from tests.host.trainers import CASES, EXACT, TYPES, Trained, make_layer
 from tests.host.webui import WebUI
 from tests.unit.ulp import ulp_distance
@@ -149,7 +149,7 @@ def test_two_types_on_one_layer_follow_the_order_of_the_tags(
 
 
 def test_nothing_is_materialised_for_low_rank_types(webui: WebUI, tmp_path: Path):
-    from lbw.deltas import LowRank
+    from lbw.engine.deltas import LowRank
 
     layer = make_layer("3x3")
     for name in ("LoRA", "LoCon in CP form", "LoHa", "LoHa in CP form", "LoKr with a factorised w2", "LoKr with t2"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lbw.lean import STRIP, STRIP_HEIGHT, TILE_HEIGHT, Code, magnitude, shifts, strips
+from lbw.engine.lean import STRIP, STRIP_HEIGHT, TILE_HEIGHT, Code, magnitude, shifts, strips
 
 
 @dataclass(frozen=True)

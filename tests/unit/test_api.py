@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.api import ARGUMENTS, ArgumentError, Arguments, from_object, from_positional, parse
+from lbw.request.arguments import ARGUMENTS, ArgumentError, Arguments, from_object, from_positional, parse
 
 ONES = ",".join(["1"] * 17)
 README_EXAMPLES = [

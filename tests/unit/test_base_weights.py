@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw import base_weights
-from lbw.base_weights import MissingBaseError, PinnedMemory, Unchanged
+from lbw.engine import base_weights
+from lbw.engine.base_weights import MissingBaseError, PinnedMemory, Unchanged
 
 
 def linear() -> nn.Linear:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbw.blocks import FLUX_LABELS, LAYOUTS, UNET_LABELS, Family, block_of, family_of_layers, is_text_encoder
+from lbw.tags.blocks import FLUX_LABELS, LAYOUTS, UNET_LABELS, Family, block_of, family_of_layers, is_text_encoder
 
 
 @pytest.mark.parametrize(

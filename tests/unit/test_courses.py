@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lbw.courses import courses
-from lbw.library import Library
 from lbw.pictures import Theme, png
 from lbw.pictures.courses import MOST_LINES, MOST_MAPS, draw
-from lbw.plan import Pass
-from lbw.presets import DEFAULT_PRESETS, parse_presets
-from lbw.preview import preview
+from lbw.plan.courses import courses
+from lbw.plan.plan import Pass
+from lbw.request.preview import preview
+from lbw.tags.library import Library
+from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
 from tests.backend import Backend
 
 LAYERS = (

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lbw.base_weights import Policy
-from lbw.library import Library
-from lbw.plan import Plan, build
-from lbw.presets import DEFAULT_PRESETS, parse_presets
-from lbw.prompt import parse
+from lbw.engine.base_weights import Policy
+from lbw.plan.plan import Plan, build
+from lbw.tags.library import Library
+from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
+from lbw.tags.prompt import parse
 from tests.unit.test_engine import FLOATS, Bed, bed_at, name_of
 from tests.unit.ulp import ulp_distance
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.curves import Curve, Shape, is_curve, parse_curve
-from lbw.limits import MOST_KEYFRAMES
-from lbw.plan import Pass
-from lbw.positions import nominal_sigmas
-from lbw.prompt import LoraRequest, parse
+from lbw.plan.plan import Pass
+from lbw.tags.curves import Curve, Shape, is_curve, parse_curve
+from lbw.tags.limits import MOST_KEYFRAMES
+from lbw.tags.positions import nominal_sigmas
+from lbw.tags.prompt import LoraRequest, parse
 from tests.unit.test_plan import IN05, OUT03, TEXT, TIME, plan
 
 LORACTL = json.loads((Path(__file__).parents[1] / "data" / "loractl.json").read_text())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.elements import parse_rule, parse_rules, ratio_of
+from lbw.tags.elements import parse_rule, parse_rules, ratio_of
 
 ATTENTION = "diffusion_model_input_blocks_5_1_transformer_blocks_0_attn1_to_q"
 PROJECTION = "diffusion_model_input_blocks_5_1_proj_in"

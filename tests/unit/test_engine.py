@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.base_weights import Policy
-from lbw.batch import Batch
-from lbw.engine import LoraEngine
-from lbw.kernels import torch as kernel
-from lbw.plan import Coefficients
-from lbw.recoverable import Recoverable
+from lbw.engine.base_weights import Policy
+from lbw.engine.batch import Batch
+from lbw.engine.engine import LoraEngine
+from lbw.engine.kernels import torch as kernel
+from lbw.engine.recoverable import Recoverable
+from lbw.plan.plan import Coefficients
 from tests.unit.cuda_on_cpu import available
 from tests.unit.networks import Network, random_network, small_model
 from tests.unit.ulp import ulp_distance
@@ -223,7 +223,7 @@ def check_exact(bed: Bed, coefficients: Mapping[str, tuple[float, ...]]) -> None
 def test_a_layer_that_the_host_patched_between_two_switches_is_found_when_they_are_written(
     bed: Bed, index: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lbw.launch.CUTS", (0.2, 0.5))
+    monkeypatch.setattr("lbw.engine.launch.CUTS", (0.2, 0.5))
     for strength in (1.0, 0.4, 0.7):
         bed.update(bed.all(strength, 0.0, 0.0))
     patch_as_the_host(bed, index)
@@ -343,7 +343,7 @@ def test_parameters_that_moved_are_found_again(bed: Bed):
 
 
 def test_a_weight_that_moved_is_found_after_others_have_been_written(bed: Bed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lbw.launch.CUTS", (0.2, 0.5))
+    monkeypatch.setattr("lbw.engine.launch.CUTS", (0.2, 0.5))
     for strength in (1.0, 0.4):
         bed.update(bed.all(strength, 0.0, 0.0))
     last = list(bed.layers.values())[-1]

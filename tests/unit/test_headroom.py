@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lbw.headroom import Headroom
+from lbw.engine.headroom import Headroom
 
 MB = 2**20
 SMALL, LARGE = (1024, 1024, 1), (1536, 1536, 1)

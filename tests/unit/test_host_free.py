@@ -5,8 +5,23 @@ import sys
 from pathlib import Path
 
 MODULES = [
-    "api", "blocks", "courses", "elements", "hits", "infotext", "keyframes", "library", "limits", "plan", "presets",
-    "preview", "prompt", "saving", "schedule", "strengths", "weights",
+    "request.arguments",
+    "tags.blocks",
+    "plan.courses",
+    "tags.elements",
+    "plan.hits",
+    "request.infotext",
+    "plan.keyframes",
+    "tags.library",
+    "tags.limits",
+    "plan.plan",
+    "tags.presets",
+    "request.preview",
+    "tags.prompt",
+    "tags.saving",
+    "tags.schedule",
+    "engine.strengths",
+    "tags.weights",
 ]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

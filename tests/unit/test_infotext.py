@@ -8,10 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import lbw
-from lbw import infotext
-from lbw.library import Library
-from lbw.plan import Pass, Plan, build
-from lbw.prompt import parse
+from lbw.plan.plan import Pass, Plan, build
+from lbw.request import infotext
+from lbw.tags.library import Library
+from lbw.tags.prompt import parse
 
 LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")
 OUTD = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lbw import lean, uploads
-from lbw.deltas import LowRank
-from lbw.factors import CHUNK, FactorPlan
-from lbw.kernels import compiled, cuda, nvrtc
-from lbw.kernels.compiled import Encoder, Packer, Updater
-from lbw.kernels.cuda import PartTable, Update
-from lbw.pieces import Kind, Piece, error_of
-from lbw.uploads import Staging
+from lbw.engine import lean, uploads
+from lbw.engine.deltas import LowRank
+from lbw.engine.factors import CHUNK, FactorPlan
+from lbw.engine.kernels import compiled, cuda, nvrtc
+from lbw.engine.kernels.compiled import Encoder, Packer, Updater
+from lbw.engine.kernels.cuda import PartTable, Update
+from lbw.engine.pieces import Kind, Piece, error_of
+from lbw.engine.uploads import Staging
 from tests.unit import lean_reference
 from tests.unit.cuda_on_cpu import available
 from tests.unit.ulp import ulp_distance
@@ -260,7 +260,7 @@ def test_a_third_of_the_rows_is_a_part_of_its_own(place: Place):
 
 
 def packed_as_told(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of one delta, in the order that :class:`lbw.factors.FactorPlan` tells of."""
+    """The factors of one delta, in the order that :class:`lbw.engine.factors.FactorPlan` tells of."""
     (out, rank), into = up.shape, down.shape[1]
     chunks, height, width = -(-rank // CHUNK), -(-out // 32) * 32, -(-into // 32) * 32
     left = torch.zeros(height, chunks * CHUNK, dtype=up.dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.engine import LoraEngine
+from lbw.engine.engine import LoraEngine
 from tests.unit.networks import Network, NetworkModuleLora, random_network
 from tests.unit.ulp import ulp_distance
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lbw import lean
+from lbw.engine import lean
 from tests.unit.lean_reference import encode
 
 FORMATS = [torch.float16, torch.bfloat16]

@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lbw
-from lbw.base_weights import Policy
-from lbw.plan import Coefficients
+from lbw.engine.base_weights import Policy
+from lbw.plan.plan import Coefficients
 from tests.unit.test_engine import Bed, bed_at, name_of
 
 PLACES = [

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from lbw.library import Library
-from lbw.plan import Pass, Plan, build
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets
-from lbw.prompt import parse
+from lbw.plan.plan import Pass, Plan, build
+from lbw.tags.library import Library
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets
+from lbw.tags.prompt import parse
 
 LIBRARY = Library(parse_presets(DEFAULT_PRESETS)[0], parse_rule_sets(DEFAULT_RULE_SETS)[0])
 TEXT = "transformer_text_model_encoder_layers_0_mlp_fc1"

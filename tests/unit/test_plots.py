@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lbw.blocks import LAYOUTS, Family
-from lbw.library import Library
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, ones
+from lbw.tags.blocks import LAYOUTS, Family
+from lbw.tags.library import Library
 
 PRESETS = {
     "INS": "1,1,1,0,0,0,0,0,0,0,0,0",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.blocks import LAYOUTS
-from lbw.presets import (
+from lbw.tags.blocks import LAYOUTS
+from lbw.tags.presets import (
     DEFAULT_PRESETS,
     DEFAULT_RULE_SETS,
     parse_presets,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.prompt import LoraRequest, parse
+from lbw.tags.prompt import LoraRequest, parse
 
 
 def request(tag: str) -> tuple[LoraRequest, list[str]]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lbw.limits import LONGEST_TEXT
-from lbw.presets import parse_presets, with_preset
-from lbw.saving import ChangedOnDiskError, save, version_of
+from lbw.tags.limits import LONGEST_TEXT
+from lbw.tags.presets import parse_presets, with_preset
+from lbw.tags.saving import ChangedOnDiskError, save, version_of
 
 ONES = ",".join(["1"] * 17)
 ZEROS = ",".join(["0"] * 17)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.positions import parse_position
-from lbw.schedule import Schedule, parse_range, parse_windows
+from lbw.tags.positions import parse_position
+from lbw.tags.schedule import Schedule, parse_range, parse_windows
 
 STEPS = 20
 

@@ -10,9 +10,9 @@ from weakref import ref
 import pytest
 import torch
 
-from lbw import batch, factors
-from lbw.base_weights import Policy
-from lbw.plan import Coefficients
+from lbw.engine import batch, factors
+from lbw.engine.base_weights import Policy
+from lbw.plan.plan import Coefficients
 from tests.unit.networks import Network
 from tests.unit.test_engine import Bed, bed_at, name_of
 from tests.unit.ulp import ulp_distance

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lbw.elements import ELEMENTS, element_of, parse_rule
-from lbw.engine import LoraEngine
-from lbw.meter import StrengthMeter
+from lbw.engine.engine import LoraEngine
+from lbw.engine.meter import StrengthMeter
+from lbw.engine.strengths import Norms, Part, Strengths
 from lbw.pictures import Theme, plain, png
 from lbw.pictures.strengths import draw, percent
-from lbw.strengths import Norms, Part, Strengths
+from lbw.tags.elements import ELEMENTS, element_of, parse_rule
 from tests.host.network_files import MAKERS, Random
 from tests.unit.host_modules import layer_for, make_module
 from tests.unit.networks import Network, random_network, small_model

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from lbw.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
-from lbw.elements import parse_rules
-from lbw.hits import find_hits, summaries
-from lbw.library import Library
-from lbw.plan import Pass, build
-from lbw.prompt import parse
-from lbw.summary import changes, summarise
-from lbw.updates import Update
-from lbw.weights import blocks_on
+from lbw.engine.updates import Update
+from lbw.generation.summary import changes, summarise
+from lbw.plan.hits import find_hits, summaries
+from lbw.plan.plan import Pass, build
+from lbw.tags.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
+from lbw.tags.elements import parse_rules
+from lbw.tags.library import Library
+from lbw.tags.prompt import parse
+from lbw.tags.weights import blocks_on
 
 LAYERS = (
     "diffusion_model_input_blocks_5_1_transformer_blocks_0_attn1_to_q",

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lbw.base_weights import Policy
-from lbw.engine import LoraEngine
-from lbw.kernels import cuda
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.engine.kernels import cuda
 from tests.host.network_files import MAKERS, Random, in_half
 from tests.unit.cuda_on_cpu import available
 from tests.unit.host_modules import layer_for, make_module

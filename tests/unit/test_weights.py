@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.blocks import LAYOUTS, UNET_LABELS, Family
-from lbw.weights import parse_value, parse_weights, zeroed_sdxl_blocks
+from lbw.tags.blocks import LAYOUTS, UNET_LABELS, Family
+from lbw.tags.weights import parse_value, parse_weights, zeroed_sdxl_blocks
 
 
 @pytest.mark.parametrize(

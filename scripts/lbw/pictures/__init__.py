@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lbw.limits import shortened
+from lbw.tags.limits import shortened
 
 DOTS_PER_INCH = 110
 

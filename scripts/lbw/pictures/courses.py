@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lbw.courses import Course, courses
 from lbw.pictures import Theme, fonts, new_figure, plain, style
-from lbw.plan import Pass
+from lbw.plan.courses import Course, courses
+from lbw.plan.plan import Pass
 
 _WIDTH, _LINES, _ROW, _EDGES = 6.6, 2.1, 0.15, 0.55
 """In inches: the picture, a pass's lines, a row of blocks, and what surrounds the rows."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from lbw.engine.strengths import Label, Strengths
 from lbw.pictures import Theme, fonts, new_figure, plain, style
-from lbw.strengths import Label, Strengths
 
 _ROW, _COLUMN = 0.205, 0.42
 """Of the cells, in inches."""

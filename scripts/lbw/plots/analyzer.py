@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lbw.blocks import LAYOUTS, family_of_layout, labels_of
-from lbw.limits import MOST_CELLS, number, shortened
 from lbw.plots.axes import Change, Meaning, Point, read_change, split_values
-from lbw.prompt import Warn
-from lbw.weights import shown
+from lbw.tags.blocks import LAYOUTS, family_of_layout, labels_of
+from lbw.tags.limits import MOST_CELLS, number, shortened
+from lbw.tags.prompt import Warn
+from lbw.tags.weights import shown
 
 PRESET_NAME = "ANALYZED"
 

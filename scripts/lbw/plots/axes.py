@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any
 
-from lbw.blocks import Family, labels_of
-from lbw.elements import Selector, parse_blocks, parse_rules
-from lbw.library import Library
-from lbw.limits import LARGEST_NUMBER, MOST_CELLS, listed, number, shortened
-from lbw.prompt import Warn
-from lbw.schedule import parse_windows
-from lbw.weights import parse_value, parse_weights
+from lbw.tags.blocks import Family, labels_of
+from lbw.tags.elements import Selector, parse_blocks, parse_rules
+from lbw.tags.library import Library
+from lbw.tags.limits import LARGEST_NUMBER, MOST_CELLS, listed, number, shortened
+from lbw.tags.prompt import Warn
+from lbw.tags.schedule import parse_windows
+from lbw.tags.weights import parse_value, parse_weights
 
 
 @dataclass(frozen=True)

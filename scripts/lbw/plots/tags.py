@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lbw.prompt import is_strength, split_arguments
+from lbw.tags.prompt import is_strength, split_arguments
 
 VARIED = "XYZ"
 INVERSE = "ZYX"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import reduce
 
-from lbw.blocks import LAYOUTS, Family, family_of_layout, labels_of
 from lbw.plots.axes import Change
-from lbw.weights import shown
+from lbw.tags.blocks import LAYOUTS, Family, family_of_layout, labels_of
+from lbw.tags.weights import shown
 
 _Values = dict[str, str]
 """{block label: value}, in the order of a layout."""

@@ -1,4 +1,4 @@
-"""The panel: one file a section. The order of what it returns is that of the table in :mod:`lbw.api`."""
+"""The panel: one file a section. The order of what it returns is that of the table in :mod:`lbw.request.arguments`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.api import ARGUMENTS, TITLE
-from lbw.preview import Backend
+from lbw.request.arguments import ARGUMENTS, TITLE
+from lbw.request.preview import Backend
 from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, schedule, strengths
 from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.elements import parse_rules
-from lbw.hits import summaries
-from lbw.limits import LONGEST_TEXT
-from lbw.presets import DEFAULT_RULE_SETS, parse_rule_sets
+from lbw.plan.hits import summaries
+from lbw.tags.elements import parse_rules
+from lbw.tags.limits import LONGEST_TEXT
+from lbw.tags.presets import DEFAULT_RULE_SETS, parse_rule_sets
 from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
 from modules.ui_components import FormRow

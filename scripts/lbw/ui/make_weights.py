@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.blocks import LAYOUTS
-from lbw.presets import with_preset
+from lbw.tags.blocks import LAYOUTS
+from lbw.tags.presets import with_preset
 from lbw.ui.tab import Tab, on_click
 from lbw.ui.text_file import TextFile
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.api import MODES, Arguments
 from lbw.plots.axes import AXIS_TYPES
 from lbw.plots.tags import INVERSE, VARIED
+from lbw.request.arguments import MODES, Arguments
 from lbw.ui.tab import Tab
 from modules.ui_components import FormRow
 

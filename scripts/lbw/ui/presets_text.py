@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.presets import DEFAULT_PRESETS, parse_presets
+from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
+from lbw.tags.weights import blocks_on
 from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
-from lbw.weights import blocks_on
 from modules.ui_components import FormRow
 
 

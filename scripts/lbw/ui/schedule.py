@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.library import Library
-from lbw.limits import LONGEST_TEXT, shortened
 from lbw.pictures import Theme, png
 from lbw.pictures.courses import PASSES, draw
-from lbw.plan import Pass
-from lbw.preview import Backend, preview
+from lbw.plan.plan import Pass
+from lbw.request.preview import Backend, preview
+from lbw.tags.library import Library
+from lbw.tags.limits import LONGEST_TEXT, shortened
 from lbw.ui.strengths import picture_html, said_html
 from lbw.ui.tab import Tab, on_click
 

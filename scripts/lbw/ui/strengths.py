@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.limits import shortened
+from lbw.engine.strengths import Norms, Strengths, UnmeasurableError
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw, name_of, percent
-from lbw.preview import Backend
-from lbw.strengths import Norms, Strengths, UnmeasurableError
+from lbw.request.preview import Backend
+from lbw.tags.limits import shortened
 from lbw.ui.tab import Tab, on_click
 from modules.ui_components import FormRow
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.limits import LONGEST_TEXT
-from lbw.presets import Parse, Problem, read_or_create, unusable_in_tag
-from lbw.saving import ChangedOnDiskError, save, version_of
+from lbw.tags.limits import LONGEST_TEXT
+from lbw.tags.presets import Parse, Problem, read_or_create, unusable_in_tag
+from lbw.tags.saving import ChangedOnDiskError, save, version_of
 from lbw.ui.tab import Tab
 
 _SAVE = "Save Presets"

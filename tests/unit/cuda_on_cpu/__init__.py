@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lbw.kernels import compiled
+from lbw.engine.kernels import compiled
 
 FOLDER = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -24,7 +24,7 @@ OWN = "primitives.cuh"
 
 
 class Kernel:
-    """As :class:`lbw.kernels.nvrtc.Kernel`, on the CPU."""
+    """As :class:`lbw.engine.kernels.nvrtc.Kernel`, on the CPU."""
 
     def __init__(
         self, name: str, source: str, headers: Mapping[str, str], macros: Mapping[str, int], _device: torch.device
@@ -53,7 +53,7 @@ class Kernel:
 
 
 class Parameters:
-    """As :class:`lbw.kernels.nvrtc.Parameters`, on the CPU."""
+    """As :class:`lbw.engine.kernels.nvrtc.Parameters`, on the CPU."""
 
     def upload(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values.astype(np.float32))

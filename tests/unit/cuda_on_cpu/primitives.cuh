@@ -1,4 +1,4 @@
-// The same primitives as in scripts/lbw/kernels/primitives.cuh, and what the kernels use of CUDA, on a CPU.
+// The same primitives as in scripts/lbw/engine/kernels/primitives.cuh, and what the kernels use of CUDA, on a CPU.
 //
 // The threads of a block take turns: each runs until it needs something of the others, which by then have come as far.
 

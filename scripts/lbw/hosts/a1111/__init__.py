@@ -10,9 +10,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
-from lbw import api, infotext, prompt, routes
-from lbw.base_weights import Policy
-from lbw.engine import LoraEngine
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.engine.kernels import compiled
+from lbw.generation.session import Session
+from lbw.generation.summary import changes, summarise
 from lbw.hosts.a1111 import network_files, noise, plots, schedule_picture, xyz_axes
 from lbw.hosts.a1111.backend import Backend
 from lbw.hosts.a1111.conditioning import ConditioningCaches, Encoder
@@ -24,10 +26,11 @@ from lbw.hosts.a1111.sampling import Sampling, tell_out_of_memory
 from lbw.hosts.a1111.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.a1111.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.hosts.a1111.xyz_axes import add as add_axes
-from lbw.kernels import compiled
-from lbw.limits import shortened
-from lbw.session import Session
-from lbw.summary import changes, summarise
+from lbw.request import infotext, routes
+from lbw.request.arguments import ArgumentError, Arguments
+from lbw.request.arguments import parse as parse_arguments
+from lbw.tags import prompt
+from lbw.tags.limits import shortened
 from modules import devices, shared
 
 __all__ = [
@@ -94,12 +97,12 @@ def session_of(p: Any) -> Session | None:
     return vars(p).get(_SESSION)
 
 
-def _arguments(values: Sequence[Any], warn: prompt.Warn) -> api.Arguments:
+def _arguments(values: Sequence[Any], warn: prompt.Warn) -> Arguments:
     try:
-        return api.parse(values, warn)
-    except api.ArgumentError as error:
+        return parse_arguments(values, warn)
+    except ArgumentError as error:
         warn(f"{error}; all arguments are left out")
-        return api.Arguments()
+        return Arguments()
 
 
 def before_process(p: Any, values: Sequence[Any], place: slice) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from lbw.engine.strengths import Strengths
 from lbw.hosts.a1111 import network_files, noise, preset_files
 from lbw.hosts.a1111.model import host, is_loaded
 from lbw.hosts.a1111.tags import adopt_alias, lora_tags
-from lbw.strengths import Strengths
 from modules import extra_networks
 
 
 class Backend:
-    """The :class:`lbw.preview.Backend` protocol: what API and panel ask of the host. Nothing here loads a model."""
+    """The protocol of :mod:`lbw.request.preview`: what API and panel ask of the host. Nothing here loads a model."""
 
     def preset_text(self) -> str:
         return preset_files.preset_text()

@@ -15,16 +15,16 @@ from typing import Any
 
 from PIL import Image
 
-from lbw.api import Arguments
-from lbw.blocks import family_of_layers
 from lbw.hosts.a1111.model import host
 from lbw.hosts.a1111.request import library_of, put, with_varied_rules
 from lbw.hosts.a1111.settings import WARNINGS
-from lbw.limits import MOST_CELLS
 from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, ones
-from lbw.prompt import Warn
+from lbw.request.arguments import Arguments
+from lbw.tags.blocks import family_of_layers
+from lbw.tags.limits import MOST_CELLS
+from lbw.tags.prompt import Warn
 from modules import images, processing, shared
 from modules.shared import opts, state
 

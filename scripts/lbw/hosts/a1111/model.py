@@ -18,7 +18,7 @@ _EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
 
 
 class A1111:
-    """The :class:`lbw.hosts.Host` protocol on AUTOMATIC1111's WebUI 1.10."""
+    """The :class:`lbw.generation.host.Host` protocol on AUTOMATIC1111's WebUI 1.10."""
 
     def model(self) -> Any:
         return shared.sd_model

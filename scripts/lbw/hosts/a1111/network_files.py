@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import networks as host_networks
+from lbw.engine.meter import StrengthMeter
+from lbw.engine.strengths import Strengths, UnknownNetworkError, UnmeasurableError
 from lbw.hosts.a1111.model import host, is_loaded
-from lbw.limits import shortened
-from lbw.meter import StrengthMeter
-from lbw.strengths import Strengths, UnknownNetworkError, UnmeasurableError
+from lbw.tags.limits import shortened
 from modules.call_queue import queue_lock
 
 logger = logging.getLogger("lbw")

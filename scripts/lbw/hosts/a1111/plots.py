@@ -11,17 +11,17 @@ from typing import Any
 
 from PIL import Image
 
-from lbw import infotext
-from lbw.api import MODES, Arguments
 from lbw.hosts.a1111.cells import CellMaker, Made
 from lbw.hosts.a1111.grids import draw_grids, draw_table, keep, saves_grids
 from lbw.hosts.a1111.settings import NAME
-from lbw.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.pictures import effects, image
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes
 from lbw.plots.tags import VARIED
-from lbw.weights import shown
+from lbw.request import infotext
+from lbw.request.arguments import MODES, Arguments
+from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
+from lbw.tags.weights import shown
 from modules import processing
 
 logger = logging.getLogger("lbw")

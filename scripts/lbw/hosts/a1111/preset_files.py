@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lbw import api, infotext, prompt
-from lbw.curves import is_curve
-from lbw.library import Library
-from lbw.limits import listed, shortened
-from lbw.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
+from lbw.request import infotext
+from lbw.request.arguments import Arguments
+from lbw.tags import prompt
+from lbw.tags.curves import is_curve
+from lbw.tags.library import Library
+from lbw.tags.limits import listed, shortened
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
 
 _SCRIPTS_FOLDER = Path(__file__).resolve().parents[3]
 PRESETS_FILE = _SCRIPTS_FOLDER / "lbwpresets.txt"
@@ -26,14 +28,14 @@ def rule_set_text() -> str:
     return read(RULE_SETS_FILE, DEFAULT_RULE_SETS)
 
 
-def library(arguments: api.Arguments) -> Library:
+def library(arguments: Arguments) -> Library:
     """Presets and rule sets from the request, or from their files where it has none."""
     return Library.read(
         arguments.presets or preset_text(), arguments.elements or rule_set_text(), arguments.default_preset
     )
 
 
-def recalled(library: Library, arguments: api.Arguments, warn: prompt.Warn) -> Library:
+def recalled(library: Library, arguments: Arguments, warn: prompt.Warn) -> Library:
     """The library with what a pasted infotext brought, and without a default preset that cannot be used."""
     try:
         library = infotext.recall(arguments.pasted, library)

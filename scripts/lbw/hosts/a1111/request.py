@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from lbw.api import Arguments
 from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
-from lbw.library import Library
 from lbw.plots.tags import VARIED
+from lbw.request.arguments import Arguments
+from lbw.tags.library import Library
 
 
 def library_of(arguments: Arguments) -> Library:

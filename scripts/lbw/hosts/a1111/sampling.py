@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lbw.session import Session
+from lbw.generation.session import Session
 from modules import shared
 
 logger = logging.getLogger("lbw")

@@ -8,7 +8,7 @@ from typing import Any
 from lbw.hosts.a1111.grids import keep, saves_grids
 from lbw.pictures import image
 from lbw.pictures.courses import draw
-from lbw.plan import Pass
+from lbw.plan.plan import Pass
 
 
 def append(p: Any, processed: Any, passes: Sequence[Pass]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.base_weights import Policy
+from lbw.engine.base_weights import Policy
 from modules import localization, shared
 
 logger = logging.getLogger("lbw")

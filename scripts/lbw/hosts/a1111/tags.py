@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import networks as host_networks
-from lbw import prompt
+from lbw.generation.session import Session
 from lbw.hosts.a1111.model import host
-from lbw.limits import MOST_TAGS
-from lbw.session import Session
+from lbw.tags import prompt
+from lbw.tags.limits import MOST_TAGS
 from modules import extra_networks
 
 

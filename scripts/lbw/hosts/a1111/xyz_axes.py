@@ -12,8 +12,6 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
-from lbw import api
-from lbw.blocks import family_of_layers
 from lbw.hosts.a1111.model import host
 from lbw.hosts.a1111.preset_files import preset_text
 from lbw.hosts.a1111.request import library_of, put, with_varied_rules
@@ -21,7 +19,10 @@ from lbw.hosts.a1111.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, is_vector, ones
-from lbw.presets import parse_presets
+from lbw.request.arguments import Arguments
+from lbw.request.arguments import parse as parse_arguments
+from lbw.tags.blocks import family_of_layers
+from lbw.tags.presets import parse_presets
 from modules import scripts
 
 _CHANGES = "lora_block_weight_axes"
@@ -78,11 +79,11 @@ def _meaning_in(p: Any) -> Meaning:
     """What names mean in a request: those of our own arguments in it."""
     script = next(script for script in p.scripts.alwayson_scripts if script.title() == NAME)
     values = p.script_args[script.args_from : script.args_to]
-    arguments = api.parse(values, lambda _message: None)
+    arguments = parse_arguments(values, lambda _message: None)
     return Meaning(library_of(arguments), family_of_layers(host.layers()), draw=lambda: 0)
 
 
-def apply(p: Any, arguments: api.Arguments, place: slice) -> None:
+def apply(p: Any, arguments: Arguments, place: slice) -> None:
     """Bring what a cell's axes say into its prompt and arguments.
 
     Args:

@@ -1,0 +1,1 @@
+"""From coefficients to weights. Imports ``plan`` and ``tags``, and no host."""

@@ -1,0 +1,34 @@
+"""LoRA and LoCon, with PEFT's names or kohya's, and LyCORIS' CP form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lbw.engine.deltas.derived import low_rank
+from lbw.engine.deltas.kinds import LowRank
+from lbw.engine.deltas.shapes import misfit, pad_channels, trained_shape
+
+
+def contract(core: Tensor, factor: Tensor) -> Tensor:
+    """A small kernel ``core`` [n, m, h, w] times an input factor [m, in]: one factor [n, in * h * w], in float64."""
+    return torch.einsum("nmhw,mi->nihw", core.double(), factor.double()).flatten(1)
+
+
+def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> LowRank:
+    """With ``lora_mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and
+    ``down`` into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``dyn_dim``.
+    """
+    up = module.up_model.weight.detach().flatten(1)
+    down = module.down_model.weight.detach().flatten(1)
+    if module.mid_model is not None:
+        down = contract(module.mid_model.weight.detach(), down)
+    elif module.network.dyn_dim is not None:
+        up, down = up[:, : module.network.dyn_dim], down[: module.network.dyn_dim]
+    trained = trained_shape(shape)
+    if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
+        raise misfit((len(up), down.shape[1]), trained)
+    down, scale = pad_channels(down, shape), float(module.calc_scale())
+    return LowRank(up, down, scale) if module.mid_model is None else low_rank(up.double(), down, scale, dtype)

@@ -1,0 +1,221 @@
+"""Layers that are written one by one, by torch: what ``batch.py`` does for many, for every device and delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lbw.engine import base_weights
+from lbw.engine.base_weights import Layer, MissingBaseError, PinnedMemory, Policy, device_of, parameter_of
+from lbw.engine.binding import UNFINISHED, BoundLayer, Contents, Holding, Names, Value, bias_fits, contents, targets_of
+from lbw.engine.cohort import Cohort, cohorts_of
+from lbw.engine.kernels import torch as kernel
+from lbw.plan.plan import Coefficients
+
+PRISTINE: Contents = ()
+
+_CPU = torch.device("cpu")
+
+
+class Singles:
+    """Layers of a binding that no kernel for many weights takes, or that nothing changes.
+
+    Args:
+        device: where the model works.
+        dissolve: has a batch that an earlier binding has left bring its layers back to their pristine weights.
+        report: says a thing once.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[BoundLayer],
+        device: torch.device,
+        dissolve: Callable[[Any], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.layers = list(layers)
+        self.keeps_copies_in_ram = False
+        """Whether copies of weights that are on a GPU go to RAM; else they stand beside the weights."""
+        self._device, self._dissolve, self._report = device, dissolve, report
+        self._memory = PinnedMemory()
+        self._cohorts: list[Cohort] = []
+        self._groups: Mapping[str, int] | None = None
+
+    def add(self, layers: Sequence[BoundLayer]) -> None:
+        """Layers that a batch has refused."""
+        self.layers += layers
+        self._groups = None
+
+    def bring(
+        self, coefficients: Coefficients, token: Names, is_asleep: Callable[[BoundLayer], bool]
+    ) -> tuple[int, list[BoundLayer]]:
+        """Bring the layers to coefficients, and tell the host of it.
+
+        Args:
+            token: what the host is told.
+            is_asleep: whether a layer is not at work, and can wait.
+
+        Returns:
+            How many have been written, and those that are waiting until they are on the device.
+        """
+        if self._groups is not coefficients.groups:
+            self._groups = coefficients.groups
+            self._cohorts = cohorts_of(self.layers, self._groups, self._cohorts)
+        waiting: list[BoundLayer] = []
+        count = 0
+        for cohort in self._cohorts:
+            value = cohort.wanted(coefficients)
+            if cohort.is_joined and cohort.holding.value == value and cohort.still_has(token):
+                continue
+            cohort.part()
+            late = {bound for bound in cohort.layers if self._is_left_in_batch(bound, is_asleep)}
+            stale = [bound for bound in cohort.layers if bound not in late and self._is_stale(bound, value, token)]
+            late |= {bound for bound in stale if is_asleep(bound) or not self._can_be_written(bound, value)}
+            waiting += late
+            written = self._write([bound for bound in stale if bound not in late], value, token)
+            count += written
+            if written == len(stale) and not late:
+                cohort.join(token, value)
+        return count, waiting
+
+    def _is_left_in_batch(self, bound: BoundLayer, is_asleep: Callable[[BoundLayer], bool]) -> bool:
+        """Whether a layer waits in a batch of an earlier binding, from which alone its pristine weight can be had."""
+        if bound.record.batch is not None and self._is_here(bound) and not is_asleep(bound):
+            self._dissolve(bound.record.batch)
+        return bound.record.batch is not None
+
+    def _is_here(self, bound: BoundLayer) -> bool:
+        return device_of(bound.layer).type == self._device.type
+
+    def _can_be_written(self, bound: BoundLayer, value: Value) -> bool:
+        """A layer that waits for its turn on the GPU is left alone, unless it only has to be restored."""
+        return self._is_here(bound) or not contents(bound.deltas, value)
+
+    def _is_stale(self, bound: BoundLayer, value: Value, token: Names) -> bool:
+        """Whether a layer has to be written. If not, the host is told."""
+        names = bound.attributes.get("network_current_names", ())
+        if token != () or names != ():
+            try:
+                base_weights.keep(bound.layer)
+            except MissingBaseError as error:
+                self._report(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
+                return False
+        held = contents_of(bound, names)
+        if held is None:  # somebody else patched the layer, and nobody knows whether its bias too
+            with torch.no_grad():
+                base_weights.restore_bias(bound.layer)
+            bound.record.bias_is_changed = False
+        if held == contents(bound.deltas, value):
+            mark(bound, value, token)
+            return False
+        return True
+
+    def _write(self, layers: Sequence[BoundLayer], value: Value, token: Names) -> int:
+        """Write layers. Returns how many succeeded; the others stay marked, and the host restores and re-patches
+        them."""
+        if not layers:
+            return 0
+        succeeded = 0
+        with kernel.exact_arithmetic():
+            self._place([bound.layer for bound in layers if contents(bound.deltas, value)])
+            for bound in layers:
+                bound.attributes["network_current_names"] = UNFINISHED
+                try:
+                    self._write_one(bound, contents(bound.deltas, value))
+                except Exception as error:
+                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; the host re-patches it")
+                    continue
+                mark(bound, value, token)
+                succeeded += 1
+        return succeeded
+
+    def _place(self, layers: Sequence[Layer]) -> None:
+        """Have copies of weights where they should be."""
+        try:
+            base_weights.place(layers, _CPU if self.keeps_copies_in_ram else None, self._memory)
+        except torch.cuda.OutOfMemoryError:
+            self.keeps_copies_in_ram = True
+            base_weights.place(layers, _CPU, self._memory)
+
+    def _write_one(self, bound: BoundLayer, wanted: Contents) -> None:
+        """Where the GPU has no room for it, the CPU computes it."""
+        try:
+            write(bound, wanted)
+        except torch.cuda.OutOfMemoryError as error:
+            self._report(f"the CPU computes some layers, slowly, as the GPU's memory is short: {error}")
+            self.keeps_copies_in_ram = True
+            self._place([bound.layer])
+            write(bound, wanted, _CPU)
+
+    def settle(self) -> None:
+        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there."""
+        with kernel.exact_arithmetic():
+            for bound in self.layers:
+                if contents_of(bound, bound.attributes.get("network_current_names", ())) is None:
+                    continue
+                if device_of(bound.layer).type == "cuda" and bound.attributes.get("network_current_names", ()) != ():
+                    base_weights.restore(bound.layer)
+                    bound.record.bias_is_changed = False
+                    bound.record.token, bound.record.holding = (), Holding()
+                    bound.attributes["network_current_names"] = ()
+                    base_weights.drop_copies_on_gpu(bound.layer)
+                leave_gpu(bound)
+        self._groups = None
+
+    @property
+    def placement(self) -> Policy | None:
+        """Where copies of weights are; None if no layer is patched."""
+        is_patched = any(contents_of(bound, bound.attributes.get("network_current_names", ())) for bound in self.layers)
+        return None if not is_patched else Policy.RAM if self.keeps_copies_in_ram else Policy.GPU
+
+    @property
+    def nbytes(self) -> int:
+        """What copies of weights take of the GPU's memory."""
+        return sum(copied.nbytes for copied in base_weights.copies_on_gpu([bound.layer for bound in self.layers]))
+
+
+def contents_of(bound: BoundLayer, names: Names) -> Contents | None:
+    """What is known to be in a layer with these names; None if somebody else patched it."""
+    if names == ():
+        return PRISTINE
+    return bound.record.contents if bound.record.token is names else None
+
+
+def mark(bound: BoundLayer, value: Value, token: Names) -> None:
+    """Note that a layer holds ``value``, and tell the host that it holds what the host wants."""
+    record = bound.record
+    record.token, record.deltas, record.holding = token, bound.deltas, Holding(value)
+    bound.attributes["network_current_names"] = token
+
+
+def write(bound: BoundLayer, wanted: Contents, device: torch.device | None = None) -> None:
+    """Write ``wanted`` into a layer: weights, and the bias where one was or is to be changed.
+
+    Args:
+        device: where it is computed; None for where the layer is.
+    """
+    layer, added = bound.layer, None
+    targets = [
+        (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
+        for slot, members in targets_of(layer)
+    ]
+    origins = [base_weights.origin(layer, slot.parameter, is_changed=terms != []) for slot, terms in targets]
+    for (slot, terms), origin in zip(targets, origins, strict=True):
+        bias = kernel.update_weight(slot.of(parameter_of(layer, slot.parameter)), slot.of(origin), terms, device)
+        if slot.third is None and bias_fits(layer, bias):  # the host adds none for q, k and v
+            added = bias
+    if added is None and not bound.record.bias_is_changed:
+        return
+    owned, bias_origin = base_weights.bias_of(layer), base_weights.bias_origin(layer, is_changed=added is not None)
+    assert owned is not None and bias_origin is not None
+    bound.record.bias_is_changed = True
+    owned.copy_(bias_origin if added is None else bias_origin.to(added) + added)
+    bound.record.bias_is_changed = added is not None
+
+
+def leave_gpu(bound: BoundLayer) -> None:
+    """Give back what writing a layer by itself has left on a GPU of its deltas."""
+    for _slot, _network, delta in bound.deltas:
+        delta.to(_CPU)

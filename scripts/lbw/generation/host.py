@@ -1,0 +1,45 @@
+"""What an adapter tells of its WebUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Host(Protocol):
+    """What the program needs to know of a WebUI."""
+
+    def model(self) -> Any:
+        """The model that is in use now."""
+        ...
+
+    def is_sdxl(self) -> bool:
+        """Whether that model is an SDXL one."""
+        ...
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        """{the host's layer name: layer} of all layers that the host would back up and patch."""
+        ...
+
+    def networks(self) -> Sequence[Any]:
+        """The loaded networks in the host's order; one that the prompt names twice stands there twice."""
+        ...
+
+    def moves_parts(self) -> bool:
+        """Whether the host has parts of the model on the GPU only while they are at work."""
+        ...
+
+    def before_departure(self, call: Callable[[], None] | None) -> None:
+        """Have ``call`` called before the model in use, or its U-Net, leaves the GPU; None: no longer."""
+        ...
+
+    def before_forward(self, calls: Mapping[nn.Module, Callable[[], None]]) -> None:
+        """Have the call of a layer called whenever the layer is about to be at work. No other that was named before
+        counts any more, whoever named it."""
+        ...
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        """What the host compares a layer's ``network_current_names`` with."""
+        ...

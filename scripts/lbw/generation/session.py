@@ -1,0 +1,313 @@
+"""A session: one generation, from its tags to the weights of each step. The host's adapter says when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.engine.updates import Update, total
+from lbw.generation.host import Host
+from lbw.plan.plan import Pass, Plan, build
+from lbw.tags.blocks import block_of, family_of_layers
+from lbw.tags.library import Library
+from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
+from lbw.tags.prompt import LoraRequest
+from lbw.tags.weights import shown
+
+logger = logging.getLogger("lbw")
+
+
+class Session:
+    """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
+
+    ``passes`` are those of the batch that is being made, ``notes`` what the infotexts of all batches say,
+    {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in the console for
+    each tag of the last batch, and one for the switches, ``draws_schedule`` for a picture behind the images.
+
+    Args:
+        host: the adapter of the WebUI.
+        engine: the engine, which outlives the session.
+        library: the presets and rule sets of this request.
+        comment: shows one line to the user, with the result.
+    """
+
+    def __init__(self, host: Host, engine: LoraEngine, library: Library, comment: Callable[[str], None]) -> None:
+        self.host = host
+        self.engine = engine
+        self.library = library
+        self.plan: Plan | None = None
+        self.passes: list[Pass] = []
+        self.notes: dict[str, dict[int, str]] = {}
+        self.tells_more = False
+        self.draws_schedule = False
+        self.updates: list[Update] = []
+        self.prints_changes = False
+        self._comment = comment
+        self.warnings: dict[str, None] = {}
+        self._requests: tuple[LoraRequest, ...] = ()
+        self._multipliers: dict[str, tuple[float, float]] = {}
+        self._applied: tuple[Any, Any] = ((), ())
+        self._told: Any = ()
+        """The networks' names and multipliers at the last update, as the host compares them."""
+        self._seed = 0
+        self._step: int | None = None
+        self._encodes = not engine.rests
+        self.placement: Policy | None = None
+        """Where the pristine weights were of layers that were patched last."""
+        self.most_held = 0
+        """Bytes of GPU memory that were held at a time."""
+        self._unclaimed = ""
+
+    def warn(self, message: str) -> None:
+        """Say a thing once in a generation, in the console and with the result."""
+        message = shortened(message, LONGEST_MESSAGE)
+        if len(self.warnings) == MOST_MESSAGES:
+            message = "there are more warnings, which are left out"
+        if message not in self.warnings and len(self.warnings) <= MOST_MESSAGES:
+            self.warnings[message] = None
+            logger.warning("LoRA Block Weight: %s", message)
+            self._comment(message)
+
+    def begin_pass(
+        self,
+        requests: Sequence[LoraRequest],
+        seed: int,
+        steps: int,
+        sigmas: Callable[[], tuple[float, ...]] = tuple,
+    ) -> Pass:
+        """The host has loaded the networks of a pass: plan it, and bring the weights to its first step.
+
+        Args:
+            requests: one for each tag, in the order of the tags; a tag whose network could not be loaded is left out.
+            seed: the image's seed, which random block weights follow.
+            steps: the number of sampling steps as far as it is known; each step says it again.
+            sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
+        """
+        self.plan = None  # should this fail, the pass is the host's own
+        self._seed, self._encodes = seed, not self.engine.rests
+        self._requests = tuple(requests)
+        plan = self._make_plan()
+        self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
+        self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
+        self.plan, self._step = plan, None
+        self._apply()
+        return self.passes[-1]
+
+    def step(self, step: int, steps: int, sigma: Callable[[], float]) -> None:
+        """The model is about to be evaluated: bring the weights to the step, if they are not there already.
+
+        Args:
+            step: the solver's step, 0-based, that the evaluation belongs to.
+            steps: the number of sampling steps.
+            sigma: tells the noise level of the evaluation; asked only where a strength follows it.
+        """
+        if self.plan is None:
+            return
+        self.passes[-1] = replace(self.passes[-1], steps=steps)
+        if self.plan.depends_on_noise and step != self._step:
+            self.passes[-1] = self.passes[-1].with_level(step, sigma())
+        self._step = step
+        self.catch_up()
+        if step == 0:
+            self._warn_of_empty_schedules()
+
+    def catch_up(self) -> None:
+        """Bring the weights to the step that is under way, if they are not there: the host may be using another model
+        now, or somebody else may have changed networks or weights."""
+        if self.plan is None:
+            return
+        names = self.host.wanted_names()
+        if not self._is_bound():
+            self.plan = self._make_plan()
+            self._applied = ((), ())
+        if names != self._applied[1]:
+            self._follow_multipliers()
+        if (self._strengths(), names) != self._applied or not self.engine.holds(names):
+            self._apply()
+
+    def _is_bound(self) -> bool:
+        return self.engine.is_bound_to(self.host.model(), self._unique_networks())
+
+    def _encoder_works(self) -> None:
+        """Layers of the text encoder that wait are about to be at work."""
+        self._encodes = True
+        self._unet_works()
+
+    def _unet_works(self) -> None:
+        """Layers that wait are about to be at work. If another generation has come in between, unannounced, they are
+        the host's."""
+        if self.plan is not None and self.host.wanted_names() == self._told and self._is_bound():
+            self._apply()
+        else:
+            self.host.before_forward({})
+
+    def has_encoded(self) -> None:
+        """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
+        if self.plan is None or not self.engine.rests:
+            return
+        self._encodes = False
+        if self.host.moves_parts():
+            self.engine.settle(of_text_encoder=True)
+            self._apply()
+
+    def has_sampled(self) -> None:
+        """The images of a pass are about to be decoded, which takes the most memory: give back what is held, unless
+        there is room to spare. Other generations may come before the next pass."""
+        if not self.engine.rests:
+            return
+        self.host.before_forward({})
+        self.engine.settle(of_text_encoder=True)
+        self._applied = ((), ())
+        if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
+            self.engine.settle()
+        self._disown()
+
+    def rest(self) -> None:
+        """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
+        self.engine.settle()
+        self._applied = ((), ())
+
+    def gives_way(self, error: Exception) -> bool:
+        """The GPU's memory ran out. Give back what is held, and hold as little as possible from now on.
+
+        Returns:
+            Whether there was anything to give back, so that it may fit now.
+        """
+        held = self.engine.held
+        if self.plan is None or not held or not self.engine.headroom.has_run_out():
+            return False
+        self.rest()
+        self.engine.begin_pass(self.plan.reach())
+        self.warn(
+            f"the GPU's memory ran out while {held / 1e6:.0f} MB of it were held for switches; they are given back, "
+            f"and for images of this size they will be held no longer than a switch takes"
+        )
+        logger.debug("%s", error)
+        return True
+
+    def leave_to_host(self) -> None:
+        """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
+        self.end()
+        if self.engine.rests:
+            self.rest()
+
+    def log_details(self) -> None:
+        """Say in the console what the tags came to, and what the switches cost."""
+        for each in self.passes:
+            for request, weights in zip(each.plan.requests, each.plan.weights, strict=True):
+                logger.info(
+                    "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
+                    request.name,
+                    request.te_strength(each.steps, each.sigmas),
+                    request.unet_multiplier,
+                    "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1",
+                    request.elements or "none",
+                    each.steps,
+                    " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas)),
+                )
+        count, done = total(self.updates)
+        logger.info(
+            "LoRA Block Weight: %d updates of %d layers in %.1f ms, with up to %.0f MB of GPU memory, of which %.0f MB "
+            "are still held",
+            count, done.layers_updated, done.seconds * 1000, self.most_held / 1e6, self.engine.held / 1e6,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""
+        self._stop_listening()
+        self._disown()
+        self.plan = None
+
+    def suspend(self) -> None:
+        """Another generation begins. It may be inside this one, or this one has failed without a word: it holds
+        nothing, hears nothing and claims nothing, until it goes on."""
+        self._stop_listening()
+        if self.engine.rests:
+            self.rest()
+        self._disown()
+        self._applied = ((), ())
+
+    def _stop_listening(self) -> None:
+        self.host.before_forward({})
+        self.host.before_departure(None)
+
+    def _disown(self) -> None:
+        self.engine.end_pass(names_are_true=self.plan is None or self.plan.is_plain)
+
+    def _unique_networks(self) -> list[Any]:
+        return list({id(net): net for net in self.host.networks()}.values())
+
+    def _make_plan(self) -> Plan:
+        networks = self._unique_networks()
+        order = [net.name for net in networks]
+        requests = [request for request in self._requests if request.name in order]
+        asked = {request.name for request in requests}
+        requests += [
+            LoraRequest(net.name, net.te_multiplier, net.unet_multiplier) for net in networks if net.name not in asked
+        ]
+        requests.sort(key=lambda request: order.index(request.name))
+        layers = self.host.layers()
+        plan = build(
+            requests,
+            {net.name: tuple(net.modules) for net in networks},
+            self.library,
+            self.warn,
+            model_layers=layers,
+            is_sdxl=self.host.is_sdxl(),
+            seed=self._seed,
+        )
+        for message in self.engine.bind(self.host.model(), layers, networks).messages:
+            self.warn(message)
+        self.engine.begin_pass(plan.reach())
+        self._list_unclaimed(layers, {layer for net in networks for layer in net.modules})
+        return plan
+
+    def _list_unclaimed(self, model_layers: Iterable[str], patched: Iterable[str]) -> None:
+        """Block weights leave layers alone that are in no block: say which ones, once in a generation."""
+        family = family_of_layers(model_layers)
+        unclaimed = sorted(layer for layer in patched if block_of(layer, family) is None)
+        message = f"in no block, so that block weights leave them alone: {', '.join(unclaimed)}"
+        if unclaimed and message != self._unclaimed:
+            self._unclaimed = message
+            logger.debug("%d layers are %s", len(unclaimed), message)
+
+    def _follow_multipliers(self) -> None:
+        """A multiplier that somebody else wrote into a network since the pass began takes effect."""
+        assert self.plan is not None
+        for net in self.host.networks():
+            multipliers = (net.te_multiplier, net.unet_multiplier)
+            if self._multipliers.setdefault(net.name, multipliers) != multipliers:
+                self._multipliers[net.name] = multipliers
+                self.plan = self.plan.with_multipliers(net.name, *multipliers)
+
+    def _strengths(self) -> tuple[float, ...]:
+        assert self.plan is not None
+        return self.plan.strengths(self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas)
+
+    def _apply(self) -> None:
+        assert self.plan is not None
+        names = self.host.wanted_names()
+        step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
+        coefficients = self.plan.coefficients(step, steps, sigmas)
+        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes)
+        self._applied, self._told = (self._strengths(), names), names
+        self.updates.append(update)
+        self.placement = self.engine.placement or self.placement
+        self.most_held = max(self.most_held, self.engine.held)
+        self.host.before_departure(self.rest if self.engine.rests and names else None)
+        self.host.before_forward({
+            each.layer: self._encoder_works if each.is_text_encoder else self._unet_works
+            for each in self.engine.waiting
+        })  # fmt: skip
+        if update.layers_updated:
+            logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
+
+    def _warn_of_empty_schedules(self) -> None:
+        assert self.plan is not None
+        for request in self.plan.requests:
+            if request.schedule.is_empty(self.passes[-1].steps, self.passes[-1].sigmas):
+                self.warn(f"<lora:{request.name}>: its start is not before its stop, so it is never on in the U-Net")

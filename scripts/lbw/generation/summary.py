@@ -1,0 +1,87 @@
+"""What a generation did, in the lines that a user reads after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lbw.engine.updates import Update, total
+from lbw.plan.courses import layers_by_kind
+from lbw.plan.hits import summaries
+from lbw.plan.plan import Pass
+from lbw.request.infotext import course, has_curve, steps_on, strengths_of
+from lbw.tags.blocks import family_of_layers, label_ranges, labels_of
+from lbw.tags.elements import parse_rules
+from lbw.tags.library import Library
+from lbw.tags.limits import shortened
+from lbw.tags.prompt import LoraRequest
+from lbw.tags.weights import BlockWeights
+
+
+def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) -> str:
+    """One line: which LoRAs had which blocks and steps, the time of the switches, and where the base weights were.
+
+    Empty where the host alone would have made the image.
+    """
+    if all(each.plan.is_plain for each in passes):
+        return ""
+    requests = dict.fromkeys(
+        _request(request, weights, each)
+        for each in passes
+        for request, weights in zip(each.plan.requests, each.plan.weights, strict=True)
+    )
+    count, done = total(updates)
+    switches = f"{count} switch{'es' * (count != 1)}"
+    return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
+
+
+def _request(request: LoraRequest, weights: Sequence[BlockWeights], made: Pass) -> str:
+    parts = []
+    if weights:
+        blocks = f" ({_blocks(weights[0])})" if len(weights) == 1 else ""
+        parts.append(f"{shortened(request.weights or '', 40)}{blocks}")
+    if request.elements is not None:
+        parts.append(f"rules {shortened(request.elements, 40)}")
+    if request.schedule.windows:
+        parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
+    if has_curve(request):
+        parts.append(shortened(strengths_of(request, made), 120))
+    return f"{request.name}: {', '.join(parts) or 'all blocks'}"
+
+
+def _blocks(weights: BlockWeights) -> str:
+    on = [label for label, ratio in weights.ratios.items() if ratio != 0]
+    if len(on) == len(weights.given):
+        return "all blocks"
+    return " ".join(label_ranges(on, labels_of(weights.family))) or "no block"
+
+
+def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str]:
+    """Lines that list how strengths change in a pass, and what the element rules hit in a model with ``layers``."""
+    layers = list(layers)
+    for index, request in enumerate(made.plan.requests):
+        if has_curve(request):
+            yield f"<lora:{request.name}> {strengths_of(request, made)}"
+        if len(made.plan.weights[index]) > 1:
+            yield f"<lora:{request.name}:lbw={request.weights}>"
+            yield from (f"    {line}" for line in _courses(made, index))
+        rules = library.rule_sets.get((request.elements or "").strip())
+        if rules is None:
+            continue
+        try:
+            found = summaries(parse_rules(rules), layers)
+        except ValueError:
+            continue
+        for words, names in found:
+            yield f"<lora:{request.name}:lbwe={request.elements}> {words}"
+            yield from (f"    {name}" for name in names)
+
+
+def _courses(made: Pass, index: int) -> Iterator[str]:
+    """For blocks of a request with equal strengths in all steps, those strengths."""
+    blocks: dict[str, set[str]] = {}
+    for kind, layers in layers_by_kind(made.plan)[index].items():
+        if kind.block is not None:
+            blocks.setdefault(course(made.course(layers[0], kind.term)), set()).add(kind.block)
+    family = family_of_layers(made.plan.terms)
+    for strengths, labels in blocks.items():
+        yield f"{' '.join(label_ranges(labels, labels_of(family)))}: {strengths}"

@@ -1,0 +1,67 @@
+"""Block weights over time: what ``lbw=OUTD`` or ``lbw=NONE@0,OUTD@0.5`` of a tag comes to, with its random values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from lbw.tags.library import Library
+from lbw.tags.limits import listed, shortened
+from lbw.tags.positions import Position, parse_places
+from lbw.tags.prompt import LoraRequest, Warn
+from lbw.tags.weights import BlockWeights, has_random_value, parse_weights, with_drawn
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """Block weights at a position; without one where they are the same all the time."""
+
+    weights: BlockWeights
+    position: Position | None = None
+
+
+def keyframes_of(request: LoraRequest, library: Library, seed: int, warn: Warn) -> tuple[Keyframe, ...]:
+    """The block weights of a request; none, with a warning, where it names something that cannot be used.
+
+    Random values depend on the seed and the network's name alone, so that other tags do not change them.
+    """
+    if request.weights is None:
+        return ()
+    where = f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights)}"
+    try:
+        pairs = library.keyframes(request.weights)
+        positions: Sequence[Position | None] = [None]
+        if pairs != [(request.weights, "")]:
+            positions = parse_places([position for _, position in pairs])
+    except ValueError as error:
+        warn(f"{where}: {error}; all blocks are 1")
+        return ()
+    drawn: list[str] = []
+    if library.drawn is not None and library.drawn.seed == seed:
+        drawn += library.drawn.vectors.get(request.name, ())
+    random = Random(f"{seed}/{request.name}")
+    keyframes = []
+    for (name, _), position in zip(pairs, positions, strict=True):
+        vector = library.vector(name)
+        shown = "" if position is None else f"{shortened(name, 40)!r}: "
+        if "," not in vector:
+            known = listed(library.presets)
+            warn(f"{where}: {shown}no preset of this name; expected one of {known}; all blocks are 1")
+            return ()
+        try:
+            keyframes.append(Keyframe(parse_weights(_redrawn(vector, request.x, drawn), request.x, random), position))
+        except ValueError as error:
+            warn(f"{where}: {shown}{error}; all blocks are 1")
+            return ()
+    return tuple(keyframes)
+
+
+def _redrawn(vector: str, x: float, drawn: list[str]) -> str:
+    """A vector with the values that were drawn for it at an earlier time, which are used up; as it is if none were."""
+    for index, text in enumerate(drawn):
+        found = with_drawn(vector, x, text)
+        if found is not None and has_random_value(vector):
+            del drawn[index]
+            return found
+    return vector

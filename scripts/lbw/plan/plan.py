@@ -1,0 +1,316 @@
+"""The plan of one sampling pass: requests + presets + layers -> one coefficient for each (network, layer, step)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lbw.plan.keyframes import Keyframe, keyframes_of
+from lbw.tags.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
+from lbw.tags.curves import Curve, constant
+from lbw.tags.elements import ElementRule, parse_rules, ratio_of
+from lbw.tags.library import Library
+from lbw.tags.limits import listed, shortened
+from lbw.tags.positions import Sigmas
+from lbw.tags.prompt import LoraRequest, Warn
+from lbw.tags.schedule import ALWAYS, Schedule
+from lbw.tags.weights import BlockWeights, zeroed_sdxl_blocks
+
+
+@dataclass(frozen=True)
+class Term:
+    """One request's share in one layer: ratio times multiplier times the strength of a schedule.
+
+    ``request`` and ``schedule`` are indices into the plan's tables. ``schedule`` is None for a layer whose strength no
+    schedule changes. A ratio that follows a curve is 1 here, and the curve in the schedule.
+    """
+
+    request: int
+    ratio: float
+    schedule: int | None
+
+
+class Coefficients(Mapping[str, tuple[float, ...]]):
+    """{layer: one coefficient for each network}.
+
+    Layers whose coefficients are equal in every step of a plan are a group: there are some dozens of groups and many
+    hundreds of layers, so whoever asks by group asks less.
+
+    Args:
+        groups: {layer: its group}. All coefficients of a plan share one such mapping.
+        values: the coefficients of each group.
+    """
+
+    def __init__(self, groups: Mapping[str, int], values: Sequence[tuple[float, ...]]) -> None:
+        self.groups = groups
+        self.values_of_groups = values
+
+    def __getitem__(self, layer: str) -> tuple[float, ...]:
+        return self.values_of_groups[self.groups[layer]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __repr__(self) -> str:
+        return f"Coefficients({dict(self)})"
+
+    @classmethod
+    def of(cls, coefficients: Mapping[str, tuple[float, ...]]) -> Coefficients:
+        """Coefficients that were not made by a plan: layers with equal values become a group."""
+        numbers = {values: number for number, values in enumerate(dict.fromkeys(coefficients.values()))}
+        return cls({layer: numbers[values] for layer, values in coefficients.items()}, tuple(numbers))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the weights should be in each step of a pass.
+
+    ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
+    one network may follow different schedules. ``weights`` are the block weights of each request: none, one, or one for
+    each keyframe.
+    """
+
+    requests: tuple[LoraRequest, ...]
+    networks: tuple[str, ...]
+    schedules: tuple[Schedule, ...]
+    terms: Mapping[str, tuple[Term, ...]]
+    weights: tuple[tuple[BlockWeights, ...], ...]
+
+    def strengths(self, step: int, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+        """The value of each schedule: two steps with equal strengths have equal coefficients."""
+        return tuple(schedule.strength(step, steps, sigmas) for schedule in self.schedules)
+
+    @property
+    def depends_on_noise(self) -> bool:
+        """Whether a schedule follows the noise level, so that its strengths need to know it."""
+        return any(schedule.depends_on_noise for schedule in self.schedules)
+
+    @cached_property
+    def _groups(self) -> tuple[dict[str, int], tuple[tuple[bool, tuple[Term, ...]], ...]]:
+        """{layer: group}, and what the layers of each group have in common."""
+        numbers: dict[tuple[bool, tuple[Term, ...]], int] = {}
+        groups = {
+            layer: numbers.setdefault((is_text_encoder(layer), terms), len(numbers))
+            for layer, terms in self.terms.items()
+        }
+        return groups, tuple(numbers)
+
+    def coefficients(self, step: int, steps: int, sigmas: Sigmas = ()) -> Coefficients:
+        """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
+        strengths = self.strengths(step, steps, sigmas)
+        return self._sums(lambda share, term: share * _strength(term, strengths))
+
+    def reach(self) -> Coefficients:
+        """{layer: the largest magnitude that the coefficient of each of ``networks`` can have, in any step}."""
+        largest = [schedule.largest for schedule in self.schedules]
+        return self._sums(lambda share, term: abs(share) * _strength(term, largest))
+
+    def _sums(self, part: Callable[[float, Term], float]) -> Coefficients:
+        """For each layer and network the sum of what ``part`` makes of its terms, given the share without schedule."""
+        index = {name: i for i, name in enumerate(self.networks)}
+        multipliers = [
+            (index[request.name], request.te_multiplier, request.unet_multiplier) for request in self.requests
+        ]
+        groups, members = self._groups
+        values = []
+        for text_encoder, terms in members:
+            sums = [0.0] * len(self.networks)
+            for term in terms:
+                network, te, unet = multipliers[term.request]
+                sums[network] += part((te if text_encoder else unet) * term.ratio, term)
+            values.append(tuple(sums))
+        return Coefficients(groups, values)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the host would bring the weights to the same strengths by itself, in every step."""
+        return len(self.networks) == len(self.requests) and all(request.is_plain for request in self.requests)
+
+    def with_multipliers(self, name: str, te_multiplier: float, unet_multiplier: float) -> Plan:
+        """The plan after somebody else changed a network's multipliers: every request for it uses the new ones."""
+        requests = tuple(
+            replace(request, te_multiplier=te_multiplier, unet_multiplier=unet_multiplier)
+            if request.name == name
+            else request
+            for request in self.requests
+        )
+        return replace(self, requests=requests)
+
+
+_ROUNDING = 2e-3
+"""Of noise levels, which samplers may have in half precision."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known."""
+
+    plan: Plan
+    steps: int
+    sigmas: tuple[float, ...] = ()
+
+    def with_level(self, step: int, sigma: float) -> Pass:
+        """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
+        if len(self.sigmas) > step and math.isclose(self.sigmas[step], sigma, rel_tol=_ROUNDING):
+            return self
+        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
+        return replace(self, sigmas=(*known[:step], sigma, *known[step + 1 :]))
+
+    def course(self, layer: str, term: Term) -> tuple[float, ...]:
+        """The coefficient that a term of ``layer`` has in each step."""
+        request = self.plan.requests[term.request]
+        share = (request.te_multiplier if is_text_encoder(layer) else request.unet_multiplier) * term.ratio
+        schedule = ALWAYS if term.schedule is None else self.plan.schedules[term.schedule]
+        return tuple(share * strength for strength in schedule.strengths(self.steps, self.sigmas))
+
+    def text_encoder_ratios(self) -> tuple[tuple[str, tuple[tuple[int, float], ...]], ...]:
+        """What a cached text conditioning depends on beyond the tags: all ratios in the text encoder but 1, times the
+        value that a curve has at the start of the pass."""
+        strengths = self.plan.strengths(0, self.steps, self.sigmas)
+        ratios = (
+            (layer, tuple((term.request, term.ratio * _strength(term, strengths)) for term in terms))
+            for layer, terms in sorted(self.plan.terms.items())
+            if is_text_encoder(layer)
+        )
+        return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
+
+
+def _strength(term: Term, strengths: Sequence[float]) -> float:
+    return 1.0 if term.schedule is None else strengths[term.schedule]
+
+
+def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementRule, ...]:
+    if request.elements is None:
+        return ()
+    text = library.rule_sets.get(request.elements.strip())
+    where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
+    if text is None:
+        warn(f"{where}: no rule set of this name; expected one of {listed(library.rule_sets)}; "
+             "the tag works without it")
+        return ()
+    try:
+        return parse_rules(text)
+    except ValueError as error:
+        warn(f"{where}: {error}; the tag works without it")
+        return ()
+
+
+def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request: LoraRequest, warn: Warn) -> bool:
+    """Whether the vector is for this model; warns where it is not, and where it zeroes blocks by being too short."""
+    where = f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights or '')}"
+    if weights.family is not family:
+        warn(f"{where}: a vector for {weights.family.value} models does not fit "
+             f"this {family.value} model; all blocks are 1")
+        return False
+    zeroed = zeroed_sdxl_blocks(weights) if is_sdxl else ()
+    if zeroed:
+        warn(f"{where}: {len(weights.given)} values are for SD1 and leave "
+             f"{', '.join(zeroed)} of this SDXL model at 0; expected {len(LAYOUTS[12])} or {len(SDXL_LABELS)} values")
+    return True
+
+
+def _ratios_function(
+    weights: Sequence[BlockWeights | None],
+    rules: Sequence[ElementRule],
+    family: Family,
+    known: dict[tuple[str, float], float],
+) -> Callable[[str], tuple[float, ...]]:
+    """The ratios of a layer, one for each of ``weights``.
+
+    ``known`` holds what has been computed with the same rules, {(layer, block's ratio)}.
+    """
+    of_blocks: dict[str | None, tuple[float, ...]] = {}
+
+    def after_rules(layer: str, label: str | None, block_ratio: float) -> float:
+        if (layer, block_ratio) not in known:
+            known[layer, block_ratio] = ratio_of(rules, label, layer, block_ratio)
+        return known[layer, block_ratio]
+
+    def ratios(layer: str) -> tuple[float, ...]:
+        label = block_of(layer, family)
+        if label not in of_blocks:
+            of_blocks[label] = tuple(
+                1.0 if each is None or label is None else each.ratios.get(label, 1.0) for each in weights
+            )
+        if not rules:
+            return of_blocks[label]
+        return tuple(after_rules(layer, label, ratio) for ratio in of_blocks[label])
+
+    return ratios
+
+
+def _share(
+    request: LoraRequest, keyframes: Sequence[Keyframe], is_text_encoder: bool, ratios: Sequence[float]
+) -> tuple[float, Schedule]:
+    """The ratio of a layer and its schedule, which has the ratios of a block curve in it: one for each keyframe."""
+    schedule = request.te_schedule if is_text_encoder else request.schedule
+    ratio = constant(ratios)
+    if ratio is not None:
+        return ratio, schedule
+    positions = tuple(each.position for each in keyframes if each.position is not None)
+    schedule = replace(schedule, is_held=is_text_encoder)
+    return 1.0, schedule.with_curve(Curve(tuple(ratios), positions, request.shape))
+
+
+def build(
+    requests: Sequence[LoraRequest],
+    layers: Mapping[str, Iterable[str]],
+    library: Library,
+    warn: Warn,
+    *,
+    model_layers: Iterable[str] = (),
+    is_sdxl: bool = False,
+    seed: int = 0,
+) -> Plan:
+    """Build the plan of a pass.
+
+    Args:
+        requests: the tags whose networks are loaded, in the host's order; a name may occur more than once, and then
+            all its requests count.
+        layers: {network name: the layers that the network has a delta for}.
+        library: presets and rule sets, and the default preset.
+        warn: gets one message for each argument that cannot be used.
+        model_layers: layer names of the model, which tell its family.
+        is_sdxl: whether to warn of SDXL blocks that a vector leaves at 0.
+        seed: the image's seed, which the random values ``R`` and ``U`` follow.
+    """
+    family = family_of_layers(model_layers)
+    terms: dict[str, list[Term]] = {}
+    schedules: dict[Schedule, int] = {}
+    resolved = []
+    known: dict[str | None, dict[tuple[str, float], float]] = {}
+    if library.default_preset is not None:
+        requests = [
+            replace(request, weights=library.default_preset) if request.weights is None else request
+            for request in requests
+        ]
+    for index, request in enumerate(requests):
+        keyframes = keyframes_of(request, library, seed, warn)
+        layouts = {each.weights.given: each.weights for each in keyframes}
+        if not all(_check_family(weights, family, is_sdxl, request, warn) for weights in layouts.values()):
+            keyframes = ()
+        resolved.append(tuple(each.weights for each in keyframes))
+        ratios = _ratios_function(
+            resolved[-1] or (None,), _rules(request, library, warn), family, known.setdefault(request.elements, {})
+        )
+        made: dict[tuple[bool, tuple[float, ...]], Term] = {}
+        for layer in layers.get(request.name, ()):
+            key = is_text_encoder(layer), ratios(layer)
+            if key not in made:
+                ratio, schedule = _share(request, keyframes, *key)
+                number = None if schedule == ALWAYS else schedules.setdefault(schedule, len(schedules))
+                made[key] = Term(index, ratio, number)
+            terms.setdefault(layer, []).append(made[key])
+    networks = tuple(dict.fromkeys(request.name for request in requests))
+    return Plan(
+        tuple(requests),
+        networks,
+        tuple(schedules),
+        {key: tuple(value) for key, value in terms.items()},
+        tuple(resolved),
+    )

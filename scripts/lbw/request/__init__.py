@@ -1,0 +1,2 @@
+"""What a request says, and how it is answered: arguments, checks, infotext, routes. Imports ``pictures`` and what
+is below it."""

@@ -1,0 +1,227 @@
+"""Infotexts: what shaped an image and is not in its prompt, written so that reading it back makes the image again.
+
+Names that a prompt only refers to come with what they meant: presets and rule sets in the form of their files, random
+values as the numbers they came out as. Every text has a colon or a comma in it, so that the host quotes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from lbw import __version__
+from lbw.plan.plan import Pass, Plan
+from lbw.request.arguments import MODES, PLOT_ARGUMENTS, Arguments
+from lbw.tags.elements import parse_rules
+from lbw.tags.library import Drawn, Library
+from lbw.tags.presets import parse_presets, parse_rule_sets
+from lbw.tags.prompt import LoraRequest
+from lbw.tags.schedule import ALWAYS, Schedule
+from lbw.tags.weights import has_random_value, parse_weights, shown
+
+DEFAULT_PRESET = "LBW default preset"
+PRESETS = "LBW presets"
+RULE_SETS = "LBW rule sets"
+VALUES = "LBW values"
+STEPS = "LBW steps"
+STRENGTHS = "LBW strengths"
+SIGMAS = "LBW sigmas"
+PLOT = "LBW plot"
+VERSION = "LBW version"
+
+
+def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
+    """{infotext key: text} of one image; empty where the host alone would have made it.
+
+    Args:
+        passes: each sampling pass.
+        library: what the generation brought besides its tags.
+    """
+    pairs = [(each, request) for each in passes for request in each.plan.requests]
+    if all(each.plan.is_plain for each in passes):
+        return {}
+    texts = {
+        DEFAULT_PRESET: _default_preset(library) if any(r.weights == library.default_preset for _, r in pairs) else "",
+        PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library),
+        RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library),
+        VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan, library))),
+        STEPS: "; ".join(dict.fromkeys(
+            f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
+            for each, request in pairs if request.schedule.without_curves().depends_on_pass
+        )),
+        STRENGTHS: "; ".join(dict.fromkeys(
+            f"{_escaped(request.name)}: {strengths_of(request, each)}" for each, request in pairs if has_curve(request)
+        )),
+        SIGMAS: ", ".join(dict.fromkeys(
+            " ".join(f"{sigma:.6g}" for sigma in each.sigmas) for each in passes if each.plan.depends_on_noise
+        )),
+    }
+    return {key: text for key, text in texts.items() if text} | {VERSION: __version__}
+
+
+def _names(request: LoraRequest, library: Library) -> list[str]:
+    """The presets that a tag names, or the default preset if it is a curve; else that one has a key of its own."""
+    if request.weights is None or request.weights == library.default_preset in library.presets:
+        return []
+    return library.names(request.weights)
+
+
+def _default_preset(library: Library) -> str:
+    name = (library.default_preset or "").strip()
+    return f"{name}:{library.presets[name]}" if name in library.presets else name
+
+
+def _presets(names: Iterable[str], library: Library) -> str:
+    used = {name: library.presets[name] for name in sorted(names) if name in library.presets}
+    return "\n".join(f"{name}:{vector}" for name, vector in used.items() if _is_readable(parse_weights, vector))
+
+
+def _rule_sets(names: Iterable[str], library: Library) -> str:
+    used = {name: library.rule_sets[name] for name in sorted(names) if name in library.rule_sets}
+    return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse_rules, rules))
+
+
+def _drawn(plan: Plan, library: Library) -> Iterator[str]:
+    """A line for each vector that had random values: what they came out as."""
+    for request, weights in zip(plan.requests, plan.weights, strict=True):
+        vectors = [library.vector(name) for name, _ in library.keyframes(request.weights or "")] if weights else []
+        for vector, drawn in zip(vectors, weights, strict=True):
+            if has_random_value(vector):
+                yield f"{_escaped(request.name)}:{','.join(map(shown, drawn.values))}"
+
+
+def _is_readable(parse: Any, text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def steps_on(schedule: Schedule, made: Pass) -> str:
+    """The steps in which the windows of a schedule let a LoRA work, as ``2-5``."""
+    strengths = schedule.without_curves().strengths(made.steps, made.sigmas)
+    on = [step for step, strength in enumerate(strengths) if strength != 0]
+    starts = [step for step in on if step - 1 not in on]
+    stops = [step for step in on if step + 1 not in on]
+    return " ".join(f"{start}-{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
+
+
+def has_curve(request: LoraRequest) -> bool:
+    """Whether a strength of the request, block weights apart, follows a curve."""
+    return bool(request.schedule.curves) or request.te_schedule != ALWAYS
+
+
+def strengths_of(request: LoraRequest, made: Pass) -> str:
+    """The text encoder's strength, and the U-Net's in each step: ``te 0, unet 0 0.5 1x3``."""
+    te = request.te_strength(made.steps, made.sigmas)
+    return f"te {te:.4g}, unet {course(request.unet_strengths(made.steps, made.sigmas))}"
+
+
+def course(strengths: Iterable[float]) -> str:
+    """Strengths step by step; ``1x3`` for three steps with 1."""
+    runs = [(text, len(list(run))) for text, run in groupby(f"{strength:.4g}" for strength in strengths)]
+    return " ".join(text if length == 1 else f"{text}x{length}" for text, length in runs)
+
+
+def _escaped(name: str) -> str:
+    """A network's name; as JSON if a line end or a quote in it could be mistaken for the text's own."""
+    return json.dumps(name, ensure_ascii=False) if re.search(r'["\r\n]', name) else name
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    """The name and the text of a line ``name:text``."""
+    if line.startswith('"'):
+        with contextlib.suppress(ValueError):
+            name, end = json.JSONDecoder().raw_decode(line)
+            return name, line[end:].removeprefix(":")
+    name, _, text = line.partition(":")
+    return name, text
+
+
+def pasted_default_preset(parameters: Mapping[str, Any]) -> str:
+    """The default preset that an infotext names; "" for none."""
+    return str(parameters.get(DEFAULT_PRESET, "")).partition(":")[0]
+
+
+def pasted_active(parameters: Mapping[str, Any]) -> bool | None:
+    """True where the image was made by the extension; None where the infotext does not say."""
+    return True if VERSION in parameters else None
+
+
+def plot(arguments: Arguments) -> str:
+    """What a plot was asked for, which :func:`pasted_plot` reads."""
+    asked = {name: getattr(arguments, name) for name in PLOT_ARGUMENTS[arguments.mode]}
+    return json.dumps({**asked, "mode": MODES[arguments.mode]}, ensure_ascii=False)
+
+
+def pasted_plot(argument: str) -> Callable[[Mapping[str, Any]], Any]:
+    """Reads one argument of the plot that an image is the grid of. An image of another kind asks for no plot."""
+
+    def read(parameters: Mapping[str, Any]) -> Any:
+        try:
+            asked = json.loads(str(parameters.get(PLOT, "{}")))
+            found = asked.get(argument)
+        except (ValueError, AttributeError, RecursionError):
+            found = None
+        return found if found is not None or argument != "mode" else MODES[0]
+
+    return read
+
+
+def pasted(parameters: Mapping[str, Any]) -> str:
+    """The argument ``pasted`` for an infotext's parameters, which :func:`recall` reads; "" where they hold nothing."""
+    default = str(parameters.get(DEFAULT_PRESET, ""))
+    presets = [str(parameters.get(PRESETS, "")), default if ":" in default else ""]
+    found = {
+        "presets": "\n".join(text for text in presets if text),
+        "rule_sets": str(parameters.get(RULE_SETS, "")),
+        "values": str(parameters.get(VALUES, "")),
+        "seed": str(parameters.get("Seed", "")) if VALUES in parameters else "",
+    }
+    found = {key: text for key, text in found.items() if text}
+    return json.dumps(found, ensure_ascii=False) if found else ""
+
+
+def recall(text: str, library: Library) -> Library:
+    """``library`` with what an infotext brought, which goes before presets and rule sets of the same names.
+
+    Raises:
+        ValueError: the text is not of the form that :func:`pasted` makes.
+    """
+    if not text:
+        return library
+    try:
+        found = json.loads(text)
+        parts = {key: found.get(key, "") for key in ("presets", "rule_sets", "values", "seed")}
+        if not all(isinstance(part, str) for part in parts.values()):
+            raise ValueError
+        vectors: dict[str, tuple[str, ...]] = {}
+        for name, vector in map(_split_line, filter(None, parts["values"].split("\n"))):
+            vectors[name] = (*vectors.get(name, ()), vector)
+        drawn = Drawn(int(parts["seed"]), vectors) if vectors else None
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError("not what reading an image's parameters brings; it is left out") from None
+    return Library(
+        {**library.presets, **parse_presets(parts["presets"])[0]},
+        {**library.rule_sets, **parse_rule_sets(parts["rule_sets"])[0]},
+        library.default_preset,
+        drawn,
+    )
+
+
+_TAG_NAME = re.compile(r"<(?:lora|lyco):([^:>]+)")
+
+
+def follow_renames(infotext: str, parameters: dict[str, Any]) -> None:
+    """Give drawn values the names that the host, which knows a network by its hash, has put into the pasted prompt."""
+    if VALUES not in parameters:
+        return
+    new = _TAG_NAME.findall(str(parameters.get("Prompt", "")))
+    names = dict(zip(_TAG_NAME.findall(infotext), new, strict=False))
+    lines = map(_split_line, str(parameters[VALUES]).split("\n"))
+    parameters[VALUES] = "\n".join(f"{_escaped(names.get(name, name))}:{vector}" for name, vector in lines)

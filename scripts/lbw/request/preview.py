@@ -1,0 +1,79 @@
+"""What a prompt's tags come to before an image is made: the plan of a pass on the loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lbw.engine.strengths import Strengths
+from lbw.plan.plan import Pass, build
+from lbw.tags import prompt
+from lbw.tags.library import Library
+from lbw.tags.limits import MOST_TAGS
+
+
+class Backend(Protocol):
+    """What the API and the panel need to know of the host."""
+
+    def preset_text(self) -> str:
+        """The text of the preset file."""
+        ...
+
+    def rule_set_text(self) -> str:
+        """The text of the file with element rules."""
+        ...
+
+    def layer_names(self) -> tuple[str, ...]:
+        """The host's names of the layers of the loaded model; none if none is loaded."""
+        ...
+
+    def is_sdxl(self) -> bool:
+        """Whether that model is an SDXL one."""
+        ...
+
+    def tags(self, text: str) -> list[list[str]]:
+        """The arguments of each LoRA tag of a prompt."""
+        ...
+
+    def steps_from_image(self, steps: int, denoising_strength: float) -> int:
+        """How many of ``steps`` the host runs where a pass starts from an image."""
+        ...
+
+    def network_names(self, *, renewed: bool) -> list[str]:
+        """The names of the network files that the host knows; ``renewed``: that are there now."""
+        ...
+
+    def strengths(self, name: str) -> Strengths:
+        """The strengths of a network file in the loaded model; raises UnmeasurableError."""
+        ...
+
+
+def preview(
+    text: str,
+    library: Library,
+    backend: Backend,
+    warn: prompt.Warn,
+    *,
+    steps: int,
+    sigmas: Sequence[float] = (),
+    hires: bool = False,
+    seed: int = 0,
+) -> Pass:
+    """The pass of a prompt, as if each network had a part in every layer."""
+    found = backend.tags(text)
+    if len(found) > MOST_TAGS:
+        warn(f"{len(found)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
+    layers = backend.layer_names()
+    if not layers:
+        warn("no model is loaded, so there are no groups of layers")
+    requests = [prompt.parse(items, warn).in_pass(hires) for items in found[:MOST_TAGS]]
+    plan = build(
+        requests,
+        {request.name: layers for request in requests},
+        library,
+        warn,
+        model_layers=layers,
+        is_sdxl=backend.is_sdxl(),
+        seed=seed,
+    )
+    return Pass(plan, steps, tuple(sigmas))

@@ -1,0 +1,117 @@
+"""What the HTTP API is asked, and what it answers."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydantic import BaseModel, ConstrainedFloat, Field
+
+from lbw.request.arguments import ARGUMENTS
+from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT
+
+
+class Model(str, Enum):
+    """The kinds of model that have blocks of their own."""
+
+    SD = "sd"
+    SDXL = "sdxl"
+    FLUX = "flux"
+
+
+class LineProblem(BaseModel):
+    line: int = Field(description="the line of the text, counted from 1")
+    reason: str
+
+
+class Preset(BaseModel):
+    name: str
+    values: str = Field(description="the values as the file has them")
+    blocks: list[str] = Field(description="the block of each value")
+
+
+class Presets(BaseModel):
+    presets: list[Preset]
+    problems: list[LineProblem] = Field(description="lines that look like presets and cannot be used")
+
+
+class RuleSet(BaseModel):
+    name: str
+    rules: str = Field(description="rules blocks:elements:ratio, separated by commas or line ends")
+
+
+class RuleSets(BaseModel):
+    rule_sets: list[RuleSet]
+    problems: list[LineProblem] = Field(description="rule sets that cannot be used")
+
+
+class Blocks(BaseModel):
+    model: Model
+    blocks: list[str] = Field(description="the blocks of this kind of model, in their order")
+    layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
+
+
+class NoiseLevel(ConstrainedFloat):
+    ge = 0
+    le = LARGEST_NUMBER
+
+
+class ParseRequest(BaseModel):
+    prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
+    steps: int = Field(20, ge=1, le=150)
+    sigmas: list[NoiseLevel] = Field(
+        [], max_items=150, description="the noise level of each step; empty: those of a usual schedule"
+    )
+    hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
+    # A power of two, because the published schema has its limits as floats, which 2**64 - 1 is none of.
+    seed: int = Field(0, ge=0, le=2**63, description="what random values follow")
+    presets: str = Field("", max_length=LONGEST_TEXT, description=ARGUMENTS[0].meaning)
+    elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
+    default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
+
+    class Config:
+        extra = "forbid"
+
+
+class Keyframe(BaseModel):
+    position: str = Field(description="as in the tag; empty where the weights do not change")
+    values: list[float] = Field(description="the resolved block weights")
+
+
+class Group(BaseModel):
+    block: str | None = Field(description="null: layers in no block")
+    ratio: float | None = Field(description="null: it follows a curve")
+    layers: int = Field(description="how many of the model's layers have this ratio")
+    coefficients: list[float] = Field(description="multiplier times ratio times strength, for each step")
+
+
+class Tag(BaseModel):
+    name: str
+    te_multiplier: float = Field(description="at the start of the pass, when the text encoder runs")
+    unet_multiplier: float = Field(description="1 where the strength is a curve")
+    values: list[float] | None = Field(description="the resolved block weights; null: none, or a curve")
+    keyframes: list[Keyframe] = Field(description="the block weights over time")
+    strengths: list[float] = Field(description="of the schedule, for each step; it acts on the U-Net")
+    groups: list[Group]
+
+
+class ParseAnswer(BaseModel):
+    tags: list[Tag]
+    warnings: list[str]
+
+
+class Strength(BaseModel):
+    block: str | None = Field(description="null: layers in no block")
+    element: str | None = Field(description="the word that rules find a layer by; null: none that is known")
+    layers: int = Field(description="how many of the model's layers the network changes there")
+    delta_norm: float = Field(description="Frobenius norm of what the network adds to their weights at strength 1")
+    weight_norm: float = Field(description="Frobenius norm of these weights")
+    strength: float = Field(description="the one divided by the other")
+
+
+class StrengthsAnswer(BaseModel):
+    name: str
+    total: Strength
+    blocks: list[Strength] = Field(description="all blocks of the model, over all elements")
+    elements: list[Strength] = Field(description="over all blocks")
+    cells: list[Strength] = Field(description="each element of each block that the network changes")
+    warnings: list[str] = Field(description="what of the file is left out")

@@ -1,0 +1,221 @@
+"""The HTTP API: what a client can ask about presets, tags, blocks and the strength of a LoRA.
+
+Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
+dependencies, so behind the same ``--api-auth``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Response
+from fastapi.dependencies.utils import get_parameterless_sub_dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from lbw.engine.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
+from lbw.pictures import Theme, png
+from lbw.pictures.strengths import draw
+from lbw.plan.courses import Kind, layers_by_kind
+from lbw.plan.plan import Pass
+from lbw.request.arguments import TITLE
+from lbw.request.check import check_request
+from lbw.request.preview import Backend, preview
+from lbw.request.route_models import (
+    Blocks,
+    Group,
+    Keyframe,
+    LineProblem,
+    Model,
+    ParseAnswer,
+    ParseRequest,
+    Preset,
+    Presets,
+    RuleSet,
+    RuleSets,
+    Strength,
+    StrengthsAnswer,
+    Tag,
+)
+from lbw.tags.blocks import (
+    FLUX_LABELS,
+    LAYOUTS,
+    SDXL_LABELS,
+    UNET_LABELS,
+    Family,
+    family_of_layers,
+)
+from lbw.tags.library import Library
+from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
+from lbw.tags.schedule import ALWAYS
+
+MOST_COEFFICIENTS = 1_000_000
+"""Numbers in one answer."""
+
+LONGEST_NAME = 500
+"""Characters of a network's name."""
+
+_LABELS = {Model.SD: UNET_LABELS, Model.SDXL: SDXL_LABELS, Model.FLUX: FLUX_LABELS}
+
+
+def _strength(norms: Norms, block: str | None = None, element: str | None = None) -> Strength:
+    return Strength(
+        block=block, element=element, layers=norms.layers, delta_norm=norms.delta, weight_norm=norms.weight,
+        strength=norms.strength,
+    )
+
+
+def _answer(strengths: Strengths) -> StrengthsAnswer:
+    return StrengthsAnswer(
+        name=strengths.name,
+        total=_strength(strengths.total),
+        blocks=[_strength(norms, block) for block, norms in strengths.by_block().items()],
+        elements=[_strength(norms, element=element) for element, norms in strengths.by_element().items()],
+        cells=[_strength(norms, *cell) for cell, norms in strengths.by_cell().items()],
+        warnings=list(strengths.messages),
+    )
+
+
+def _measured(backend: Backend, name: str) -> Strengths:
+    """
+    Raises:
+        HTTPException: 404 for a name that the host does not know, 409 where the file cannot be measured now.
+    """
+    try:
+        return backend.strengths(name)
+    except UnmeasurableError as error:
+        raise HTTPException(404 if isinstance(error, UnknownNetworkError) else 409, str(error)) from None
+
+
+def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
+    return [LineProblem(line=problem.line, reason=problem.reason) for problem in problems]
+
+
+def _layouts(model: Model) -> dict[str, list[str]]:
+    is_flux = model is Model.FLUX
+    return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
+
+
+def _ratio(made: Pass, kind: Kind) -> float | None:
+    """The ratio of layers of a kind; None where it follows a curve, which is in the schedule then."""
+    term, request = kind.term, made.plan.requests[kind.term.request]
+    schedule = ALWAYS if term.schedule is None else made.plan.schedules[term.schedule]
+    return term.ratio if schedule == (request.te_schedule if kind.is_text_encoder else request.schedule) else None
+
+
+def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: Library) -> Tag:
+    request, weights = made.plan.requests[index], made.plan.weights[index]
+    positions = [position for _, position in library.keyframes(request.weights or "")] if weights else []
+    return Tag(
+        name=request.name,
+        te_multiplier=request.te_strength(made.steps, made.sigmas),
+        unet_multiplier=request.unet_multiplier,
+        values=list(weights[0].values) if len(weights) == 1 else None,
+        keyframes=[
+            Keyframe(position=position, values=list(each.values))
+            for position, each in zip(positions, weights, strict=True)
+        ],
+        strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
+        groups=[
+            Group(
+                block=kind.block,
+                ratio=_ratio(made, kind),
+                layers=len(layers),
+                coefficients=list(made.course(layers[0], kind.term)),
+            )
+            for kind, layers in kinds.items()
+        ],
+    )
+
+
+def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
+    """The plan of a prompt's tags on the loaded model, as if each network had a part in every layer.
+
+    Raises:
+        HTTPException: the answer would be too large.
+    """
+    warnings: dict[str, None] = {}
+
+    def warn(message: str) -> None:
+        warnings[message] = None
+
+    library = Library.read(
+        asked.presets or backend.preset_text(), asked.elements or backend.rule_set_text(), asked.default_preset
+    )
+    made = preview(
+        asked.prompt, library, backend, warn,
+        steps=asked.steps, sigmas=asked.sigmas, hires=asked.hires, seed=asked.seed,
+    )
+    kinds = layers_by_kind(made.plan)
+    if sum(map(len, kinds)) * asked.steps > MOST_COEFFICIENTS:
+        raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
+    tags = [_tag(made, index, each, library) for index, each in enumerate(kinds)]
+    return ParseAnswer(tags=tags, warnings=list(warnings))
+
+
+def _host_routes(app: FastAPI) -> list[APIRoute]:
+    """The routes that make images."""
+    paths = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
+    return [route for route in app.routes if isinstance(route, APIRoute) and route.path in paths]
+
+
+def add(app: FastAPI, backend: Backend) -> None:
+    """Add the routes to the host's application, and the check to its routes that make images."""
+    makers = _host_routes(app)
+    if not makers:
+        return  # the host runs without its API
+    for route in makers:
+        check = get_parameterless_sub_dependant(depends=Depends(check_request), path=route.path_format)
+        route.dependant.dependencies.append(check)
+
+    def get(path: str, model: type[BaseModel]) -> Callable[[Any], Any]:
+        return app.get(f"/lbw/v1/{path}", response_model=model, tags=[TITLE], dependencies=makers[0].dependencies)
+
+    @get("presets", Presets)
+    def presets() -> Presets:
+        """The presets of the server's file."""
+        found, problems = parse_presets(backend.preset_text())
+        return Presets(
+            presets=[
+                Preset(name=name, values=values, blocks=list(LAYOUTS[values.count(",") + 1]))
+                for name, values in found.items()
+            ],
+            problems=_problems(problems),
+        )
+
+    @get("elements", RuleSets)
+    def elements() -> RuleSets:
+        """The element rule sets of the server's file."""
+        found, problems = parse_rule_sets(backend.rule_set_text())
+        return RuleSets(
+            rule_sets=[RuleSet(name=name, rules=rules) for name, rules in found.items()], problems=_problems(problems)
+        )
+
+    @get("blocks", Blocks)
+    def blocks(model: Model | None = Query(None, description="the loaded one, if not given")) -> Blocks:  # noqa: B008
+        """The blocks of a kind of model, and what the values of a vector stand for."""
+        if model is None:
+            family = family_of_layers(backend.layer_names())
+            model = Model.FLUX if family is Family.FLUX else Model.SDXL if backend.is_sdxl() else Model.SD
+        return Blocks(model=model, blocks=list(_LABELS[model]), layouts=_layouts(model))
+
+    network = Query(..., max_length=LONGEST_NAME, description="of a LoRA file that the server knows, as in a tag")
+
+    @get("strengths", StrengthsAnswer)
+    def strengths(name: str = network) -> StrengthsAnswer:
+        """How strong a LoRA file is in each block and element of the loaded model, without an image."""
+        return _answer(_measured(backend, name))
+
+    @app.get("/lbw/v1/strengths.png", response_class=Response, responses={200: {"content": {"image/png": {}}}},
+             tags=[TITLE], dependencies=makers[0].dependencies)
+    def strengths_picture(name: str = network, theme: Theme = Theme.LIGHT) -> Response:
+        """The same as a picture."""
+        return Response(png(draw(_measured(backend, name), theme)), media_type="image/png")
+
+    @app.post(
+        "/lbw/v1/parse", response_model=ParseAnswer, tags=[TITLE], dependencies=makers[0].dependencies
+    )
+    def parse(asked: ParseRequest) -> ParseAnswer:
+        """What the LoRA tags of a prompt come to, on the loaded model: ratios, coefficients of each step, warnings."""
+        return parse_prompt(asked, backend)

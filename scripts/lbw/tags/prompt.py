@@ -1,0 +1,232 @@
+"""Tags: the arguments of ``<lora:name:1:lbw=OUTD:stop=5>`` -> LoraRequest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
+from lbw.tags.limits import LARGEST_NUMBER, number, shortened
+from lbw.tags.positions import Sigmas
+from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
+
+Warn = Callable[[str], None]
+
+Strength = float | Curve
+_Default = TypeVar("_Default", Strength, Strength | None)
+
+HIRES_KEYS = ("hr", "hrte", "hrunet", "hrlbw", "hrstart", "hrstop", "hrstep")
+"""What a tag asks for in the hires pass; what it does not say is as in the first pass."""
+
+
+@dataclass(frozen=True)
+class LoraRequest:
+    """What one tag asks for in one sampling pass. ``weights`` is a preset's name or a vector, or several as keyframes
+    of a curve of the given ``shape``, and ``weights_label`` is what stands before it in the tag; ``elements`` is the
+    name of a rule set.
+
+    A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
+    of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
+    ``differs_by_pass`` is true of both.
+    """
+
+    name: str
+    te_multiplier: float = 1.0
+    unet_multiplier: float = 1.0
+    dyn_dim: int | None = None
+    weights: str | None = None
+    weights_label: str = "lbw="
+    elements: str | None = None
+    x: float = 1.0
+    schedule: Schedule = ALWAYS
+    te_schedule: Schedule = ALWAYS
+    shape: Shape = Shape.LINEAR
+    hires: LoraRequest | None = None
+    differs_by_pass: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tag asks for nothing that the host would not do by itself."""
+        return (
+            self.weights is None
+            and self.elements is None
+            and self.schedule == self.te_schedule == ALWAYS
+            and not self.differs_by_pass
+        )
+
+    def in_pass(self, is_hires: bool) -> LoraRequest:
+        """What the tag asks for in the hires pass, or in the first one."""
+        return self.hires if is_hires and self.hires is not None else self
+
+    def unet_strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+        """The strength in the U-Net in each step of a pass, block weights apart."""
+        return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas))
+
+    def te_strength(self, steps: int, sigmas: Sigmas = ()) -> float:
+        """The strength in the text encoder, which runs once before a pass, block weights apart."""
+        return self.te_multiplier * self.te_schedule.strength(0, steps, sigmas)
+
+
+def is_strength(text: str) -> bool:
+    """Whether a positional argument is meant as a multiplier, or as a curve of multipliers, not as a preset's name."""
+    try:
+        float(re.split("[@~]", text, maxsplit=1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _number(text: str, default: float, label: str, warn: Warn) -> float:
+    try:
+        return number(text)
+    except ValueError:
+        warn(f"{label}{shortened(text)}: expected a number up to {LARGEST_NUMBER:.0f}; {default:g} is used")
+        return default
+
+
+def _strength(text: str, default: _Default, shape: Shape, label: str, warn: Warn) -> Strength | _Default:
+    try:
+        if not is_curve(text):
+            return number(text)
+        curve = parse_curve(text, shape)
+    except ValueError as error:
+        number_expected = f"expected a number up to {LARGEST_NUMBER:.0f}, or weight@position pairs"
+        expected = error if is_curve(text) else number_expected
+        instead = f"{default:g} is used" if isinstance(default, float) else "it is left out"
+        warn(f"{label}{shortened(text)}: {expected}; {instead}")
+        return default
+    value = constant(curve.values)
+    return curve if value is None else value
+
+
+def _named_number(named: Mapping[str, str], key: str, default: float, warn: Warn) -> float:
+    return _number(named[key], default, f"{key}=", warn) if key in named else default
+
+
+def _dyn_dim(text: str | None, warn: Warn) -> int | None:
+    if text is None:
+        return None
+    try:
+        value = number(text)
+        if value < 1 or not value.is_integer():
+            raise ValueError
+    except ValueError:
+        warn(f"dyn={shortened(text)}: expected a whole number of at least 1; the full rank is used")
+        return None
+    return int(value)
+
+
+_STRENGTH_KEYS = ("te", "unet", "hr", "hrte", "hrunet")
+
+
+def without_strengths(items: Sequence[str]) -> list[str]:
+    """The arguments of a tag whose strengths somebody else reads, whatever their form."""
+    name, arguments = list(items[:1]), items[1:]
+    return name + [
+        item for item in arguments if not is_strength(item) and item.partition("=")[0] not in _STRENGTH_KEYS
+    ]
+
+
+def _shape(named: Mapping[str, str], warn: Warn) -> Shape:
+    try:
+        return parse_shape(named.get("curve", Shape.LINEAR.value))
+    except ValueError as error:
+        warn(f"curve={shortened(named['curve'])}: {error}; {Shape.LINEAR.value} is used")
+        return Shape.LINEAR
+
+
+def _windows(named: Mapping[str, str], prefix: str, warn: Warn) -> dict[str, Window]:
+    windows, problems = parse_windows(named, prefix)
+    for problem in problems:
+        warn(problem)
+    return windows
+
+
+def _with_strengths(
+    request: LoraRequest, te: Strength, unet: Strength, windows: Mapping[str, Window]
+) -> LoraRequest:
+    """``request`` with these strengths and windows: numbers as multipliers, curves in the schedules."""
+    schedule = Schedule(tuple(windows.values()))
+    return replace(
+        request,
+        te_multiplier=1.0 if isinstance(te, Curve) else te,
+        unet_multiplier=1.0 if isinstance(unet, Curve) else unet,
+        te_schedule=Schedule(curves=(te,), is_held=True) if isinstance(te, Curve) else ALWAYS,
+        schedule=schedule.with_curve(unet) if isinstance(unet, Curve) else schedule,
+    )
+
+
+def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Positional and named arguments; an item with exactly one ``=`` is named, as on the host."""
+    positional, named = [], {}
+    for item in items:
+        parts = item.split("=")
+        if len(parts) == 2:
+            named[parts[0]] = parts[1]
+        else:
+            positional.append(item)
+    return positional, named
+
+
+def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
+    """The request of one tag.
+
+    Args:
+        items: what stands between ``<lora:`` and ``>``, split at ``:``; the first item is the network's name.
+        warn: gets one message for each argument that cannot be used, which is then left out.
+
+    A preset's name or a vector may also stand among the positional arguments, behind the multipliers, as in the
+    original's old versions.
+    """
+    name = items[0] if items else ""
+    positional, named = split_arguments(items[1:])
+
+    def warn_tag(message: str) -> None:
+        warn(f"<lora:{shortened(name)}>: {message}")
+
+    strengths = [item for item in positional if is_strength(item)]
+    words = [item for item in positional if not is_strength(item)]
+    for word in words[1:]:
+        warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
+    key = next((key for key in ("lbw", "w") if key in named), None)
+    weights, weights_label = (None, "lbw=") if key is None else (named[key], f"{key}=")
+    if words and weights is not None:
+        warn_tag(f"{shortened(words[0])!r}: the tag also has {weights_label}{shortened(weights)}, which is used")
+    elif words:
+        weights, weights_label = words[0], ""
+    shape = _shape(named, warn_tag)
+
+    def strength(key: str, default: _Default) -> Strength | _Default:
+        return _strength(named[key], default, shape, f"{key}=", warn_tag) if key in named else default
+
+    te = _strength(strengths[0], 1.0, shape, "", warn_tag) if strengths else 1.0
+    te = strength("te", te)
+    unet = strength("unet", _strength(strengths[1], te, shape, "", warn_tag) if len(strengths) > 1 else te)
+    windows = _windows(named, "", warn_tag)
+    request = _with_strengths(
+        LoraRequest(
+            name=name,
+            dyn_dim=_dyn_dim(named.get("dyn", strengths[2] if len(strengths) > 2 else None), warn_tag),
+            weights=weights,
+            weights_label=weights_label,
+            elements=named.get("lbwe"),
+            x=_named_number(named, "x", 1.0, warn_tag),
+            shape=shape,
+        ),
+        te, unet, windows,
+    )
+    if not any(key in named for key in HIRES_KEYS):
+        return request
+    request = replace(request, differs_by_pass=True)
+    both = strength("hr", None)
+    if "hrlbw" in named:
+        weights, weights_label = named["hrlbw"], "hrlbw="
+    hires = _with_strengths(
+        replace(request, weights=weights, weights_label=weights_label),
+        strength("hrte", te if both is None else both),
+        strength("hrunet", unet if both is None else both),
+        windows | _windows(named, "hr", warn_tag),
+    )
+    return replace(request, hires=hires)

@@ -1,0 +1,147 @@
+"""Schedules: start=, stop=, step= and curves -> the strength of a LoRA at step i of n.
+
+A schedule is a function of the solver's step, 0-based, of the number of steps of the sampling pass and of the noise
+levels of its steps. Everything that uses one asks :meth:`Schedule.strength` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from lbw.tags.curves import Curve
+from lbw.tags.limits import shortened
+from lbw.tags.positions import Position, Sigmas, Unit, parse_position, split_range
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps from ``start`` on (None: from the first), before ``stop`` (None: to the last)."""
+
+    start: Position | None = None
+    stop: Position | None = None
+
+    def contains(self, step: int, steps: int, sigmas: Sigmas) -> bool:
+        if self.start is not None and not self.start.is_reached(step, steps, sigmas):
+            return False
+        return self.stop is None or not self.stop.is_reached(step, steps, sigmas)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """On in the steps that all windows contain, with the product of all curves; without any, 1 in every step.
+
+    ``is_held`` keeps the strength at the start of the pass for all of it: the text encoder runs once, before sampling.
+    """
+
+    windows: tuple[Window, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    is_held: bool = False
+
+    def strength(self, step: int, steps: int, sigmas: Sigmas = ()) -> float:
+        """The factor on the LoRA's strength at ``step`` of a pass of ``steps`` steps.
+
+        Args:
+            step: the solver's step, 0-based.
+            steps: how many the pass has.
+            sigmas: the noise level at which each of them begins; without them, those of a usual schedule are taken.
+        """
+        step = 0 if self.is_held else step
+        if not all(window.contains(step, steps, sigmas) for window in self.windows):
+            return 0.0
+        return prod((curve.value(step, steps, sigmas) for curve in self.curves), start=1.0)
+
+    def strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+        """The factor in each step of a pass."""
+        return tuple(self.strength(step, steps, sigmas) for step in range(steps))
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that its strength can have, in any pass."""
+        return prod((max(map(abs, curve.values)) for curve in self.curves), start=1.0)
+
+    def with_curve(self, curve: Curve) -> Schedule:
+        """The schedule whose strength is multiplied by ``curve``, too."""
+        return replace(self, curves=(*self.curves, curve))
+
+    def without_curves(self) -> Schedule:
+        """Its windows alone."""
+        return replace(self, curves=())
+
+    def _positions(self) -> list[Position]:
+        ends = [position for window in self.windows for position in (window.start, window.stop)]
+        return [end for end in ends if end is not None] + [each for curve in self.curves for each in curve.positions]
+
+    @property
+    def depends_on_pass(self) -> bool:
+        """Whether a share of the pass's steps or a noise level is among its positions."""
+        return any(position.unit is not Unit.STEP for position in self._positions())
+
+    @property
+    def depends_on_noise(self) -> bool:
+        """Whether a noise level is among its positions."""
+        return any(position.unit is Unit.SIGMA for position in self._positions())
+
+    def is_empty(self, steps: int, sigmas: Sigmas = ()) -> bool:
+        """Whether ``start`` and ``stop`` contradict each other, so that the LoRA is never on.
+
+        ``stop=0`` does not count: it is how a user asks for the text encoder's part alone.
+        """
+        stops = [_first_step(window.stop, steps, sigmas) for window in self.windows if window.stop is not None]
+        starts = [_first_step(window.start, steps, sigmas) for window in self.windows if window.start is not None]
+        return bool(starts and stops) and max(starts) >= min(stops) > 0
+
+
+def _first_step(position: Position, steps: int, sigmas: Sigmas) -> int:
+    """The first step at which a pass has come to ``position``; ``steps`` for a noise level that it never gets to."""
+    if position.unit is not Unit.SIGMA:
+        return position.resolve(steps)
+    return next((step for step in range(steps) if position.is_reached(step, steps, sigmas)), steps)
+
+
+ALWAYS = Schedule()
+
+
+def parse_range(text: str) -> Window:
+    """``a-b``, ``a-``, ``-b``, or ``a`` for that step alone.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    ends = split_range(text)
+    if ends is not None and ends != (None, None):
+        return Window(*(None if end is None else parse_position(end) for end in ends))
+    try:
+        position = parse_position(text)
+        if position.unit is Unit.SIGMA:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{shortened(text.strip())!r} is not a range of steps; expected a-b, a-, -b or a") from None
+    return Window(position, replace(position, offset=1))
+
+
+_WINDOWS = {
+    "start": lambda text: Window(start=parse_position(text)),
+    "stop": lambda text: Window(stop=parse_position(text)),
+    "step": parse_range,
+}
+
+
+def parse_windows(arguments: Mapping[str, str], prefix: str = "") -> tuple[dict[str, Window], list[str]]:
+    """The windows of a tag's ``start=``, ``stop=`` and ``step=`` arguments, and a message for each unreadable one.
+
+    Args:
+        arguments: the named arguments of a tag.
+        prefix: of the keys, ``hr`` for those of the hires pass.
+    """
+    windows, problems = {}, []
+    for key, parse in _WINDOWS.items():
+        name = prefix + key
+        if name not in arguments:
+            continue
+        try:
+            windows[key] = parse(arguments[name])
+        except ValueError as error:
+            problems.append(f"{name}={shortened(arguments[name])}: {error}; the LoRA works without it")
+    return windows, problems
