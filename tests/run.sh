@@ -9,7 +9,6 @@ bash tests/setup.sh || exit 1
 export OMP_NUM_THREADS=1
 
 failed=0
-.venv/bin/ruff check . || failed=1
-.venv/bin/mypy || failed=1
+bash tests/check.sh || failed=1
 .venv/bin/python -m pytest "$@" || failed=1
 exit "$failed"
