@@ -1,15 +1,15 @@
-// What lbw/engine/lean.py keeps of pristine weights, in two passes over them: the first counts the escapes of each strip, the
+// What ../lean.py keeps of pristine weights, in two passes over them: the first counts the escapes of each strip, the
 // second, with WRITES, writes the codes, and the escapes to where those of the strip begin.
 //
 // Weights are pristine. Whether a weight is an escape depends on the largest delta that it may get: that of each piece
 // at its limit, all of one sign. `errors` tell how far the sum of a piece's products may be off, in parts of the sum of
 // their magnitudes.
 //
-// Macros, beside those of tiles.cuh: WRITES. PIECES, of any kind of lbw/engine/pieces.py; else all are low-rank.
+// Macros, beside those of tiles.cuh: WRITES. PIECES, of any kind of ../pieces.py; else all are low-rank.
 
 #include "tiles.cuh"
 
-constexpr int STRIP_ROWS = 128, TILE_ROWS = 32;  // as in lbw/engine/lean.py
+constexpr int STRIP_ROWS = 128, TILE_ROWS = 32;  // as in ../lean.py
 constexpr int STEPS = STRIP_ROWS / ROWS;
 constexpr int MANTISSA = BFLOAT16 ? 7 : 10, BIAS = BFLOAT16 ? 127 : 15;
 constexpr int FLOAT_BIAS = 127, FLOAT_MANTISSA = 23;

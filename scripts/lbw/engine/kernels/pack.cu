@@ -1,5 +1,5 @@
 // Brings the factors of low-rank deltas, as files have them, into the order in which tensor cores take them, see
-// lbw/engine/factors.py. A thread writes eight neighbours.
+// ../factors.py. A thread writes eight neighbours.
 
 #include "primitives.cuh"
 

@@ -6,7 +6,7 @@
 // tensor cores take them, and each warp has brought a share of them there one step before.
 //
 // Macros, beside those of tiles.cuh: ONE_EACH, all deltas of a weight have one coefficient. LEAN, the pristine
-// value is recovered from the patched one, see lbw/engine/lean.py. PIECES, deltas are of any kind of lbw/engine/pieces.py, and each
+// value is recovered from the patched one, see ../lean.py. PIECES, deltas are of any kind of ../pieces.py, and each
 // piece has a coefficient; else they are low-rank, and each chunk of them has. STEPS, of a strip. BLOCKS_AT_ONCE, on a
 // multiprocessor.
 
