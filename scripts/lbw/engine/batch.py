@@ -58,7 +58,6 @@ class Watch:
 
     def __init__(self, members: Sequence[Member]) -> None:
         owners = [member.slot.parameter.rpartition(".") for member in members]
-        self._is_forgotten = True
         self._parameters = [
             member.bound.layer.get_submodule(owner)._parameters
             for member, (owner, _, _) in zip(members, owners, strict=True)
@@ -66,22 +65,21 @@ class Watch:
         self._names = [name for _, _, name in owners]
         layers = dict.fromkeys(member.bound for member in members)
         self._attributes = [bound.attributes for bound in layers]
-        self._pointers: list[int] = []
+        self._pointers: list[int] | None = None
         self._backups: list[Any] = []
 
     def look(self) -> None:
         """Take all as it is now."""
         self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
-        self._is_forgotten = False
 
     def forget(self) -> None:
-        self._pointers, self._backups, self._is_forgotten = [], [], True
+        self._pointers, self._backups = None, []
 
     def holds(self, names: Names) -> bool:
         """Whether all are so, and have these very ``names``."""
         try:
             return (
-                not self._is_forgotten
+                self._pointers is not None
                 and all(map(eq, self._pointers_now(), self._pointers))
                 and all(map(is_, self._backups_now(), self._backups))
                 and all_have(self._attributes, names)
@@ -180,9 +178,12 @@ class Batch:
         """Whether nobody else has patched a layer, or loaded other weights into it."""
         return all(
             bound.attributes.get("network_current_names", ()) is self.token
-            and all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound]))
+            and self._has_our_backups(bound)
             for bound in self.layers
         )
+
+    def _has_our_backups(self, bound: BoundLayer) -> bool:
+        return all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound]))
 
     def allows(self, reach: Reach) -> bool:
         """Whether it was made for coefficients that go so far."""
@@ -245,7 +246,7 @@ class Batch:
 
     def _make_launches(self, residence: Residence) -> None:
         """The launches of weights that are recovered from codes, where that can be done, and of those with copies."""
-        self._launches, self._arranged, self._copies = [], [], {}
+        self._launches, self._arranged = [], []
         self._is_lean, to_copy = residence is not Residence.COPIES, set(self.layers)
         if residence is not Residence.COPIES:
             to_copy = {member.bound for member in self._members if not cuda.can_be_encoded(member.weight)}
@@ -270,10 +271,10 @@ class Batch:
         """Make copies of weights, in a few large buffers."""
         places = dict.fromkeys((member.bound, member.slot.parameter) for member in members)
         weights = [parameter_of(bound.layer, parameter).detach() for bound, parameter in places]
-        self._copies = {}
         if residence is Residence.RAM:
             self._copies = dict(zip(places, map(self._memory.copy, weights), strict=True))
             return
+        self._copies = {}
         rooms = [-(-weight.numel() // 128) * 128 for weight in weights]  # kernels want it aligned
         slab, used, left = torch.empty(0), 0, sum(rooms)
         for place, weight, room in zip(places, weights, rooms, strict=True):
@@ -351,8 +352,9 @@ class Batch:
         for place in moving:
             self._copies[place] = self._memory.copy(self._copies[place])
         for bound in {place[0] for place in moving}:
-            known, self._backups[bound] = self._backups[bound], self._backups_for(bound)
-            if all(map(is_, base_weights.backups_of(bound.layer), known)):
+            are_ours = self._has_our_backups(bound)
+            self._backups[bound] = self._backups_for(bound)
+            if are_ours:
                 base_weights.set_backups(bound.layer, self._backups[bound])
         for launch in self._launches:
             if not launch.is_lean:
@@ -534,7 +536,7 @@ class Batch:
                     except Exception as error:
                         bound.attributes["network_current_names"], failure = UNFINISHED, error
                         continue
-                    if all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound])):
+                    if self._has_our_backups(bound):
                         base_weights.set_backups(bound.layer, self._originals[bound])
                     bound.record.token = bound.attributes["network_current_names"] = ()
         if failure is not None:
@@ -549,7 +551,7 @@ class Batch:
         somebody else has given other names has its pristine weights in RAM."""
         try:
             for bound in self.layers:
-                if all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound])):
+                if self._has_our_backups(bound):
                     if bound.attributes.get("network_current_names", ()) == ():
                         base_weights.set_backups(bound.layer, self._originals[bound])
                     else:

@@ -103,11 +103,7 @@ class Batches:
 
     def _bring(self, batch: Batch, coefficients: Coefficients, token: Names) -> int | Outcome:
         try:
-            try:
-                outcome = batch.bring(coefficients, token, self._residence_of(batch.size))
-            finally:
-                self.refused += batch.refused
-                batch.refused = []
+            outcome = batch.bring(coefficients, token, self._residence_of(batch.size))
             if not batch.layers:
                 self._batches.remove(batch)
             return outcome
@@ -120,6 +116,9 @@ class Batches:
         except Exception as error:
             self.has_failed = True
             return self._refuse(batch, f"{type(error).__name__}: {error}")
+        finally:
+            self.refused += batch.refused
+            batch.refused = []
 
     def _gather(self, is_asleep: Callable[[BoundLayer], bool]) -> list[Batch]:
         """Make batches of the layers that have come. Returns the new ones."""
@@ -205,12 +204,6 @@ class Batches:
         if outcome is Outcome.ELSEWHERE:
             batch.unload()
         elif outcome is Outcome.DISTURBED:
-            self.dissolve(batch)
-            self._waiting += batch.layers
-
-    def recover(self) -> None:
-        """Bring all layers back to their pristine weights, wherever they are."""
-        for batch in list(self._batches):
             self.dissolve(batch)
             self._waiting += batch.layers
 

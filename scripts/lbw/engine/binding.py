@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import repeat
 from operator import is_, itemgetter
 from typing import Any
 from weakref import ref
@@ -155,13 +155,6 @@ class Binding:
 
     def is_of_model(self, model: Any) -> bool:
         return self._model() is model
-
-    def sample(self) -> list[dict[str, Any]]:
-        """The attributes of some layers that tell whether somebody else has re-patched them: touched ones, and one
-        that is not."""
-        touched = [bound for bound in self.layers if bound.deltas]
-        untouched = (bound for bound in self.layers if not bound.deltas)
-        return [bound.attributes for bound in (*touched[:1], *touched[-1:], *islice(untouched, 1))]
 
 
 def bind(

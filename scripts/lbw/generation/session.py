@@ -50,7 +50,8 @@ class Session:
         self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
-        self._applied: tuple[Any, Any] = ((), ())
+        self._applied: tuple[float, ...] | None = None
+        """The strengths that are in the weights; None if that is not known."""
         self._told: Any = ()
         """The networks' names and multipliers at the last update, as the host compares them."""
         self._seed = 0
@@ -123,10 +124,10 @@ class Session:
         names = self.host.wanted_names()
         if not self._is_bound():
             self.plan = self._make_plan()
-            self._applied = ((), ())
-        if names != self._applied[1]:
+            self._applied = None
+        if names != self._told:
             self._follow_multipliers()
-        if (self._strengths(), names) != self._applied or not self.engine.holds(names):
+        if (self._strengths(), names) != (self._applied, self._told) or not self.engine.holds(names):
             self._apply()
 
     def _is_bound(self) -> bool:
@@ -135,9 +136,9 @@ class Session:
     def _encoder_works(self) -> None:
         """Layers of the text encoder that wait are about to be at work."""
         self._encodes = True
-        self._unet_works()
+        self._layers_work()
 
-    def _unet_works(self) -> None:
+    def _layers_work(self) -> None:
         """Layers that wait are about to be at work. If another generation has come in between, unannounced, they are
         the host's."""
         if self.plan is not None and self.host.wanted_names() == self._told and self._is_bound():
@@ -161,7 +162,7 @@ class Session:
             return
         self.host.before_forward({})
         self.engine.settle(of_text_encoder=True)
-        self._applied = ((), ())
+        self._applied = None
         if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
             self.engine.settle()
         self._disown()
@@ -169,7 +170,7 @@ class Session:
     def rest(self) -> None:
         """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
         self.engine.settle()
-        self._applied = ((), ())
+        self._applied = None
 
     def gives_way(self, error: Exception) -> bool:
         """The GPU's memory ran out. Give back what is held, and hold as little as possible from now on.
@@ -229,7 +230,7 @@ class Session:
         if self.engine.rests:
             self.rest()
         self._disown()
-        self._applied = ((), ())
+        self._applied = None
 
     def _stop_listening(self) -> None:
         self.host.before_forward({})
@@ -294,13 +295,13 @@ class Session:
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
         update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes)
-        self._applied, self._told = (self._strengths(), names), names
+        self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
         self.most_held = max(self.most_held, self.engine.held)
         self.host.before_departure(self.rest if self.engine.rests and names else None)
         self.host.before_forward({
-            each.layer: self._encoder_works if each.is_text_encoder else self._unet_works
+            each.layer: self._encoder_works if each.is_text_encoder else self._layers_work
             for each in self.engine.waiting
         })  # fmt: skip
         if update.layers_updated:
