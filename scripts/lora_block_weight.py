@@ -11,7 +11,7 @@ if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
 from lbw import ui  # noqa: E402  the folder has to be on sys.path first
-from lbw.hosts import a1111  # noqa: E402
+from lbw.hosts import hooks  # noqa: E402
 from lbw.request import infotext  # noqa: E402
 from lbw.request.arguments import PLOT_ARGUMENT_NAMES, TITLE  # noqa: E402
 
@@ -44,10 +44,10 @@ class LoraBlockWeight(scripts.Script):
     def ui(self, is_img2img):
         components = ui.build(
             is_img2img,
-            presets_file=a1111.PRESETS_FILE,
-            rule_sets_file=a1111.RULE_SETS_FILE,
-            backend=a1111.Backend(),
-            separate_checkbox=a1111.setting("old_active_check_lbw"),
+            presets_file=hooks.PRESETS_FILE,
+            rule_sets_file=hooks.RULE_SETS_FILE,
+            backend=hooks.Backend(),
+            separate_checkbox=hooks.setting("old_active_check_lbw"),
         )
         self.infotext_fields = [
             (components["active"], infotext.pasted_active),
@@ -58,34 +58,34 @@ class LoraBlockWeight(scripts.Script):
         return list(components.values())
 
     def before_process(self, p, *values):
-        a1111.before_process(p, values, slice(self.args_from, self.args_to))
+        hooks.before_process(p, values, slice(self.args_from, self.args_to))
 
     def process(self, p, *values):
-        a1111.begin(p, values)
+        hooks.begin(p, values)
 
     def before_process_batch(self, p, *_, prompts, **__):
-        a1111.leave_batch_out(p, prompts)
+        hooks.leave_batch_out(p, prompts)
 
     def after_extra_networks_activate(self, p, *_, extra_network_data, **__):
-        a1111.networks_activated(p, extra_network_data)
+        hooks.networks_activated(p, extra_network_data)
 
     def process_before_every_sampling(self, p, *_, **__):
-        a1111.before_sampling(p)
+        hooks.before_sampling(p)
 
     def postprocess_batch(self, p, *_, **__):
-        a1111.batch_made(p)
+        hooks.batch_made(p)
 
     def postprocess(self, p, processed, *_):
-        a1111.finish(p, processed)
+        hooks.finish(p, processed)
 
 
-a1111.add_translations()
+hooks.add_translations()
 if _original is None:
-    a1111.add_axes()  # here, because without a page the scripts' panels are built before before_ui is called
-    script_callbacks.on_before_ui(a1111.add_axes)
-script_callbacks.on_ui_settings(a1111.add_settings)
-script_callbacks.on_cfg_denoiser(a1111.before_evaluation)
-script_callbacks.on_model_loaded(a1111.model_loaded)
-script_callbacks.on_script_unloaded(a1111.unload)
-script_callbacks.on_app_started(a1111.app_started)
+    hooks.add_axes()  # here, because without a page the scripts' panels are built before before_ui is called
+    script_callbacks.on_before_ui(hooks.add_axes)
+script_callbacks.on_ui_settings(hooks.add_settings)
+script_callbacks.on_cfg_denoiser(hooks.before_evaluation)
+script_callbacks.on_model_loaded(hooks.model_loaded)
+script_callbacks.on_script_unloaded(hooks.unload)
+script_callbacks.on_app_started(hooks.app_started)
 script_callbacks.on_infotext_pasted(infotext.follow_renames)

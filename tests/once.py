@@ -44,7 +44,7 @@ class Watch:
         self._updates_seen = 0
 
     def before_evaluation(self, params: Any) -> None:
-        from lbw.hosts.a1111 import session_of, solver_step  # can be imported once a host runs
+        from lbw.hosts.hooks import session_of, solver_step  # can be imported once a host runs
 
         self._session = session_of(params.denoiser.p)
         self._step = solver_step(params.denoiser, params.sampling_step)

@@ -38,7 +38,7 @@ class SlowPath:
         self._changes = 0
 
     def begin(self, steps: int) -> None:
-        from lbw.hosts.a1111 import library  # can be imported once a host runs
+        from lbw.hosts.preset_files import library  # can be imported once a host runs
 
         loaded = self.webui.networks.loaded_networks
         names = {net.name for net in loaded}
@@ -61,7 +61,7 @@ class SlowPath:
             net.unet_multiplier = float(self._changes)
 
     def before_evaluation(self, params: Any) -> None:
-        from lbw.hosts.a1111 import solver_step
+        from lbw.hosts.hooks import solver_step
 
         self.set_step(solver_step(params.denoiser, params.sampling_step), params.total_sampling_steps)
 

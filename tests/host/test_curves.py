@@ -132,7 +132,7 @@ def test_block_curves_blend_block_by_block(bench: Bench):
 
 
 def test_a_stretch_where_a_curve_is_constant_costs_no_update(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    from lbw.hosts.a1111 import engine
+    from lbw.hosts.hooks import engine
 
     updates = []
     update = engine.manual_lora_update

@@ -176,9 +176,9 @@ def test_weights_that_somebody_else_patches_are_seen(bench: Bench):
 
 def test_reload_ui_leaves_nothing(bench: Bench):
     bench.webui.generate(prompt=SCHEDULED)
-    from lbw.hosts import a1111
+    from lbw.hosts import hooks
 
-    a1111.unload()
+    hooks.unload()
     assert bench.differences_from_base() == []
     touched = [layer for name, layer in bench.layers().items() if name in bench.deltas["t_lora"]]
     assert all(layer.network_weights_backup is None and layer.network_current_names == () for layer in touched)

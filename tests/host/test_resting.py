@@ -95,7 +95,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
 def small(
     request: pytest.FixtureRequest, bench: Bench, rests: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Small]:
-    from lbw.hosts import a1111
+    from lbw.hosts import hooks
     from modules import devices, lowvram
 
     def device_of(layer: nn.Module) -> torch.device:
@@ -115,7 +115,7 @@ def small(
                 layer.to(torch.bfloat16)
         for module in (batch, batches, singles) if request.param else ():
             monkeypatch.setattr(module, "device_of", device_of)
-        monkeypatch.setattr(a1111.engine, "headroom", Headroom(devices.device))
+        monkeypatch.setattr(hooks.engine, "headroom", Headroom(devices.device))
         monkeypatch.setattr(Headroom, "may_hold", lambda _headroom, _size: False)
         monkeypatch.setattr(devices, "dtype", torch.bfloat16)
         layers = bench.layers()
@@ -126,7 +126,7 @@ def small(
             name: write_lora(bench.webui.lora_folder / f"{name}.safetensors", of, seed=seed, dtype=torch.bfloat16)
             for seed, (name, of) in enumerate(files.items(), 11)
         }
-        made = Small(bench, copy_weights(layers), deltas, a1111.engine, request.param)
+        made = Small(bench, copy_weights(layers), deltas, hooks.engine, request.param)
         yield made
         made.generate(prompt="nothing", steps=1)
 

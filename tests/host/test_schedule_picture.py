@@ -61,7 +61,7 @@ def asked(**page: Any) -> str:
 
 
 def shown(page: str, default_preset: str = "") -> str:
-    from lbw.hosts.a1111 import Backend
+    from lbw.hosts.backend import Backend
     from lbw.ui.schedule import schedule_html
 
     return schedule_html(page, DEFAULT_PRESETS, "", default_preset, backend=Backend())

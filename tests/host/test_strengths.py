@@ -15,13 +15,13 @@ SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=4> <lora:t_locon:0.5>"
 
 
 def measure(name: str) -> Any:
-    from lbw.hosts.a1111 import Backend  # can be imported once a host runs
+    from lbw.hosts.backend import Backend  # can be imported once a host runs
 
     return Backend().strengths(name)
 
 
 def names(*, renewed: bool) -> list[str]:
-    from lbw.hosts.a1111 import Backend
+    from lbw.hosts.backend import Backend
 
     return Backend().network_names(renewed=renewed)
 

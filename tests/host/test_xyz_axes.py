@@ -111,9 +111,9 @@ def test_an_inactive_extension_says_so(bench: Bench):
 
 
 def test_the_axes_are_there_once(bench: Bench):
-    from lbw.hosts import a1111
+    from lbw.hosts import hooks
 
-    a1111.add_axes()
+    hooks.add_axes()
     _number, script = plot_script(bench)
     from_module = [option.label for data in bench.webui.scripts.scripts_data if data.path.endswith("xyz_grid.py")
                    for option in data.module.axis_options]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lbw.engine.strengths import Strengths
-from lbw.hosts.a1111 import network_files, noise, preset_files
+from lbw.hosts import noise, preset_files
+from lbw.hosts.a1111 import network_files
 from lbw.hosts.a1111.model import host, is_loaded
-from lbw.hosts.a1111.tags import adopt_alias, lora_tags
+from lbw.hosts.tags import adopt_alias, lora_tags
 from modules import extra_networks
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from lbw.hosts.a1111.cells import Made
+from lbw.hosts.cells import Made
 from lbw.plots.axes import Axis
 from modules import images
 from modules.shared import opts

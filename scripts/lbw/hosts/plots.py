@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from lbw.hosts.a1111.cells import CellMaker, Made
-from lbw.hosts.a1111.grids import draw_grids, draw_table, keep, saves_grids
-from lbw.hosts.a1111.settings import NAME
+from lbw.hosts.cells import CellMaker, Made
+from lbw.hosts.grids import draw_grids, draw_table, keep, saves_grids
+from lbw.hosts.settings import NAME
 from lbw.pictures import effects, image
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes

@@ -13,7 +13,7 @@ from lbw.tags.library import Library
 from lbw.tags.limits import listed, shortened
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
 
-_SCRIPTS_FOLDER = Path(__file__).resolve().parents[3]
+_SCRIPTS_FOLDER = Path(__file__).resolve().parents[2]
 PRESETS_FILE = _SCRIPTS_FOLDER / "lbwpresets.txt"
 RULE_SETS_FILE = _SCRIPTS_FOLDER / "elempresets.txt"
 

@@ -57,7 +57,7 @@ class TagItems(list[str]):
     """The arguments of a tag, equal to those of a tag from which the text encoder gets the same.
 
     The host's cache of encoded prompts is keyed on them. What else the text encoder gets, by block weights and element
-    rules, :class:`lbw.hosts.a1111.conditioning.ConditioningCaches` keeps apart.
+    rules, :class:`lbw.hosts.conditioning.ConditioningCaches` keeps apart.
     """
 
     def __init__(self, items: Sequence[str], request: prompt.LoraRequest) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 
 from lbw.hosts.a1111.model import host
-from lbw.hosts.a1111.request import library_of, put, with_varied_rules
-from lbw.hosts.a1111.settings import WARNINGS
+from lbw.hosts.request import library_of, put, with_varied_rules
+from lbw.hosts.settings import WARNINGS
 from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, ones

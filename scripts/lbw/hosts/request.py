@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from lbw.hosts.a1111.preset_files import library, recalled, rule_set_text
+from lbw.hosts.preset_files import library, recalled, rule_set_text
 from lbw.plots.tags import VARIED
 from lbw.request.arguments import Arguments
 from lbw.tags.library import Library

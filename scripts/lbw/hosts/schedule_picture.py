@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lbw.hosts.a1111.grids import keep, saves_grids
+from lbw.hosts.grids import keep, saves_grids
 from lbw.pictures import image
 from lbw.pictures.courses import draw
 from lbw.plan.plan import Pass

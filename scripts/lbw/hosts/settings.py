@@ -13,7 +13,7 @@ from modules import localization, shared
 
 logger = logging.getLogger("lbw")
 
-_TRANSLATIONS = Path(__file__).resolve().parents[2] / "ui"
+_TRANSLATIONS = Path(__file__).resolve().parents[1] / "ui"
 
 NAME = "LoRA Block Weight"
 """What begins each line that is shown with a result: the panel finds its own by it."""

@@ -13,9 +13,9 @@ from operator import and_
 from typing import Any
 
 from lbw.hosts.a1111.model import host
-from lbw.hosts.a1111.preset_files import preset_text
-from lbw.hosts.a1111.request import library_of, put, with_varied_rules
-from lbw.hosts.a1111.settings import NAME
+from lbw.hosts.preset_files import preset_text
+from lbw.hosts.request import library_of, put, with_varied_rules
+from lbw.hosts.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, is_vector, ones

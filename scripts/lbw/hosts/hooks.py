@@ -1,0 +1,328 @@
+"""What happens at each hook and callback of a host: the way of a generation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from lbw.engine.base_weights import Policy
+from lbw.engine.engine import LoraEngine
+from lbw.engine.kernels import compiled
+from lbw.generation.session import Session
+from lbw.generation.summary import changes, summarise
+from lbw.hosts import noise, plots, schedule_picture, xyz_axes
+from lbw.hosts.a1111 import network_files
+from lbw.hosts.a1111.model import host, solver_step
+from lbw.hosts.backend import Backend
+from lbw.hosts.conditioning import ConditioningCaches, Encoder
+from lbw.hosts.notes import Note
+from lbw.hosts.plots import leave_batch_out
+from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
+from lbw.hosts.sampling import Sampling, tell_out_of_memory
+from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
+from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
+from lbw.hosts.xyz_axes import add as add_axes
+from lbw.request import infotext, routes
+from lbw.request.arguments import ArgumentError, Arguments
+from lbw.request.arguments import parse as parse_arguments
+from lbw.tags import prompt
+from lbw.tags.limits import shortened
+from modules import devices, shared
+
+__all__ = [
+    "PRESETS_FILE",
+    "RULE_SETS_FILE",
+    "WARNINGS",
+    "Backend",
+    "add_axes",
+    "add_settings",
+    "add_translations",
+    "app_started",
+    "batch_made",
+    "before_evaluation",
+    "before_process",
+    "before_sampling",
+    "begin",
+    "finish",
+    "leave_batch_out",
+    "library",
+    "model_loaded",
+    "networks_activated",
+    "session_of",
+    "setting",
+    "solver_step",
+    "unload",
+]
+
+logger = logging.getLogger("lbw")
+
+_FUNCTIONAL = "lora_functional"
+
+_SESSION = "lora_block_weight_session"
+"""The attribute of the host's processing object that holds its session."""
+
+
+class Closer:
+    """Stands in for one processing object's ``close``, which the host calls even where the generation failed."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = p
+        self._close = p.close
+
+    def __call__(self) -> None:
+        session = session_of(self._p)
+        try:
+            if session is not None:
+                tell_out_of_memory(session)
+        finally:
+            try:
+                end(self._p)
+            finally:
+                self._close()
+
+
+engine = LoraEngine(device=devices.device)
+caches = ConditioningCaches()
+
+_under_way: WeakSet[Session] = WeakSet()
+"""Sessions that have begun and not ended: of a generation inside another one, or of one that failed without a word."""
+
+
+def session_of(p: Any) -> Session | None:
+    """The session of a generation; None where the extension is not active in it."""
+    return vars(p).get(_SESSION)
+
+
+def _arguments(values: Sequence[Any], warn: prompt.Warn) -> Arguments:
+    try:
+        return parse_arguments(values, warn)
+    except ArgumentError as error:
+        warn(f"{error}; all arguments are left out")
+        return Arguments()
+
+
+def before_process(p: Any, values: Sequence[Any], place: slice) -> None:
+    """A generation is about to begin, with the script's arguments ``values`` at ``place`` among those of all scripts.
+
+    What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
+    made now, each by a generation of its own.
+    """
+    arguments = _arguments(values, lambda _message: None)
+    if arguments.active:
+        _switch_functional_off(p)
+    xyz_axes.apply(p, arguments, place)
+    plots.make(p, arguments, place)
+
+
+def _switch_functional_off(p: Any) -> None:
+    """A request's own settings are about to be put in force, by the host, which undoes that at its end.
+
+    With ``lora_functional`` the host restores every layer at each forward and adds the networks to its output instead,
+    with one multiplier for all blocks. The networks are put into the weights by us in any case, so the option is off
+    for this request.
+    """
+    overrides = p.override_settings or {}
+    wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
+    if wanted and p.override_settings_restore_afterwards:
+        p.override_settings = {**overrides, _FUNCTIONAL: False}
+
+
+def begin(p: Any, values: Sequence[Any]) -> None:
+    """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
+    _remove_stand_ins(p)
+    if plots.is_made(p):
+        return
+    messages: list[str] = []
+    arguments = _arguments(values, messages.append)
+    for earlier in _under_way:
+        earlier.suspend()
+    if not arguments.active or shared.opts.lora_functional:
+        engine.release()
+        caches.drop_others(p, ())
+        if arguments.active:
+            message = "off, because the option lora_functional is on and this request does not restore its settings"
+            logger.warning("LoRA Block Weight: %s", message)
+            p.comment(f"LoRA Block Weight: {message}")
+        return
+    plot = plots.plot_of(p)
+    if plot is not None:
+        messages += plot.messages
+    session = Session(
+        host,
+        engine,
+        recalled(library(arguments), arguments, messages.append),
+        lambda message: p.comment(f"{NAME}: {message}"),
+    )
+    for message in messages:
+        session.warn(message)
+    session.tells_more = arguments.debug
+    session.draws_schedule = arguments.schedule_picture
+    session.prints_changes = arguments.print_changes
+    engine.policy = memory_policy()
+    setattr(p, _SESSION, session)
+    _under_way.add(session)
+    p.parse_extra_network_prompts = TagReader(p, session)
+    p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
+    p.close = Closer(p)
+
+
+def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
+    """The host has loaded the networks of a pass and has not yet encoded the prompt."""
+    session = session_of(p)
+    if session is None:
+        return
+    conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
+    is_hires = is_of_hires_pass(p, extra_network_data)
+    requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
+    for name in network_files.not_loaded(request.name for request in requests):
+        session.warn(f"<lora:{shortened(name)}>: the host cannot load its file, see the console; it is left out")
+    is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
+    if is_plain and not setting("lbw_plain_loras"):
+        session.leave_to_host()
+        caches.drop_others(p, ())
+        return
+    if not is_hires:
+        session.passes.clear()
+        engine.headroom.begin(_work(p), engine.held)
+    try:
+        made = session.begin_pass(
+            requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
+        )
+    except Exception as error:
+        logger.exception("LoRA Block Weight: a pass could not be prepared")
+        session.warn(
+            f"{type(error).__name__}: {error}; the host applies the LoRAs itself, without block weights and steps"
+        )
+        session.leave_to_host()
+        caches.drop_others(p, ())
+        return
+    caches.drop_others(p, made.text_encoder_ratios())
+    if session.prints_changes:
+        print(*changes(made, session.library, host.layers()), sep="\n")
+    take_notes(p)
+
+
+def take_notes(p: Any) -> None:
+    """Bring the infotext up to date with the passes of the batch that is being made."""
+    session = session_of(p)
+    if session is None:
+        return
+    for key, text in infotext.describe(session.passes, session.library).items():
+        session.notes.setdefault(key, {})[p.iteration] = text
+    for key, batches in session.notes.items():
+        p.extra_generation_params[key] = Note(batches, p.iteration)
+
+
+def _work(p: Any) -> Hashable:
+    """What the need of memory depends on."""
+    hires = (p.hr_upscale_to_x, p.hr_upscale_to_y) if getattr(p, "enable_hr", False) else None
+    return p.width, p.height, p.batch_size, hires, host.is_sdxl(), host.moves_parts()
+
+
+def conditioning_encoded(p: Any) -> None:
+    """The prompt of a pass has been encoded."""
+    session = session_of(p)
+    if session is not None and session.plan is not None:
+        caches.remember(p, session.passes[-1].text_encoder_ratios())
+        session.has_encoded()
+
+
+def before_sampling(p: Any) -> None:
+    """The sampler is about to run all steps of a pass."""
+    conditioning_encoded(p)
+    session = session_of(p)
+    if session is not None and not isinstance(vars(p.sampler).get("launch_sampling"), Sampling):
+        p.sampler.launch_sampling = Sampling(p, session)
+
+
+def batch_made(p: Any) -> None:
+    """The images of a batch have been decoded."""
+    take_notes(p)
+    if session_of(p) is not None:
+        engine.headroom.end(engine.held)
+
+
+def before_evaluation(params: Any) -> None:
+    """The sampler is about to evaluate the model."""
+    denoiser = params.denoiser
+    session = session_of(denoiser.p)
+    if session is not None:
+        session.step(
+            solver_step(denoiser, params.sampling_step),
+            params.total_sampling_steps,
+            lambda: noise.level(denoiser, params.sigma),
+        )
+
+
+def finish(p: Any, processed: Any) -> None:
+    """A generation is over, and its result is complete: say in it what went wrong."""
+    session = session_of(p)
+    warnings: list[str] = []
+    if session is not None:
+        _tell_summary(session, processed)
+        if session.draws_schedule:
+            schedule_picture.append(p, processed, session.passes)
+        warnings = list(session.warnings)
+    elif plots.is_made(p):
+        warnings = plots.hand_out(p, processed)
+    if session is not None and session.tells_more:
+        session.log_details()
+    if warnings:
+        processed.extra_generation_params = {**processed.extra_generation_params, WARNINGS: warnings}
+    plots.forget(p)
+    end(p)
+
+
+def _tell_summary(session: Session, processed: Any) -> None:
+    """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
+    line = summarise(session.passes, session.updates, _memory_mode(session))
+    if line:
+        processed.comments += f"{NAME}: {line}\n"
+
+
+def _memory_mode(session: Session) -> str:
+    """Where the pristine weights were of the layers that LoRAs changed, and what that took of the GPU's memory."""
+    places = {None: "as they are", Policy.GPU: "beside the layers (gpu)", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
+    if not session.most_held:
+        return places[session.placement]
+    most = f"up to {session.most_held / 1e6:.0f} MB of GPU memory for switches"
+    return f"{places[session.placement]}, {most}, {f'{engine.held / 1e6:.0f} MB' if engine.held else 'none'} now"
+
+
+def end(p: Any) -> None:
+    """A generation is over, or has failed."""
+    session = session_of(p)
+    _remove_stand_ins(p)
+    if session is not None:
+        _under_way.discard(session)
+        session.end()
+        if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
+            engine.release()
+
+
+def app_started(_demo: Any, app: Any) -> None:
+    """The host's server has its routes."""
+    routes.add(app, Backend())
+
+
+def model_loaded(_model: Any) -> None:
+    """The host has put another model into use."""
+    engine.park(host.model(), host.layers().values())
+    compiled.prepare(devices.device, devices.dtype_unet)
+    network_files.meter.forget()
+
+
+def unload() -> None:
+    """The extension is being unloaded, or the UI reloaded: off is off."""
+    engine.release()
+
+
+def _remove_stand_ins(p: Any) -> None:
+    """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
+    for name, kind in (
+        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer), (_SESSION, Session),
+    ):
+        if isinstance(vars(p).get(name), kind):
+            delattr(p, name)
