@@ -4,15 +4,15 @@ import logging
 import os
 import sys
 
+import gradio as gr
+
 from modules import extensions, script_callbacks, scripts
 
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
 if _FOLDER not in sys.path:
     sys.path.append(_FOLDER)
 
-from lbw import ui  # noqa: E402  the folder has to be on sys.path first
-from lbw.hosts import hooks  # noqa: E402
-from lbw.request import infotext  # noqa: E402
+from lbw.hosts.adapter import UnservedHostError  # noqa: E402  the folder has to be on sys.path first
 from lbw.request.arguments import PLOT_ARGUMENT_NAMES, TITLE  # noqa: E402
 
 logger = logging.getLogger("lbw")
@@ -27,9 +27,38 @@ def _original_extension() -> str | None:
     return None
 
 
+def _missing_adapter() -> str | None:
+    """Why no adapter serves this host, if none does."""
+    try:
+        from lbw.hosts import serving  # noqa: F401  it raises
+    except UnservedHostError as error:
+        return str(error)
+    return None
+
+
 _original = _original_extension()
-if _original is not None:
-    logger.warning("LoRA Block Weight: off, because %s does the same; disable one of the two", _original)
+_obstacle = f"{_original} does the same; disable one of the two" if _original else _missing_adapter()
+if _obstacle:
+    logger.warning("LoRA Block Weight: off, because %s", _obstacle)
+else:
+    from lbw import ui
+    from lbw.hosts import hooks
+    from lbw.request import infotext
+
+
+class Off(scripts.Script):
+    """The extension where no adapter serves the host: its panel says so."""
+
+    def title(self):
+        return TITLE
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible if _obstacle and not _original else False
+
+    def ui(self, is_img2img):
+        with gr.Accordion(TITLE, open=False):
+            gr.Markdown(f"Off, because {_obstacle}.")
+        return []
 
 
 class LoraBlockWeight(scripts.Script):
@@ -39,7 +68,7 @@ class LoraBlockWeight(scripts.Script):
         return TITLE
 
     def show(self, is_img2img):
-        return scripts.AlwaysVisible if _original is None else False
+        return False if _obstacle else scripts.AlwaysVisible
 
     def ui(self, is_img2img):
         components = ui.build(
@@ -79,13 +108,13 @@ class LoraBlockWeight(scripts.Script):
         hooks.finish(p, processed)
 
 
-hooks.add_translations()
-if _original is None:
+if not _obstacle:
+    hooks.add_translations()
     hooks.add_axes()  # here, because without a page the scripts' panels are built before before_ui is called
     script_callbacks.on_before_ui(hooks.add_axes)
-script_callbacks.on_ui_settings(hooks.add_settings)
-script_callbacks.on_cfg_denoiser(hooks.before_evaluation)
-script_callbacks.on_model_loaded(hooks.model_loaded)
-script_callbacks.on_script_unloaded(hooks.unload)
-script_callbacks.on_app_started(hooks.app_started)
-script_callbacks.on_infotext_pasted(infotext.follow_renames)
+    script_callbacks.on_ui_settings(hooks.add_settings)
+    script_callbacks.on_cfg_denoiser(hooks.before_evaluation)
+    script_callbacks.on_model_loaded(hooks.model_loaded)
+    script_callbacks.on_script_unloaded(hooks.unload)
+    script_callbacks.on_app_started(hooks.app_started)
+    script_callbacks.on_infotext_pasted(infotext.follow_renames)

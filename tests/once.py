@@ -44,10 +44,11 @@ class Watch:
         self._updates_seen = 0
 
     def before_evaluation(self, params: Any) -> None:
-        from lbw.hosts.hooks import session_of, solver_step  # can be imported once a host runs
+        from lbw.hosts.hooks import session_of  # can be imported once a host runs
+        from lbw.hosts.serving import adapter
 
         self._session = session_of(params.denoiser.p)
-        self._step = solver_step(params.denoiser, params.sampling_step)
+        self._step = adapter.solver_step(params.denoiser, params.sampling_step)
 
     def after_evaluation(self, restored: int) -> None:
         """Takes down the step: the strengths after the model ran are those that it ran with."""

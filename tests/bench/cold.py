@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from lbw.engine.base_weights import Policy
-from lbw.engine.engine import LoraEngine
 from lbw.plan.plan import Coefficients
-from tests.unit.networks import Network
+from tests.unit.networks import Network, lora_engine
 
 if TYPE_CHECKING:
     from tests.bench.switch import Bench, Case
@@ -29,7 +28,7 @@ class Generations:
 
     def __init__(self, bench: Bench, layers: Layers, policy: Policy) -> None:
         self.bench, self.layers = bench, layers
-        self.engine = LoraEngine(policy, device=torch.device(bench.device))
+        self.engine = lora_engine(policy, device=torch.device(bench.device))
         self._groups = dict.fromkeys(layers, 0)
         self._networks: list[Network] = []
 

@@ -27,7 +27,7 @@ from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
 from lbw.tags.prompt import parse
 from tests.bench.sdxl_shapes import TEXT_WIDTH
 from tests.bench.switch import Bench, Case
-from tests.unit.networks import Network
+from tests.unit.networks import Network, lora_engine
 
 LATENT_WIDTH = 128
 PROMPT_TOKENS = 77
@@ -149,7 +149,7 @@ def measure(bench: Bench, steps: int) -> list[dict[str, Any]]:
     evaluate, rows = Evaluation(layers, bench), []
     for count in sorted({len(tags) for tags in CASES.values()}):
         cases = {what: tags for what, tags in CASES.items() if len(tags) == count}
-        host, engine = Host(layers, networks[:count]), LoraEngine(device=torch.device(bench.device))
+        host, engine = Host(layers, networks[:count]), lora_engine(device=torch.device(bench.device))
         seconds: dict[str, list[float]] = {what: [] for what in cases}
         switches = {}
         for _ in range(bench.repeat + 1):

@@ -19,12 +19,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from lbw.engine.engine import LoraEngine
 from tests.bench.sdxl_shapes import attention_layers
 from tests.bench.types import switch_times
 from tests.host.network_files import LINEAR, MAKERS, Random, in_half
 from tests.unit.host_modules import layer_for, make_module
-from tests.unit.networks import Network
+from tests.unit.networks import Network, lora_engine
 from tests.unit.ulp import ulp_distance
 
 KEY = "diffusion_model_input_blocks_4_1_proj_in"
@@ -54,7 +53,7 @@ def exactness(kind: str, device: str) -> str:
             base = layer.weight.detach().cpu().clone()
             _tensors, formula, _bias = MAKERS[kind][0](base.float(), Random(0))
             network = network_for(kind, {KEY: layer})
-            engine = LoraEngine(device=torch.device(device))
+            engine = lora_engine(device=torch.device(device))
             engine.bind(layer, {KEY: layer}, [network])
             for strength in (1.0, 0.5, -0.7):
                 engine.manual_lora_update({KEY: (strength,)}, ((kind, 1.0, 1.0, None),))
@@ -68,7 +67,7 @@ def exactness(kind: str, device: str) -> str:
 
 def switch(kind: str, layers: dict[str, nn.Module], device: str, repeat: int) -> float:
     """The least time of one switch of all layers, in ms; a type's factors are uploaded before the clock runs."""
-    engine, network = LoraEngine(device=torch.device(device)), network_for(kind, layers)
+    engine, network = lora_engine(device=torch.device(device)), network_for(kind, layers)
     engine.bind(network, layers, [network])
     return min(switch_times(engine, layers, device, repeat))
 

@@ -28,11 +28,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from lbw.engine.base_weights import Policy
-from lbw.engine.engine import LoraEngine
 from lbw.plan.plan import Coefficients
 from tests.bench import cold
 from tests.bench.sdxl_shapes import attention_layers, other_layers
-from tests.unit.networks import Network, random_network
+from tests.unit.networks import Network, lora_engine, random_network
 
 Layers = dict[str, nn.Module]
 Switch = Callable[[float], Any]
@@ -143,7 +142,7 @@ class Ours:
 
     def __init__(self, layers: Layers, networks: list[Network], **options: Any) -> None:
         self.layers, self.networks = layers, networks
-        self.engine = LoraEngine(device=next(iter(layers.values())).weight.device, **options)
+        self.engine = lora_engine(device=next(iter(layers.values())).weight.device, **options)
         self.names = tuple((net.name, 1.0, 1.0, None) for net in networks)
         self.groups = dict.fromkeys(layers, 0)  # as a plan has them, which is made once in a pass
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from lbw.engine.engine import LoraEngine
 from tests.bench.sdxl_shapes import attention_layers
 from tests.unit.host_modules import make_module
-from tests.unit.networks import Network
+from tests.unit.networks import Network, lora_engine
 
 Maker = Callable[[int, int, Callable[..., Tensor]], dict[str, Tensor]]
 """(outputs, inputs, a source of random tensors) -> a file's tensors for a linear layer."""
@@ -83,7 +83,7 @@ def bench(make: Maker, layers: dict[str, nn.Module], device: str, dtype: torch.d
     network = Network("bench")
     for key, layer in layers.items():
         network.modules[key] = make_module(network, make(*layer.weight.shape, random))
-    engine = LoraEngine(device=torch.device(device))
+    engine = lora_engine(device=torch.device(device))
     messages = engine.bind(network, layers, [network]).messages
     assert messages == (), messages
     return statistics.median(switch_times(engine, layers, device, repeat))

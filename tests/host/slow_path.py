@@ -61,9 +61,9 @@ class SlowPath:
             net.unet_multiplier = float(self._changes)
 
     def before_evaluation(self, params: Any) -> None:
-        from lbw.hosts.hooks import solver_step
+        from lbw.hosts.serving import adapter
 
-        self.set_step(solver_step(params.denoiser, params.sampling_step), params.total_sampling_steps)
+        self.set_step(adapter.solver_step(params.denoiser, params.sampling_step), params.total_sampling_steps)
 
     def end(self) -> None:
         for net in self.webui.networks.loaded_networks:

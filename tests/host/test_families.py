@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lbw.engine.engine import LoraEngine
 from lbw.tags.blocks import LAYOUTS, UNET_LABELS, is_text_encoder
 from tests.host import slow_path
 from tests.host.checkpoints import use
@@ -21,6 +20,7 @@ from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import messages, restore_counter
 from tests.host.test_isolation import difference
 from tests.host.webui import WebUI
+from tests.unit.networks import lora_engine
 from tests.unit.ulp import ulp_distance
 
 FAMILIES = {"sd1": 17, "inpainting": 17, "edit": 17, "sd2": 17, "sdxl": 12, "refiner": 26, "sd3": 26}
@@ -208,7 +208,7 @@ def test_sd3s_attention_is_patched_as_the_host_does(webui: WebUI, parts: tuple[s
     hosts = layer.weight.clone()
     layer.weight.copy_(base)
     webui.networks.network_reset_cached_weight(layer)
-    engine = LoraEngine()
+    engine = lora_engine()
     assert engine.bind(layer, {name: layer}, [net]).messages == ()
     engine.manual_lora_update({name + part: (0.7,) for part in parts}, (("attention", 0.7, 0.7, None),))
     assert not hosts.equal(base)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.engine import batch, batches, singles
+from lbw.engine import parameters
 from lbw.engine.engine import LoraEngine
 from lbw.engine.headroom import Headroom
 from lbw.tags.blocks import block_of
@@ -30,6 +30,7 @@ from tests.host.test_memory import options
 from tests.host.test_memory_modes import HIRES, model_loaded_with, same_bits
 from tests.host.webui import STAND_IN
 from tests.unit.cuda_on_cpu import cuda_on_cpu
+from tests.unit.networks import batches_of
 from tests.unit.ulp import ulp_distance
 
 on_the_gpu = pytest.mark.parametrize("small", [""], ids=["all of it on the GPU"], indirect=True)
@@ -76,7 +77,7 @@ class Small:
     def is_at_rest(self) -> bool:
         """Whether nothing is held. Under lowvram weights wait on the CPU as they are, and what recovers them too."""
         if self.switch == "lowvram":
-            return not any(each.is_loaded for each in self.engine._batches or ())
+            return not any(each.is_loaded for each in batches_of(self.engine))
         return self.is_pristine() and self.engine.held == 0
 
 
@@ -113,8 +114,8 @@ def small(
         for layer in bench.webui.shared.sd_model.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
                 layer.to(torch.bfloat16)
-        for module in (batch, batches, singles) if request.param else ():
-            monkeypatch.setattr(module, "device_of", device_of)
+        if request.param:
+            monkeypatch.setattr(parameters, "device_of", device_of)
         monkeypatch.setattr(hooks.engine, "headroom", Headroom(devices.device))
         monkeypatch.setattr(Headroom, "may_hold", lambda _headroom, _size: False)
         monkeypatch.setattr(devices, "dtype", torch.bfloat16)
@@ -215,8 +216,7 @@ def test_images_are_those_of_a_gpu_on_which_layers_stay_patched(
     results = [small.generate(**fields) for _ in range(2)]
     small.generate(prompt="nothing", steps=1)
     rests(False)
-    for module in (batch, batches, singles):
-        monkeypatch.setattr(module, "device_of", lambda _layer: torch.device("cpu"))
+    monkeypatch.setattr(parameters, "device_of", lambda _layer: torch.device("cpu"))
     usual = small.generate(**fields)
     for result in results:
         assert difference(usual, result) == 0

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.engine.deltas import Delta, StandAlone, WeightDependent, accumulation_dtype, delta_of
+from lbw.engine.deltas import Delta, StandAlone, WeightDependent, accumulation_dtype
 from lbw.engine.kernels import torch as kernel
+from lbw.hosts.a1111.parts import delta_of
 from tests.host.trainers import CASES, EXACT, TYPES, Trained, make_layer
 from tests.host.webui import WebUI
 from tests.unit.ulp import ulp_distance

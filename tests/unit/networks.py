@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lbw.engine.base_weights import Policy
+from lbw.engine.batch import Batch
+from lbw.engine.engine import LoraEngine
+from lbw.engine.meter import StrengthMeter
+from lbw.hosts.a1111.ledger import LayerAttributes
+from lbw.hosts.a1111.parts import ModuleParts
 
 
 @dataclass(eq=False)
@@ -48,6 +56,20 @@ def _holder(weight: Tensor) -> nn.Module:
     module = nn.Module()
     module.weight = nn.Parameter(weight, requires_grad=False)
     return module
+
+
+def lora_engine(policy: Policy = Policy.AUTO, **options: Any) -> LoraEngine:
+    """An engine for these networks, which keeps book as A1111 does."""
+    return LoraEngine(LayerAttributes(), ModuleParts(), policy, **options)
+
+
+def batches_of(engine: LoraEngine) -> list[Batch]:
+    """What an engine writes together."""
+    return [] if engine._partition is None else [*engine._partition.batches]
+
+
+def strength_meter() -> StrengthMeter:
+    return StrengthMeter(LayerAttributes(), ModuleParts())
 
 
 def random_network(

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from lbw.engine import base_weights
-from lbw.engine.base_weights import MissingBaseError, PinnedMemory, Unchanged
+from lbw.engine.ledger import Page
+from lbw.engine.pinned_memory import PinnedMemory
+from lbw.engine.stand_ins import MissingBaseError, Unchanged
+from lbw.hosts.a1111.ledger import LayerAttributes
+
+
+def page_of(layer: nn.Module) -> Page:
+    return Page(layer, LayerAttributes())
 
 
 def linear() -> nn.Linear:
     layer = nn.Linear(6, 4).requires_grad_(False)
-    base_weights.keep(layer)
+    base_weights.keep(page_of(layer))
     return layer
 
 
@@ -72,12 +79,12 @@ def test_patched_weights_without_a_backup_have_no_base():
     layer = nn.Linear(2, 2)
     layer.network_current_names = (("somebody", 1.0, 1.0, None),)
     with pytest.raises(MissingBaseError):
-        base_weights.keep(layer)
+        base_weights.keep(page_of(layer))
 
 
 def test_attention_layers_have_a_pair_of_stand_ins():
     layer = nn.MultiheadAttention(8, 2).requires_grad_(False)
-    base_weights.keep(layer)
+    base_weights.keep(page_of(layer))
     weights = [layer.in_proj_weight.clone(), layer.out_proj.weight.clone()]
     in_proj, out_proj = layer.network_weights_backup
     layer.in_proj_weight.copy_(in_proj)
@@ -91,11 +98,11 @@ def test_attention_layers_have_a_pair_of_stand_ins():
 def test_placing_makes_real_copies_and_keeps_those_that_are_there(device: torch.device | None):
     layer = linear()
     weight = layer.weight.clone()
-    base_weights.place([layer], device, PinnedMemory())
+    base_weights.place([page_of(layer)], device, PinnedMemory())
     made = layer.network_weights_backup
     layer.weight.zero_()
     assert made.equal(weight)
-    base_weights.place([layer], device, PinnedMemory())
+    base_weights.place([page_of(layer)], device, PinnedMemory())
     assert layer.network_weights_backup is made
 
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.batch import Batch
-from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import torch as kernel
 from lbw.engine.recoverable import Recoverable
 from lbw.plan.plan import Coefficients
 from tests.unit.cuda_on_cpu import available
-from tests.unit.networks import Network, random_network, small_model
+from tests.unit.networks import Network, batches_of, lora_engine, random_network, small_model
 from tests.unit.ulp import ulp_distance
 
 
@@ -37,7 +36,7 @@ class Bed:
             random_network("b", self.layers, rank=16, seed=2, dtype=dtype, size=size),
             random_network("c", self.layers, rank=3, seed=3, dtype=dtype, size=size),
         ]
-        self.engine = LoraEngine(policy, device=torch.device(device), is_grouping=way == "grouped")
+        self.engine = lora_engine(policy, device=torch.device(device), is_grouping=way == "grouped")
 
     def names(self, networks: list[Network] | None = None) -> tuple[tuple[object, ...], ...]:
         nets = self.networks if networks is None else networks
@@ -50,7 +49,7 @@ class Bed:
     @property
     def is_grouped(self) -> bool:
         """Whether the last updates were done by launches."""
-        written = [bound for batch in self.engine._batches for bound in batch.layers]
+        written = [bound for batch in batches_of(self.engine) for bound in batch.layers]
         return len(written) == len(self.layers) and not self.engine.waiting
 
     def all(self, *values: float) -> dict[str, tuple[float, ...]]:
@@ -319,7 +318,7 @@ def test_lean_keeps_no_copy_and_at_most_a_quarter_of_the_memory(bed: Bed):
         bed.update(coefficients)
         assert bed.worst_ulp(coefficients) <= 1
         assert bed.engine.placement is Policy.LEAN
-        codes = [launch.codes for batch in bed.engine._batches for launch in batch._launches]
+        codes = [launch.codes for batch in batches_of(bed.engine) for launch in batch._launches]
         assert 4 * sum(code.nbytes for code in codes) <= sum(layer.weight.nbytes for layer in bed.layers.values())
         for layer in bed.layers.values():
             assert isinstance(layer.__dict__["network_weights_backup"], Recoverable)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.engine.engine import LoraEngine
-from tests.unit.networks import Network, NetworkModuleLora, random_network
+from tests.unit.networks import Network, NetworkModuleLora, lora_engine, random_network
 from tests.unit.ulp import ulp_distance
 
 KEY = "diffusion_model_joint_blocks_3_x_block_attn_qkv"
@@ -43,7 +42,7 @@ def full_network(layer: nn.Module, bias: Tensor | None) -> tuple[Network, Tensor
 
 class Bed:
     def __init__(self, layer: nn.Module, *networks: Network) -> None:
-        self.layer, self.networks, self.engine = layer, networks, LoraEngine()
+        self.layer, self.networks, self.engine = layer, networks, lora_engine()
         self.base = layer.weight.detach().clone()
         self.messages = self.engine.bind(self, {KEY: layer}, networks).messages
 

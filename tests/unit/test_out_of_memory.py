@@ -24,9 +24,9 @@ PLACES = [
 
 OURS = str(Path(lbw.__file__).parent)
 ON_THE_CPU = {
-    ("base_weights.py", "__init__"), ("base_weights.py", "_page_locked"), ("uploads.py", "__init__"),
+    ("pinned_memory.py", "__init__"), ("pinned_memory.py", "_page_locked"), ("uploads.py", "__init__"),
     ("uploads.py", "_padding"), ("factors.py", "__init__"), ("factors.py", "wild"), ("factors.py", "_infinity"),
-    ("pieces.py", "pieces_of"), ("kinds.py", "low_rank"), ("lora.py", "build"), ("__init__.py", "delta_of"),
+    ("pieces.py", "pieces_of"), ("kinds.py", "low_rank"), ("lora.py", "build"), ("parts.py", "delta_of"),
 }  # fmt: skip
 """Files and functions of ours that make tensors on the CPU only."""
 

@@ -82,3 +82,11 @@ def test_no_two_files_import_each_other():
         TopologicalSorter(arrows()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+OF_A1111 = ["network_current_names", "network_weights_backup", "network_bias_backup", "fp16_weight"]
+
+
+@pytest.mark.parametrize("name", OF_A1111)
+def test_only_its_adapter_names_what_a_host_hangs_on_layers(name: str):
+    assert {path.parent.name for path in files() if name in path.read_text()} == {"a1111"}

@@ -10,10 +10,10 @@ from weakref import ref
 import pytest
 import torch
 
-from lbw.engine import batch, factors
+from lbw.engine import batch, factors, member
 from lbw.engine.base_weights import Policy
 from lbw.plan.plan import Coefficients
-from tests.unit.networks import Network
+from tests.unit.networks import Network, batches_of
 from tests.unit.test_engine import Bed, bed_at, name_of
 from tests.unit.ulp import ulp_distance
 
@@ -41,7 +41,7 @@ def run(bed: Bed, *strengths: tuple[float, float, float], reach: tuple[float, fl
 def made_by(bed: Bed) -> list[ref[Any]]:
     """What is on the device because layers are patched: copies, codes, factors, and the kernels' tables."""
     found: list[torch.Tensor] = []
-    for each in bed.engine._batches or ():
+    for each in batches_of(bed.engine):
         found += each._copies.values()
         for launch in each._launches:
             found += [tensor for tensor in (launch._packed, launch._strips) if tensor is not None]
@@ -84,7 +84,7 @@ def test_nothing_is_held_of_layers_that_have_left_while_they_were_patched(bed: B
 def test_with_all_of_it_in_ram_nothing_is_held_between_two_switches(bed: Bed):
     for values in ((0.5, 0.0, -0.3), (0.0, 1.0, 0.2), (0.0, 0.0, 0.0)):
         run(bed, values)
-        assert not any(each.is_loaded for each in bed.engine._batches or ())
+        assert not any(each.is_loaded for each in batches_of(bed.engine))
         assert bed.device == "cpu" or bed.engine.held == 0
 
 
@@ -92,7 +92,7 @@ def test_the_same_networks_again_are_not_read_and_derived_again(bed: Bed, monkey
     run(bed, (0.5, 0.0, -0.3))
     bed.engine.settle()
     made: list[str] = []
-    monkeypatch.setattr(batch, "pieces_of", counting(batch.pieces_of, made))
+    monkeypatch.setattr(member, "pieces_of", counting(member.pieces_of, made))
     monkeypatch.setattr(factors.FactorPlan, "__init__", counting(factors.FactorPlan.__init__, made))
     run(bed, (0.0, 0.0, 0.0), (0.3, 0.0, 1.0))
     assert made == []

@@ -11,15 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lbw.engine.engine import LoraEngine
-from lbw.engine.meter import StrengthMeter
 from lbw.engine.strengths import Norms, Part, Strengths
 from lbw.pictures import Theme, plain, png
 from lbw.pictures.strengths import draw, percent
 from lbw.tags.elements import ELEMENTS, element_of, parse_rule
 from tests.host.network_files import MAKERS, Random
 from tests.unit.host_modules import layer_for, make_module
-from tests.unit.networks import Network, random_network, small_model
+from tests.unit.networks import Network, lora_engine, random_network, small_model, strength_meter
 from tests.unit.test_layer_kinds import QkvLinear
 
 CASES = [(kind, layer) for kind, (_maker, layers) in MAKERS.items() for layer in layers]
@@ -37,7 +35,7 @@ def test_a_type_has_the_norm_of_its_formula(case: tuple[str, str], device: str, 
     network = Network(case[0])
     tensors, formula, _bias = MAKERS[case[0]][0](layer.weight.cpu().float(), Random(3))
     network.modules[KEY] = make_module(network, tensors)
-    (part,) = StrengthMeter().measure(network, {KEY: layer}).parts
+    (part,) = strength_meter().measure(network, {KEY: layer}).parts
     weight = layer.weight.cpu().double()
     assert part.norms.delta == pytest.approx(float(formula(weight).norm()), rel=1e-5)
     assert part.norms.weight == pytest.approx(float(weight.norm()), rel=1e-6)
@@ -51,7 +49,7 @@ def test_q_k_and_v_are_measured_apart(kind: str):
     weight = attention.in_proj_weight if kind == "attention" else layer.weight
     parts = {f"{KEY}_{part}_proj": nn.Linear(32, 32) for part in ("q", "k", "v", *["out"] * (kind == "attention"))}
     network = random_network("split", parts, seed=1)
-    found = {part.key: part.norms for part in StrengthMeter().measure(network, {KEY: layer}).parts}
+    found = {part.key: part.norms for part in strength_meter().measure(network, {KEY: layer}).parts}
     assert list(found) == list(parts)
     for third, part in enumerate("qkv"):
         norms = found[f"{KEY}_{part}_proj"]
@@ -63,7 +61,7 @@ def test_the_norm_of_a_large_weight_has_all_its_digits():
     torch.manual_seed(3)
     layer = nn.Linear(3000, 3000, bias=False).half().requires_grad_(False)
     network = random_network("large", {KEY: layer}, rank=2)
-    assert StrengthMeter().measure(network, {KEY: layer}).total.weight == pytest.approx(
+    assert strength_meter().measure(network, {KEY: layer}).total.weight == pytest.approx(
         float(layer.weight.double().norm()), rel=1e-6
     )
 
@@ -72,13 +70,13 @@ def test_weights_that_hold_networks_are_measured_as_they_were_before():
     layers = small_model(torch.float32, "cpu")
     base = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     network, other = random_network("a", layers, seed=1), random_network("b", layers, seed=2)
-    expected = StrengthMeter().measure(network, layers)
-    engine, names = LoraEngine(), (("b", 1.0, 1.0, None),)
+    expected = strength_meter().measure(network, layers)
+    engine, names = lora_engine(), (("b", 1.0, 1.0, None),)
     engine.bind(other, layers, [other])
     engine.manual_lora_update(dict.fromkeys(layers, (5.0,)), names)
     patched = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     backups = {name: layer.network_weights_backup for name, layer in layers.items()}
-    assert StrengthMeter().measure(network, layers) == expected
+    assert strength_meter().measure(network, layers) == expected
     for name, layer in layers.items():
         assert layer.weight.equal(patched[name]) and not patched[name].equal(base[name])
         assert layer.network_weights_backup is backups[name]
@@ -90,7 +88,7 @@ def test_a_layer_whose_weights_nobody_knows_is_left_out_by_name():
     network = random_network("a", layers)
     (lost, *_rest) = layers
     layers[lost].network_current_names = (("gone", 1.0, 1.0, None),)
-    found = StrengthMeter().measure(network, layers)
+    found = strength_meter().measure(network, layers)
     assert len(found.parts) == len(layers) - 1
     assert found.messages == (
         f"layer {lost}: its weights are patched and have no backup; reload the checkpoint",
@@ -99,7 +97,7 @@ def test_a_layer_whose_weights_nobody_knows_is_left_out_by_name():
 
 def test_weights_are_measured_once_until_others_are_loaded():
     layers = small_model(torch.float32, "cpu")
-    network, meter = random_network("a", layers), StrengthMeter()
+    network, meter = random_network("a", layers), strength_meter()
     first = meter.measure(network, layers).total
     for layer in layers.values():
         layer.weight *= 2

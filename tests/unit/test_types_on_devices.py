@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from lbw.engine.base_weights import Policy
-from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import cuda
 from tests.host.network_files import MAKERS, Random, in_half
 from tests.unit.cuda_on_cpu import available
 from tests.unit.host_modules import layer_for, make_module
-from tests.unit.networks import Network
+from tests.unit.networks import Network, batches_of, lora_engine
 from tests.unit.ulp import ulp_distance
 
 CASES = [(kind, layer) for kind, (_maker, layers) in MAKERS.items() for layer in layers]
@@ -52,7 +51,7 @@ class LinearBed:
         torch.manual_seed(1)
         self.layer = layer_for("linear").to(device, torch.float16)
         self.base = self.layer.weight.detach().clone()
-        self.engine = LoraEngine(policy, device=torch.device(device))
+        self.engine = lora_engine(policy, device=torch.device(device))
         self._networks, self._formulas = [Network(kind) for kind in kinds], []
         for seed, network in enumerate(self._networks):
             tensors, formula, _bias = MAKERS[network.name][0](self.base.cpu().float(), Random(seed))
@@ -83,7 +82,7 @@ def test_a_type_is_exact(case: tuple[str, str], way: tuple[str, bool, torch.dtyp
     if dtype == torch.float16:
         tensors = in_half(tensors)
     network.modules[KEY] = make_module(network, tensors)
-    engine = LoraEngine(device=torch.device(device), is_grouping=is_grouping)
+    engine = lora_engine(device=torch.device(device), is_grouping=is_grouping)
     assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
     # What is left of a sum that nearly cancels out has more digits in bfloat16 than float32 can sum up.
     floor = 1e-7 if dtype == torch.bfloat16 else 0.0
@@ -106,7 +105,7 @@ GROUPED = {"peft", "scale", "addend", "loha", "loha_high", "lokr", "lokr_whole",
 def test_which_types_the_kernel_for_many_weights_takes(kind: str, gpu: str):
     bed = LinearBed([kind], gpu)
     bed.update(0.5)
-    assert bool([*bed.engine._batches]) == (kind in GROUPED)
+    assert bool(batches_of(bed.engine)) == (kind in GROUPED)
 
 
 @pytest.mark.parametrize("kinds", list(product(sorted(GROUPED), ("peft", "lokr_whole", "dora"))), ids="+".join)
@@ -128,7 +127,7 @@ def test_a_type_is_exact_wherever_the_pristine_weights_are(
     for coefficient in (0.5, -0.7, 0.0, 1.0):
         coefficients = [coefficient, 0.5][: len(kinds)]
         bed.update(*coefficients)
-        (batch,) = bed.engine._batches
+        (batch,) = batches_of(bed.engine)
         assert all(launch.is_lean for launch in batch._launches), "no weight has a copy"
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
     bed.update(*[0.0] * len(kinds))
@@ -142,7 +141,7 @@ def test_what_is_derived_from_the_weights_is_exact_inside_autocast(gpu: str):
     network = Network("dora")
     tensors = {"lora_up.weight": up, "lora_down.weight": down, "dora_scale": lengths}
     network.modules[KEY] = make_module(network, tensors)
-    engine, base = LoraEngine(device=torch.device(gpu)), layer.weight.detach().cpu().double()
+    engine, base = lora_engine(device=torch.device(gpu)), layer.weight.detach().cpu().double()
     engine.bind(layer, {KEY: layer}, [network])
     with torch.autocast(gpu, dtype=torch.bfloat16):
         engine.manual_lora_update({KEY: (1.0,)}, (("dora", 1.0, 1.0, None),))
@@ -156,7 +155,7 @@ def test_a_delta_of_another_type_than_the_weights_is_exact(dtype: torch.dtype, g
     layer, value = layer_for("linear").to(gpu, torch.float16), Random(1)(192, 128, size=0.1).to(dtype)
     network = Network("full")
     network.modules[KEY] = make_module(network, {"diff": value})
-    engine, base = LoraEngine(device=torch.device(gpu)), layer.weight.detach().cpu().double()
+    engine, base = lora_engine(device=torch.device(gpu)), layer.weight.detach().cpu().double()
     engine.bind(layer, {KEY: layer}, [network])
     engine.manual_lora_update({KEY: (0.7,)}, (("full", 1.0, 1.0, None),))
     assert ulp_distance(layer.weight, (base + 0.7 * value.double()).half()) <= 1
@@ -170,7 +169,7 @@ def test_what_is_remembered_of_a_weight_goes_with_it(kind: str, gpu: str):
     network = Network(kind)
     tensors, formula, _ = MAKERS[kind][0](layer.weight.detach().cpu().float(), Random(3))
     network.modules[KEY] = make_module(network, tensors)
-    engine = LoraEngine(device=torch.device(gpu))
+    engine = lora_engine(device=torch.device(gpu))
     for _ in range(2):
         layer.weight.data.normal_(std=0.2)
         base = layer.weight.detach().clone()

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from itertools import chain
-from operator import eq, getitem, is_, itemgetter
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lbw.engine import base_weights
-from lbw.engine.base_weights import PinnedMemory, device_of, parameter_of, weight_names
-from lbw.engine.binding import UNFINISHED, BoundLayer, Holding, Names, Value, all_have, slots_of, targets_of
+from lbw.engine.binding import BoundLayer, Holding, Value
 from lbw.engine.cohort import Cohort, cohorts_of
-from lbw.engine.deltas import Delta
 from lbw.engine.kernels import cuda
 from lbw.engine.kernels.torch import exact_arithmetic
-from lbw.engine.launch import STAGES, Launch, Member
-from lbw.engine.pieces import can_be_pieces, pieces_of
+from lbw.engine.launch import STAGES, Launch
+from lbw.engine.ledger import UNFINISHED, Names, Pages
+from lbw.engine.member import Member, Place, alike, members_of
+from lbw.engine.parameters import device_of, is_on, parameter_of, size_of, weight_names
+from lbw.engine.pinned_memory import PinnedMemory
 from lbw.engine.reach import Reach
 from lbw.engine.recoverable import Recoverable, Source
+from lbw.engine.slices import Slice
 from lbw.plan.plan import Coefficients
 
 _SLAB = 2**28
 """Bytes of copies that are allocated at a time."""
-
-_backup_of = itemgetter("network_weights_backup")
-
-Place = tuple[BoundLayer, str]
-"""A parameter of a layer."""
 
 
 class Residence(Enum):
@@ -53,81 +50,6 @@ class Outcome(Enum):
     """Somebody else has patched them, or loaded other weights."""
 
 
-class Watch:
-    """Tells whether layers are as they were when it was made: where their weights are, and their backups."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        owners = [member.slot.parameter.rpartition(".") for member in members]
-        self._parameters = [
-            member.bound.layer.get_submodule(owner)._parameters
-            for member, (owner, _, _) in zip(members, owners, strict=True)
-        ]
-        self._names = [name for _, _, name in owners]
-        layers = dict.fromkeys(member.bound for member in members)
-        self._attributes = [bound.attributes for bound in layers]
-        self._pointers: list[int] | None = None
-        self._backups: list[Any] = []
-
-    def look(self) -> None:
-        """Take all as it is now."""
-        self._pointers, self._backups = list(self._pointers_now()), list(self._backups_now())
-
-    def forget(self) -> None:
-        self._pointers, self._backups = None, []
-
-    def holds(self, names: Names) -> bool:
-        """Whether all are so, and have these very ``names``."""
-        try:
-            return (
-                self._pointers is not None
-                and all(map(eq, self._pointers_now(), self._pointers))
-                and all(map(is_, self._backups_now(), self._backups))
-                and all_have(self._attributes, names)
-            )
-        except KeyError:
-            return False
-
-    def _pointers_now(self) -> Iterator[int]:
-        return map(Tensor.data_ptr, map(getitem, self._parameters, self._names))
-
-    def _backups_now(self) -> Iterator[Any]:
-        return map(_backup_of, self._attributes)
-
-
-class Slice:
-    """The weights of a cohort that are written in one stage.
-
-    Args:
-        launches: those that each launch writes.
-    """
-
-    def __init__(self, launches: Sequence[Sequence[Member]]) -> None:
-        self.launches = launches
-        members = [member for each in launches for member in each]
-        self.watch = Watch(members)
-        self._places = list(dict.fromkeys((member.bound, member.slot.parameter) for member in members))
-        self._refills: list[tuple[BoundLayer, str, Tensor]] = []
-
-    def look(self, copies_in_ram: Mapping[Place, Tensor]) -> None:
-        """Take all as it is now.
-
-        Args:
-            copies_in_ram: pristine values that have to be copied to where the kernel works on them.
-        """
-        self.watch.look()
-        if copies_in_ram:
-            self._refills = [(*place, copies_in_ram[place]) for place in self._places if place in copies_in_ram]
-
-    def forget(self) -> None:
-        """Let go of copies."""
-        self.watch.forget()
-        self._refills = []
-
-    def refill(self) -> None:
-        for bound, parameter, base in self._refills:
-            parameter_of(bound.layer, parameter).copy_(base, non_blocking=True)
-
-
 class Batch:
     """Layers that are written together, by kernels on ``device``.
 
@@ -135,7 +57,7 @@ class Batch:
     switches need when it is first called, and switches; :meth:`settle` leads back.
 
     Args:
-        layers: those that :func:`is_groupable`; pristine, with their backups, and on the device.
+        layers: those that :func:`lbw.engine.member.is_groupable`; pristine, with their backups, and on the device.
         limits: for each the largest magnitude of each coefficient.
         device: where the kernels run.
     """
@@ -144,6 +66,7 @@ class Batch:
         self, layers: Sequence[BoundLayer], limits: Mapping[BoundLayer, Value], device: torch.device
     ) -> None:
         self.layers = list(layers)
+        self._pages = Pages(bound.page for bound in layers)
         self.refused: list[BoundLayer] = []
         """Layers that cannot be written together after all."""
         self.cohorts: list[Cohort] = []
@@ -151,7 +74,7 @@ class Batch:
         """None while the layers are settled."""
         self.token: Names = ()
         """What the host has been told of all layers."""
-        self.size = sum(base_weights.size_of(bound.layer) for bound in layers)
+        self.size = sum(size_of(bound.layer) for bound in layers)
         """Bytes of the weights."""
         self._device, self._limits = device, limits
         self._groups: Mapping[str, int] | None = None
@@ -160,30 +83,28 @@ class Batch:
         self._slices: list[list[Slice]] = []
         self._copies: dict[Place, Tensor] = {}
         self._memory = PinnedMemory()
-        self._originals = {bound: base_weights.backups_of(bound.layer) for bound in layers}
+        self._originals = {bound: bound.page.weights for bound in layers}
         self._backups = self._recoverable = self._originals
         self._is_lean = False
         with exact_arithmetic():  # some factors are derived from the pristine weights
-            self._members = [member for bound in layers for member in _members_of(bound, self._originals[bound])]
+            self._members = [member for bound in layers for member in members_of(bound, self._originals[bound])]
 
     def _is_here(self) -> bool:
         """Whether the weights are where the kernels can write them."""
-        return all(device_of(bound.layer).type == self._device.type for bound in self.layers)
+        return all(is_on(self._device, bound.layer) for bound in self.layers)
 
     def _may_be_here(self) -> bool:
         """Whether a look at two of the layers finds them there."""
-        return all(device_of(bound.layer).type == self._device.type for bound in (self.layers[0], self.layers[-1]))
+        return all(is_on(self._device, bound.layer) for bound in (self.layers[0], self.layers[-1]))
 
     def _is_intact(self) -> bool:
         """Whether nobody else has patched a layer, or loaded other weights into it."""
         return all(
-            bound.attributes.get("network_current_names", ()) is self.token
-            and self._has_our_backups(bound)
-            for bound in self.layers
+            bound.page.names is self.token and self._has_our_backups(bound) for bound in self.layers
         )
 
     def _has_our_backups(self, bound: BoundLayer) -> bool:
-        return all(map(is_, base_weights.backups_of(bound.layer), self._backups[bound]))
+        return all(map(is_, bound.page.weights, self._backups[bound]))
 
     def allows(self, reach: Reach) -> bool:
         """Whether it was made for coefficients that go so far."""
@@ -221,7 +142,7 @@ class Batch:
                     self._make_launches(residence)
             self.residence = residence
             for bound in self.layers:
-                base_weights.set_backups(bound.layer, self._backups[bound])
+                bound.page.weights = self._backups[bound]
                 bound.record.deltas, bound.record.batch = bound.deltas, self
             for cohort in self.cohorts:
                 cohort.hold(self._zero(cohort))
@@ -260,6 +181,7 @@ class Batch:
         if refused:
             self.refused += [bound for bound in self.layers if bound in refused]
             self.layers = [bound for bound in self.layers if bound not in refused]
+            self._pages = Pages(bound.page for bound in self.layers)
             self._members = [member for member in self._members if member.bound not in refused]
             self._copies = {place: copied for place, copied in self._copies.items() if place[0] not in refused}
             if self._groups is not None:
@@ -301,7 +223,7 @@ class Batch:
                 for launch in self._launches for number, member in launch.members_of(bound)
                 if member.slot.parameter == parameter
             ]
-            backups.append(Recoverable(bound.layer, parameter, sources, self._device))
+            backups.append(Recoverable(bound.page, parameter, sources, self._device))
         return tuple(backups)
 
     def _zero(self, cohort: Cohort) -> Value:
@@ -355,7 +277,7 @@ class Batch:
             are_ours = self._has_our_backups(bound)
             self._backups[bound] = self._backups_for(bound)
             if are_ours:
-                base_weights.set_backups(bound.layer, self._backups[bound])
+                bound.page.weights = self._backups[bound]
         for launch in self._launches:
             if not launch.is_lean:
                 launch.bases = self._bases_of(launch.members)
@@ -395,7 +317,7 @@ class Batch:
         if self.token is not token:
             if not self._is_intact():
                 return Outcome.DISTURBED
-        elif not all_have((bound.attributes for bound in self.layers), token):
+        elif not self._pages.have(token):
             return Outcome.DISTURBED
         wanted = self._changes(coefficients)
         outcome = self._write(wanted) if wanted else None
@@ -475,7 +397,7 @@ class Batch:
         """Tell the host what all layers hold."""
         self.token = token
         for bound in self.layers:
-            bound.record.token = bound.attributes["network_current_names"] = token
+            bound.record.token = bound.page.names = token
 
     def disown(self, token: Names) -> None:
         """Have the host find names of no network where the layers are not pristine, so that it restores them."""
@@ -483,8 +405,8 @@ class Batch:
             return
         told = token if any(cohort.held != self._zero(cohort) for cohort in self.cohorts) else ()
         for bound in self.layers:
-            if bound.attributes.get("network_current_names", ()) is self.token:
-                bound.record.token = bound.attributes["network_current_names"] = told
+            if bound.page.names is self.token:
+                bound.record.token = bound.page.names = told
         self.token = told
 
     def settle(self) -> Outcome | None:
@@ -513,13 +435,6 @@ class Batch:
         self._forget()
         return None
 
-    def leave(self) -> None:
-        """The model is no longer in use: nothing is to be left on the device."""
-        if any(device_of(bound.layer).type == "meta" for bound in self.layers):  # thrown away
-            self.recover()
-        elif self.settle() is not None:
-            self.unload()
-
     def recover(self) -> None:
         """As :meth:`settle`, layer by layer, wherever they are. What somebody else has put into layers stays.
 
@@ -529,16 +444,16 @@ class Batch:
         failure: Exception | None = None
         with exact_arithmetic():
             for bound in self.layers if self.residence is not None else ():
-                if bound.attributes.get("network_current_names") in (self.token, UNFINISHED):
+                if bound.page.names in (self.token, UNFINISHED):
                     try:
                         if device_of(bound.layer).type != "meta":
-                            base_weights.restore(bound.layer)
+                            base_weights.restore(bound.page)
                     except Exception as error:
-                        bound.attributes["network_current_names"], failure = UNFINISHED, error
+                        bound.page.names, failure = UNFINISHED, error
                         continue
                     if self._has_our_backups(bound):
-                        base_weights.set_backups(bound.layer, self._originals[bound])
-                    bound.record.token = bound.attributes["network_current_names"] = ()
+                        bound.page.weights = self._originals[bound]
+                    bound.record.token = bound.page.names = ()
         if failure is not None:
             raise failure
         self.token = ()
@@ -552,10 +467,10 @@ class Batch:
         try:
             for bound in self.layers:
                 if self._has_our_backups(bound):
-                    if bound.attributes.get("network_current_names", ()) == ():
-                        base_weights.set_backups(bound.layer, self._originals[bound])
+                    if bound.page.names == ():
+                        bound.page.weights = self._originals[bound]
                     else:
-                        base_weights.park(bound.layer)
+                        base_weights.park(bound.page)
         finally:
             self._let_go()
 
@@ -592,7 +507,7 @@ def _loaded(
     refused: set[BoundLayer] = set()
     while True:
         launches, found = [], set()
-        for together in _alike([member for member in members if member.bound not in refused]):
+        for together in alike([member for member in members if member.bound not in refused]):
             launch = Launch(together, [limits[member.bound] for member in together], device, is_lean=copies is None)
             if copies is not None:
                 launch.bases = [_copied(copies, member) for member in together]
@@ -613,49 +528,5 @@ def _copied(copies: Mapping[Place, Tensor], member: Member) -> Tensor:
     return member.slot.of(copies[member.bound, member.slot.parameter])
 
 
-def _alike(members: Sequence[Member]) -> list[list[Member]]:
-    """Split weights into those that one kernel takes: of one type, aligned or not, with deltas of one sort."""
-    kinds: dict[Any, list[Member]] = {}
-    for member in members:
-        weight = member.weight
-        kinds.setdefault((weight.dtype, cuda.is_aligned(weight), member.is_low_rank), []).append(member)
-    return list(kinds.values())
-
-
 def _source(launch: Launch, number: int, member: Member) -> Source:
     return lambda: (launch.code_of(number), member.terms(member.bound.record.holding.value))
-
-
-def _members_of(bound: BoundLayer, backups: Sequence[Any]) -> Iterator[Member]:
-    """The weights of a layer that :func:`is_groupable`, and is pristine.
-
-    Args:
-        backups: they are as long there as the pristine weights are these.
-    """
-    stands_for = dict(zip(weight_names(bound.layer), backups, strict=True))
-    for number, slot in enumerate(slots_of(bound.layer)):
-        weight, of = slot.of(parameter_of(bound.layer, slot.parameter)).detach(), stands_for[slot.parameter]
-        pieces = [
-            (network, piece) for network, delta in _deltas(bound, number) for piece in pieces_of(delta, weight, of)
-        ]
-        yield Member(bound, number, slot, tuple(pieces))
-
-
-def is_groupable(bound: BoundLayer) -> bool:
-    """Whether the kernels for many weights can take all of a layer, once it is on their device."""
-    slots = slots_of(bound.layer)
-    weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in slots]
-    return (
-        len(targets_of(bound.layer)) == len(weights)
-        and not bound.record.bias_is_changed
-        and all(cuda.supports(weight) for weight in weights)
-        and all(
-            can_be_pieces([delta for _network, delta in _deltas(bound, number)], weight.shape, weight.dtype)
-            for number, weight in enumerate(weights)
-        )
-    )
-
-
-def _deltas(bound: BoundLayer, number: int) -> list[tuple[int, Delta]]:
-    """(network, delta) for one slot of a layer."""
-    return [(network, delta) for slot, network, delta in bound.deltas if slot == number]

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from lbw.engine import base_weights
-from lbw.engine.base_weights import MissingBaseError, device_of, size_of
 from lbw.engine.batch import Batch, Outcome, Residence
-from lbw.engine.binding import BoundLayer, Names
+from lbw.engine.binding import BoundLayer
+from lbw.engine.ledger import Names
+from lbw.engine.parameters import device_of, is_on, size_of
 from lbw.engine.reach import Reach
+from lbw.engine.stand_ins import MissingBaseError
 from lbw.plan.plan import Coefficients
 
 _PORTION = 2**28
@@ -24,7 +26,7 @@ class Batches:
     """Those layers. Each waits until it is on the device and at work; those that come there together are a batch.
 
     Args:
-        layers: those that :func:`lbw.engine.batch.is_groupable`, and that may get a coefficient other than 0.
+        layers: those that :func:`lbw.engine.member.is_groupable`, and that may get a coefficient other than 0.
         reach: how far their coefficients go.
         device: where the kernels run.
         residence: tells what is to be kept of weights of so many bytes.
@@ -124,7 +126,7 @@ class Batches:
         """Make batches of the layers that have come. Returns the new ones."""
         here: dict[bool, list[BoundLayer]] = {}
         for bound in self._waiting:
-            if not is_asleep(bound) and device_of(bound.layer).type == self._device.type:
+            if not is_asleep(bound) and is_on(self._device, bound.layer):
                 here.setdefault(bound.is_text_encoder, []).append(bound)
         made = [batch for layers in here.values() for batch in self._open(layers)]
         self._batches += made
@@ -152,28 +154,19 @@ class Batches:
         if bound.record.batch is not None:
             self.dissolve(bound.record.batch)
         try:
-            base_weights.keep(bound.layer)
-            if bound.attributes.setdefault("network_current_names", ()) != ():
-                base_weights.restore(bound.layer)
+            base_weights.keep(bound.page)
+            if bound.page.names != ():
+                base_weights.restore(bound.page)
         except (MissingBaseError, RuntimeError) as error:
             self._report(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
             return False
-        bound.attributes["network_current_names"] = ()
+        bound.page.names = ()
         bound.record.token, bound.record.bias_is_changed = (), False
         return True
 
     def dissolve(self, batch: Batch) -> None:
         """Bring a batch's layers to their pristine weights, as far as they are its own, and forget it."""
-        try:
-            is_settled = batch.settle() is None
-        except Exception as error:
-            self._report(f"layers are restored one by one: {type(error).__name__}: {error}")
-            is_settled = False
-        if not is_settled:
-            try:
-                batch.recover()
-            except Exception as error:
-                self._report(f"layers cannot be restored: {type(error).__name__}: {error}; reload the checkpoint")
+        dissolve(batch, self._report)
         if batch in self._batches:
             self._batches.remove(batch)
 
@@ -211,6 +204,37 @@ class Batches:
     def nbytes(self) -> int:
         """What is held of the device's memory."""
         return sum(batch.nbytes for batch in self._batches)
+
+
+def dissolve(batch: Batch, report: Callable[[str], None]) -> None:
+    """Bring a batch's layers to their pristine weights, as far as they are its own, wherever they are.
+
+    Args:
+        report: says a thing once: what could not be done.
+    """
+    try:
+        if batch.settle() is None:
+            return
+    except Exception as error:
+        report(f"layers are restored one by one: {type(error).__name__}: {error}")
+    try:
+        batch.recover()
+    except Exception as error:
+        report(f"layers cannot be restored: {type(error).__name__}: {error}; reload the checkpoint")
+
+
+def leave(batch: Batch, report: Callable[[str], None]) -> None:
+    """As :func:`dissolve`, where the model is no longer in use: nothing is to be left on the device. Of layers that are
+    elsewhere, what recovers them stays in RAM, and nothing of a model that has been thrown away."""
+    if any(device_of(bound.layer).type == "meta" for bound in batch.layers):
+        dissolve(batch, report)
+        return
+    try:
+        if batch.settle() is not None:
+            batch.unload()
+    except Exception as error:
+        report(f"layers are restored one by one: {type(error).__name__}: {error}")
+        dissolve(batch, report)
 
 
 def _portions(layers: Sequence[BoundLayer]) -> Iterator[list[BoundLayer]]:

@@ -2,77 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from operator import is_, itemgetter
+from functools import partial
 from typing import Any
 from weakref import ref
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lbw.engine.base_weights import Layer, bias_of, parameter_of
 from lbw.engine.deltas import Delta, InThird, UnsupportedModuleError
+from lbw.engine.ledger import Ledger, Names, Page
+from lbw.engine.parameters import Layer, Slot, bias_of, parameter_of
+from lbw.engine.parts import Network, Parts
 from lbw.tags.blocks import is_text_encoder
-
-Names = tuple[Any, ...]
-"""What is in a layer, as the host notes it: its ``network_current_names``."""
-
-UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
-"""A name that no network has: the host restores a layer that carries it."""
-
-_names_of = itemgetter("network_current_names")
 
 Value = tuple[tuple[float, ...], ...]
 """For each of a layer's keys, one coefficient for each network."""
 
 Contents = tuple[tuple[int, Delta, float], ...]
 """What is in a layer beyond its pristine weights: (slot, delta, coefficient) for each coefficient that is not 0."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A part of a layer that one module of a network patches: a parameter, or one of the three parts of its rows."""
-
-    suffix: str
-    parameter: str
-    third: int | None = None
-
-    def of(self, tensor: Tensor) -> Tensor:
-        return tensor if self.third is None else tensor.chunk(3, 0)[self.third]
-
-
-_WHOLE_WEIGHT = (Slot("", "weight"),)
-_ATTENTION_PROJECTIONS = (
-    Slot("_q_proj", "in_proj_weight", 0),
-    Slot("_k_proj", "in_proj_weight", 1),
-    Slot("_v_proj", "in_proj_weight", 2),
-    Slot("_out_proj", "out_proj.weight"),
-)
-_JOINT_PROJECTIONS = (
-    *_WHOLE_WEIGHT,
-    Slot("_q_proj", "weight", 0),
-    Slot("_k_proj", "weight", 1),
-    Slot("_v_proj", "weight", 2),
-)
-
-
-def slots_of(layer: Layer) -> tuple[Slot, ...]:
-    """The slots of a layer: MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight.
-
-    For the latter the host takes a network's part for the whole weight too.
-    """
-    if isinstance(layer, nn.MultiheadAttention):
-        return _ATTENTION_PROJECTIONS
-    return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
-
-
-def targets_of(layer: Layer) -> tuple[tuple[Slot, tuple[int, ...]], ...]:
-    """(what is written at once, the slots whose deltas go into it): slots that overlap are written together."""
-    slots = slots_of(layer)
-    if slots is _JOINT_PROJECTIONS:
-        return ((slots[0], tuple(range(len(slots)))),)
-    return tuple((slot, (index,)) for index, slot in enumerate(slots))
 
 
 Deltas = tuple[tuple[int, int, Delta], ...]
@@ -94,7 +42,7 @@ class Holding:
 
 @dataclass(eq=False)
 class Record:
-    """What was last written into a layer. It holds while the layer's ``network_current_names`` is this ``token``.
+    """What was last written into a layer. It holds while the names on the layer's page are this ``token``.
 
     ``batch`` is the one of ``batch.py`` that its pristine weight can be had from; None while it is pristine, or has a
     copy of its own.
@@ -115,14 +63,26 @@ class Record:
 class BoundLayer:
     """A layer, and the delta that each network has for each of its slots. A layer that none touches has none.
 
-    ``keys`` are the networks' names for the slots; ``attributes`` are the layer's own, without torch's detour.
+    ``keys`` are the networks' names for the slots.
     """
 
-    layer: Layer
+    page: Page
+    slots: tuple[Slot, ...]
     keys: tuple[str, ...]
     deltas: Deltas
     record: Record
-    attributes: dict[str, Any]
+
+    @property
+    def layer(self) -> Layer:
+        return self.page.layer
+
+    def targets(self) -> tuple[tuple[Slot, tuple[int, ...]], ...]:
+        """(what is written at once, the slots whose deltas go into it): a whole weight goes with its thirds."""
+        whole = {slot.parameter: slot for slot in self.slots if slot.third is None}
+        members: dict[Slot, list[int]] = {}
+        for index, slot in enumerate(self.slots):
+            members.setdefault(whole.get(slot.parameter, slot), []).append(index)
+        return tuple((slot, tuple(indices)) for slot, indices in members.items())
 
     @property
     def is_text_encoder(self) -> bool:
@@ -157,31 +117,37 @@ class Binding:
         return self._model() is model
 
 
+DeltaOf = Callable[[Network, Any, Tensor], Delta]
+"""(network, part, the slot's weight) -> delta; raises UnsupportedModuleError."""
+
+
 def bind(
     model: Any,
     layers: Mapping[str, Layer],
-    networks: Sequence[Any],
-    delta_of: Callable[[Any, Any, Tensor], Delta],
+    networks: Sequence[Network],
+    ledger: Ledger,
+    parts: Parts,
+    delta_of: DeltaOf,
     records: MutableMapping[Layer, Record],
 ) -> Binding:
     """Find the deltas for every layer.
 
     Args:
         layers: {the host's layer name: layer}.
-        networks: the host's ``Network`` objects, each one once.
-        delta_of: (network, module, the slot's weight) -> delta; raises UnsupportedModuleError.
+        networks: each one once.
         records: what is known of layers; new layers get a record.
     """
     bound: list[BoundLayer] = []
     misfits: dict[str, list[str]] = {}
     for name, layer in layers.items():
-        slots = slots_of(layer)
+        slots = parts.slots(layer)
         keys = tuple(name + slot.suffix for slot in slots)
-        deltas = _deltas(layer, slots, keys, networks, delta_of, misfits)
         record = records.get(layer)
         if record is None:
             record = records[layer] = Record()
-        bound.append(BoundLayer(layer, keys, deltas, record, layer.__dict__))
+        each = BoundLayer(Page(layer, ledger), slots, keys, (), record)
+        each.deltas = _deltas(each, networks, parts, delta_of, misfits)
+        bound.append(each)
     messages = [
         f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
         for network, reasons in misfits.items()
@@ -190,37 +156,30 @@ def bind(
 
 
 def _deltas(
-    layer: Layer,
-    slots: Sequence[Slot],
-    keys: Sequence[str],
-    networks: Sequence[Any],
-    delta_of: Callable[[Any, Any, Tensor], Delta],
-    misfits: dict[str, list[str]],
+    bound: BoundLayer, networks: Sequence[Network], parts: Parts, delta_of: DeltaOf, misfits: dict[str, list[str]]
 ) -> Deltas:
     """The deltas for one layer; what does not fit goes to ``misfits``, {network: reasons}."""
     found: list[tuple[int, int, Delta]] = []
+    targets = {index: target for target, members in bound.targets() for index in members}
     for network, net in enumerate(networks):
-        wanted = [index for index, key in enumerate(keys) if key in net.modules]
-        if slots is _JOINT_PROJECTIONS and 0 in wanted:  # the host asks for it before it asks for the projections
-            wanted = [0]
-        elif len(wanted) < len(slots) - (slots is _JOINT_PROJECTIONS):
-            continue
         try:
-            deltas = [_delta(layer, slots[index], net, net.modules[keys[index]], delta_of) for index in wanted]
+            deltas = [
+                (index, _delta(bound, index, targets[index], partial(delta_of, net, part)))
+                for index, part in parts.of(net, bound.slots, bound.keys)
+            ]
         except UnsupportedModuleError as error:
-            misfits.setdefault(net.name, []).append(f"{keys[0]}: {error}")
+            misfits.setdefault(net.name, []).append(f"{bound.keys[0]}: {error}")
             continue
-        found += [(slot, network, delta) for slot, delta in zip(wanted, deltas, strict=True)]
-        if any(not bias_fits(layer, delta.bias) for delta in deltas):
-            misfits.setdefault(net.name, []).append(f"{keys[0]}: its bias does not fit the layer's")
+        found += [(index, network, delta) for index, delta in deltas]
+        if any(not bias_fits(bound.layer, delta.bias) for _index, delta in deltas):
+            misfits.setdefault(net.name, []).append(f"{bound.keys[0]}: its bias does not fit the layer's")
     return tuple(found)
 
 
-def _delta(
-    layer: Layer, slot: Slot, net: Any, module: Any, delta_of: Callable[[Any, Any, Tensor], Delta]
-) -> Delta:
-    delta = delta_of(net, module, slot.of(parameter_of(layer, slot.parameter)))
-    return InThird(delta, slot.third) if slot.parameter == "weight" and slot.third is not None else delta
+def _delta(bound: BoundLayer, index: int, target: Slot, delta_of: Callable[[Tensor], Delta]) -> Delta:
+    slot = bound.slots[index]
+    delta = delta_of(slot.of(parameter_of(bound.layer, slot.parameter)))
+    return delta if slot.third is None or target is slot else InThird(delta, slot.third)
 
 
 def bias_fits(layer: Layer, bias: Tensor | None) -> bool:
@@ -230,11 +189,3 @@ def bias_fits(layer: Layer, bias: Tensor | None) -> bool:
     """
     own = bias_of(layer)
     return bias is None or (own is not None and own.numel() == bias.numel())
-
-
-def all_have(attributes: Iterable[dict[str, Any]], names: Names) -> bool:
-    """Whether every layer, of which these are the attributes, has these very ``names``."""
-    try:
-        return all(map(is_, map(_names_of, attributes), repeat(names)))
-    except KeyError:
-        return False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from lbw.engine.binding import BoundLayer, Holding, Names, Value, all_have
+from lbw.engine.binding import BoundLayer, Holding, Value
+from lbw.engine.ledger import Names, Pages
 from lbw.plan.plan import Coefficients
 
 
@@ -20,7 +20,7 @@ class Cohort:
 
     groups: tuple[int | None, ...]
     layers: list[BoundLayer]
-    attributes: list[dict[str, Any]]
+    pages: Pages
     holding: Holding = field(default_factory=Holding)
     is_joined: bool = False
 
@@ -57,7 +57,7 @@ class Cohort:
 
     def still_has(self, names: Names) -> bool:
         """Whether every layer has these very ``names``."""
-        return all_have(self.attributes, names)
+        return self.pages.have(names)
 
 
 def cohorts_of(layers: Iterable[BoundLayer], groups: Mapping[str, int], known: Iterable[Cohort]) -> list[Cohort]:
@@ -74,7 +74,7 @@ def cohorts_of(layers: Iterable[BoundLayer], groups: Mapping[str, int], known: I
     for key, together in members.items():
         cohort = kept.pop(tuple(map(id, together)), None)
         if cohort is None:
-            cohort = Cohort(key, together, [bound.attributes for bound in together])
+            cohort = Cohort(key, together, Pages(bound.page for bound in together))
         cohort.groups = key
         found.append(cohort)
     for cohort in kept.values():

@@ -1,4 +1,4 @@
-"""The engine: brings the layer weights to a step's coefficients, in place, and keeps the host's name cache in step.
+"""The engine: brings the layer weights to a step's coefficients, in place, and keeps the ledger in step.
 
 It is the only part with state, and the only one that writes weights. Its state is what is in the weights now. Every
 weight is computed from the pristine one, so nothing drifts, however often a strength is switched.
@@ -16,66 +16,68 @@ import torch
 from torch import Tensor
 
 from lbw.engine import base_weights
-from lbw.engine.base_weights import Layer, Policy
-from lbw.engine.batch import Residence, is_groupable
-from lbw.engine.batches import Batches
-from lbw.engine.binding import UNFINISHED, Binding, BoundLayer, Names, Record, all_have, bind
-from lbw.engine.deltas import Delta, HostFormula, delta_of
+from lbw.engine.base_weights import Policy
+from lbw.engine.batch import Residence
+from lbw.engine.batches import dissolve, leave
+from lbw.engine.binding import Binding, BoundLayer, Record, bind
+from lbw.engine.deltas import Delta
 from lbw.engine.headroom import Headroom
-from lbw.engine.kernels import compiled
+from lbw.engine.ledger import Ledger, Names, Page, Pages
+from lbw.engine.parameters import Layer
+from lbw.engine.partition import Partition, touched
+from lbw.engine.parts import Network, Parts
 from lbw.engine.reach import Reach
-from lbw.engine.singles import PRISTINE, Singles, contents_of
 from lbw.engine.updates import Update
 from lbw.plan.plan import Coefficients
 
 logger = logging.getLogger("lbw")
-
-_OURS: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
-"""A name that no network has: the host restores a layer that carries it."""
 
 
 class LoraEngine:
     """Owns the weights of the host's layers while networks are in use.
 
     Args:
+        ledger: where it is noted what is in a layer.
+        parts: where the parts of networks come from.
         policy: where pristine weights live; it counts when they are prepared the next time.
         device: where the model works. Layers that are elsewhere wait until they come there.
         is_grouping: whether many layers may be written together.
     """
 
     def __init__(
-        self, policy: Policy = Policy.AUTO, *, device: torch.device | None = None, is_grouping: bool = True
+        self,
+        ledger: Ledger,
+        parts: Parts,
+        policy: Policy = Policy.AUTO,
+        *,
+        device: torch.device | None = None,
+        is_grouping: bool = True,
     ) -> None:
-        self.policy = policy
+        self.parts, self.policy = parts, policy
         self.device = torch.device("cpu") if device is None else device
         self.binding: Binding | None = None
-        self.waiting: list[BoundLayer] = []
-        """Layers that the last update has left until they are on the device, or at work."""
         self.headroom = Headroom(self.device)
         """What room the device has to spare."""
-        self._is_grouping = is_grouping
+        self._ledger, self._is_grouping = ledger, is_grouping
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
-        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
-        self._batches: Batches | None = None
-        self._singles: Singles | None = None
+        self._partition: Partition | None = None
         self._reach = Reach(0)
-        self._touched: set[BoundLayer] = set()
         self._token: Names = ()
-        self._sample: list[dict[str, Any]] | None = None
-        """Attributes of some layers that tell whether somebody else has patched layers; None: nothing is known."""
+        self._sample: Pages | None = None
+        """Some layers that tell whether somebody else has patched layers; None: nothing is known."""
         self._reported: set[str] = set()
 
-    def bind(self, model: Any, layers: Mapping[str, Layer], networks: Sequence[Any]) -> Binding:
+    def bind(self, model: Any, layers: Mapping[str, Layer], networks: Sequence[Network]) -> Binding:
         """Join a model's layers with the loaded networks; a repeated call with the same ones returns the same binding.
 
         Args:
             model: the model that the layers belong to; only its identity counts.
             layers: {the host's layer name: layer}.
-            networks: the host's ``Network`` objects, each one once.
+            networks: the host's objects for them, each one once.
         """
         if self.binding is None or not self.binding.is_of(model, networks):
             self._unbind()
-            self.binding = bind(model, layers, networks, self._delta, self._records)
+            self.binding = bind(model, layers, networks, self._ledger, self.parts, self._delta, self._records)
             self._reach = Reach(len(networks))
         return self.binding
 
@@ -86,16 +88,10 @@ class LoraEngine:
     def _unbind(self) -> None:
         """Layers are brought back to their pristine weights, or, where they are not on the device, remembered."""
         self.settle()
-        self.binding, self._batches, self._singles, self.waiting = None, None, None, []
+        self.binding = self._partition = None
 
-    def _delta(self, net: Any, module: Any, weight: Tensor) -> Delta:
-        known = self._deltas.setdefault(module, {})
-        key = (weight.shape, weight.dtype, net.dyn_dim)
-        if key not in known:
-            known[key] = delta_of(module, weight.shape, weight.dtype)
-            if isinstance(known[key], HostFormula):
-                self._report(f"network {net.name}: {type(module).__name__} is computed by the host's own code, slowly")
-        return known[key]
+    def _delta(self, net: Network, part: Any, weight: Tensor) -> Delta:
+        return self.parts.delta(net, part, weight.shape, weight.dtype)
 
     @property
     def rests(self) -> bool:
@@ -109,42 +105,32 @@ class LoraEngine:
             reach: {a network's key for a layer: the largest magnitude of each coefficient in the pass}.
         """
         assert self.binding is not None
-        is_news = self._reach.set(reach)
+        is_news, parted = self._reach.set(reach), self._partition
         if (
-            self._batches is None
-            or self._batches.is_short != self.headroom.is_short
-            or not self._batches.are_in_place()
-            or (is_news and not (self._touched_now() <= self._touched and self._batches.reach_as_far()))
+            parted is None
+            or parted.batches.is_short != self.headroom.is_short
+            or not parted.batches.are_in_place()
+            or (is_news and not self._is_good_for_news(parted))
         ):
-            self._partition()
-        self._place_singles()
+            self._part()
+        else:
+            parted.place_singles(is_short=self.headroom.is_short)
 
-    def _partition(self) -> None:
+    def _is_good_for_news(self, parted: Partition) -> bool:
+        assert self.binding is not None
+        return touched(self.binding.layers, self._reach) <= parted.touched and parted.batches.reach_as_far()
+
+    def _part(self) -> Partition:
         """Say anew which layers are written together."""
         assert self.binding is not None
         self.settle()
-        self._touched = self._touched_now()
-        can_group = self._is_grouping and compiled.runs_on(self.device)
-        together: list[BoundLayer] = []
-        others: list[BoundLayer] = []
-        for bound in self.binding.layers:
-            (together if can_group and bound in self._touched and is_groupable(bound) else others).append(bound)
-        self._batches = Batches(together, self._reach, self.device, self._residence, self._report)
-        self._batches.is_short = self.headroom.is_short
-        self._singles = Singles(others, self.device, self._batches.dissolve, self._report)
-        self._place_singles()
-
-    def _place_singles(self) -> None:
-        """Say where copies of weights go that are written one by one."""
-        assert self._singles is not None
-        size = sum(base_weights.size_of(bound.layer) for bound in self._singles.layers if bound in self._touched)
-        has_room = not self.headroom.is_short and self._residence(size) is Residence.COPIES
-        self._singles.keeps_copies_in_ram = self.device.type == "cuda" and not has_room
-
-    def _touched_now(self) -> set[BoundLayer]:
-        """The layers that may get a coefficient other than 0."""
-        assert self.binding is not None
-        return {bound for bound in self.binding.layers if bound.deltas and self._reach.touches(bound)}
+        is_short = self.headroom.is_short
+        self._partition = Partition(
+            self.binding.layers, self._reach, self.device,
+            is_grouping=self._is_grouping, is_short=is_short, residence=self._residence, report=self._report,
+        )  # fmt: skip
+        self._partition.place_singles(is_short=is_short)
+        return self._partition
 
     def _residence(self, size: int) -> Residence:
         """What is kept of weights of so many bytes."""
@@ -157,9 +143,9 @@ class LoraEngine:
     ) -> Update:
         """Bring all bound layers to ``coefficients``, and tell the host that ``names`` are in them.
 
-        Modifies the layers' parameters and the host's ``network_current_names`` in place. A layer that already holds
-        what is wanted is not touched. One that is not on the device is left as it is, see ``waiting``. A layer whose
-        update fails is marked, so that the host restores and re-patches it at its next forward.
+        Modifies the layers' parameters and their pages in the ledger in place. A layer that already holds what is
+        wanted is not touched. One that is not on the device is left as it is, see ``waiting``. A layer whose update
+        fails is marked, so that the host restores and re-patches it at its next forward.
 
         Args:
             coefficients: {a network's key for a layer: one coefficient for each bound network}. Those of a plan are
@@ -173,41 +159,24 @@ class LoraEngine:
             coefficients = Coefficients.of(coefficients)
         if self._token != names:
             self._token = tuple(list(names))
-        if not self._reach.cover(coefficients) or self._batches is None:
-            self._partition()
-        assert self._batches is not None and self._singles is not None
+        parted = self._partition
+        if not self._reach.cover(coefficients) or parted is None:
+            parted = self._part()
+        count = parted.bring(
+            coefficients, self._token, lambda bound: not encodes and bound.is_text_encoder
+        )
+        self._is_grouping = self._is_grouping and not parted.batches.has_failed
+        self._sample = parted.sample()
+        return Update(count, time.perf_counter() - start)
 
-        def is_asleep(bound: BoundLayer) -> bool:
-            return not encodes and bound.is_text_encoder
-
-        try:
-            with torch.no_grad():
-                count, waiting = self._batches.bring(coefficients, self._token, is_asleep)
-                if self._batches.refused:
-                    self._singles.add(self._batches.refused)
-                    self._batches.refused = []
-                    self._is_grouping = self._is_grouping and not self._batches.has_failed
-                others, also_waiting = self._singles.bring(coefficients, self._token, is_asleep)
-        except BaseException:
-            for bound in self._touched:
-                if bound.attributes.get("network_current_names", ()) != ():
-                    bound.attributes["network_current_names"] = UNFINISHED
-            raise
-        self.waiting = waiting + also_waiting
-        self._take_sample()
-        return Update(count + others, time.perf_counter() - start)
-
-    def _take_sample(self) -> None:
-        """Choose some layers that tell whether somebody else has patched layers: written ones, and one that is not."""
-        assert self._batches is not None and self._singles is not None
-        waiting = set(self.waiting)
-        groups = [batch.layers for batch in self._batches] + [self._singles.layers]
-        chosen = [layers[index] for layers in groups if layers for index in (0, -1)]
-        self._sample = [bound.attributes for bound in chosen if bound not in waiting]
+    @property
+    def waiting(self) -> list[BoundLayer]:
+        """Layers that the last update has left until they are on the device, or at work."""
+        return [] if self._partition is None else self._partition.waiting
 
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""
-        return self._sample is not None and self._token == names and all_have(self._sample, self._token)
+        return self._sample is not None and self._token == names and self._sample.have(self._token)
 
     def settle(self, *, of_text_encoder: bool | None = None) -> None:
         """Bring layers that are written together back to their pristine weights, and give the device's memory back.
@@ -217,31 +186,19 @@ class LoraEngine:
         Args:
             of_text_encoder: only those of the text encoder, or only the others.
         """
-        if self._batches is None or self._singles is None:
-            return
-        with torch.no_grad():
-            self._batches.settle(of_text_encoder=of_text_encoder)
-            if of_text_encoder is not True:
-                self._singles.settle()
-        self._sample = None
+        if self._partition is not None:
+            self._partition.settle(of_text_encoder=of_text_encoder)
+            self._sample = None
 
     @property
     def held(self) -> int:
         """Bytes of the device's memory that are held."""
-        parts = [each for each in (self._batches, self._singles) if each is not None]
-        return sum(each.nbytes for each in parts)
+        return 0 if self._partition is None else self._partition.nbytes
 
     @property
     def placement(self) -> Policy | None:
         """Where the pristine weights of patched layers are; None if no layer is patched."""
-        found = {batch.residence for batch in self._batches or ()}
-        if Residence.CODES in found:
-            return Policy.LEAN
-        if Residence.RAM in found:
-            return Policy.RAM
-        if Residence.COPIES in found:
-            return Policy.GPU
-        return None if self._singles is None else self._singles.placement
+        return None if self._partition is None else self._partition.placement
 
     def end_pass(self, *, names_are_true: bool) -> None:
         """Make the host's name cache true for those who do not know of block weights.
@@ -254,14 +211,8 @@ class LoraEngine:
             names_are_true: whether the weights hold just what the host's names say, block weights and schedules apart.
         """
         self._sample = None
-        if self._batches is None or self._singles is None or names_are_true:
-            return
-        for batch in self._batches:
-            batch.disown(_OURS)
-        for bound in self._singles.layers:
-            held = contents_of(bound, bound.attributes.get("network_current_names", ())) if bound.deltas else None
-            if held is not None:
-                bound.record.token = bound.attributes["network_current_names"] = _OURS if held != PRISTINE else ()
+        if self._partition is not None and not names_are_true:
+            self._partition.disown()
 
     def park(self, model: Any, layers: Iterable[Layer]) -> None:
         """``model`` with ``layers`` is in use now: what is kept of other models' layers leaves the device."""
@@ -271,10 +222,10 @@ class LoraEngine:
         others = [(layer, record) for layer, record in self._records.items() if layer not in current]
         with torch.no_grad():
             for batch in {record.batch for _layer, record in others if record.batch is not None}:
-                batch.leave()
+                leave(batch, self._report)
             for layer, record in others:
                 if record.batch is None:
-                    base_weights.park(layer)
+                    base_weights.park(Page(layer, self._ledger))
 
     def release(self) -> None:
         """Leave every layer as if the engine had never run: pristine, without backup, nothing known of it."""
@@ -282,13 +233,14 @@ class LoraEngine:
             self.settle()
             records = list(self._records.items())
             for batch in {record.batch for _layer, record in records if record.batch is not None}:
-                batch.recover()
+                dissolve(batch, self._report)
             for layer, record in records:
-                if layer.__dict__.get("network_current_names", ()) in ((), record.token):
-                    base_weights.restore(layer)
-                    base_weights.forget(layer)
+                page = Page(layer, self._ledger)
+                if page.names in ((), record.token):
+                    base_weights.restore(page)
+                    page.clear()
         self._records.clear()
-        self.binding, self._batches, self._singles, self.waiting = None, None, None, []
+        self.binding = self._partition = None
 
     def _report(self, message: str) -> None:
         """Say a thing once: the same problem comes back at every layer and step."""

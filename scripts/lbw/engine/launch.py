@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lbw.engine.base_weights import PinnedMemory, parameter_of
-from lbw.engine.binding import BoundLayer, Slot, Value
-from lbw.engine.deltas import LowRank
+from lbw.engine.binding import BoundLayer, Value
 from lbw.engine.factors import FactorPlan, chunks_of
 from lbw.engine.kernels import cuda
 from lbw.engine.lean import Code, Codes
-from lbw.engine.pieces import Kind, Piece, error_of, on_device
+from lbw.engine.member import Member
+from lbw.engine.pieces import Piece, error_of, on_device
+from lbw.engine.pinned_memory import PinnedMemory
 
 CUTS = (1 / 8, 3 / 8)
 """After which parts of the weights a switch's second and third launch begin: while the GPU works on some weights, the
@@ -26,34 +25,6 @@ STAGES = len(CUTS) + 1
 
 _CHOICES_KEPT = 16
 """Sets of cohorts that change together: as many as a pass with several schedules has, in turn."""
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A weight that is written with others: its layer and slot, and (network, piece) for all that is added."""
-
-    bound: BoundLayer
-    number: int
-    slot: Slot
-    pieces: tuple[tuple[int, Piece], ...]
-
-    @property
-    def weight(self) -> Tensor:
-        """Wherever it is at this moment."""
-        return self.slot.of(parameter_of(self.bound.layer, self.slot.parameter))
-
-    @property
-    def factors(self) -> list[LowRank]:
-        """Those of all pieces, in their order."""
-        return [factor for _network, piece in self.pieces for factor in piece.factors]
-
-    @property
-    def is_low_rank(self) -> bool:
-        return all(piece.kind == Kind.LOW_RANK for _network, piece in self.pieces)
-
-    def terms(self, value: Value) -> list[tuple[Piece, float]]:
-        """(piece, coefficient) with the coefficients of a value."""
-        return [(piece, value[self.number][network]) for network, piece in self.pieces]
 
 
 class Launch:

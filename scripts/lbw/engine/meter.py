@@ -9,9 +9,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lbw.engine.base_weights import Layer, MissingBaseError, device_of, pristine_view
-from lbw.engine.binding import BoundLayer, Slot, bind, slots_of
-from lbw.engine.deltas import Delta, InThird, Source, delta_of, frobenius
+from lbw.engine.base_weights import pristine_view
+from lbw.engine.binding import BoundLayer, bind
+from lbw.engine.deltas import Delta, InThird, Source, frobenius
+from lbw.engine.ledger import Ledger, Page
+from lbw.engine.parameters import Layer, Slot, device_of
+from lbw.engine.parts import Network, Parts
+from lbw.engine.stand_ins import MissingBaseError
 from lbw.engine.strengths import Norms, Part, Strengths
 from lbw.tags.blocks import block_of, family_of_layers, labels_of
 from lbw.tags.elements import element_of
@@ -20,7 +24,8 @@ from lbw.tags.elements import element_of
 class StrengthMeter:
     """Measures networks, and changes nothing. It keeps the norms of the model's weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger, parts: Parts) -> None:
+        self._ledger, self._parts = ledger, parts
         self._weights: WeakKeyDictionary[Layer, dict[Slot, float]] = WeakKeyDictionary()
 
     def forget(self) -> None:
@@ -28,15 +33,15 @@ class StrengthMeter:
         self._weights.clear()
 
     @torch.no_grad()
-    def measure(self, net: Any, layers: Mapping[str, Layer]) -> Strengths:
+    def measure(self, net: Network, layers: Mapping[str, Layer]) -> Strengths:
         """The strengths of a network that need not be active. Layers are only read, and their pristine weights count.
 
         Args:
-            net: the host's ``Network``.
+            net: the host's object for it.
             layers: {the host's layer name: layer} of the model.
         """
         family = family_of_layers(layers)
-        binding = bind(self, layers, [net], lambda _net, module, weight: _float_delta(module, weight), {})
+        binding = bind(self, layers, [net], self._ledger, self._parts, self._float_delta, {})
         messages, parts = list(binding.messages), []
         for bound in binding.layers:
             block = block_of(bound.keys[0], family)
@@ -50,30 +55,29 @@ class StrengthMeter:
 
     def _norms(self, bound: BoundLayer) -> list[tuple[str, Norms]]:
         """For each of the layer's parts that the network has: its key, and its norms."""
-        slots, found = slots_of(bound.layer), []
+        found = []
         for index, _network, delta in bound.deltas:
-            slot = slots[index]
-            norm = delta.norm(_source(bound.layer, slot, delta))
-            found.append((bound.keys[index], Norms(1, norm, self._weight(bound.layer, slot))))
+            slot = bound.slots[index]
+            norm = delta.norm(_source(bound.page, slot, delta))
+            found.append((bound.keys[index], Norms(1, norm, self._weight(bound.page, slot))))
         return found
 
-    def _weight(self, layer: Layer, slot: Slot) -> float:
-        known = self._weights.setdefault(layer, {})
+    def _weight(self, page: Page, slot: Slot) -> float:
+        known = self._weights.setdefault(page.layer, {})
         if slot not in known:
-            known[slot] = frobenius(slot.of(_pristine(layer, slot)))
+            known[slot] = frobenius(slot.of(_pristine(page, slot)))
         return known[slot]
 
+    def _float_delta(self, net: Network, part: Any, weight: Tensor) -> Delta:
+        """The delta as it is on a float32 weight, for which no factor is split in two."""
+        return self._parts.delta(net, part, weight.shape, torch.float32)
 
-def _float_delta(module: Any, weight: Tensor) -> Delta:
-    """The delta as it is on a float32 weight, for which no factor is split in two."""
-    return delta_of(module, weight.shape, torch.float32)
 
-
-def _pristine(layer: Layer, slot: Slot) -> Tensor:
+def _pristine(page: Page, slot: Slot) -> Tensor:
     """The pristine weight, on the device where the layer works."""
-    return pristine_view(layer, slot.parameter).to(device_of(layer))
+    return pristine_view(page, slot.parameter).to(device_of(page.layer))
 
 
-def _source(layer: Layer, slot: Slot, delta: Delta) -> Source:
+def _source(page: Page, slot: Slot, delta: Delta) -> Source:
     """What a delta is computed from."""
-    return lambda: _pristine(layer, slot) if isinstance(delta, InThird) else slot.of(_pristine(layer, slot))
+    return lambda: _pristine(page, slot) if isinstance(delta, InThird) else slot.of(_pristine(page, slot))

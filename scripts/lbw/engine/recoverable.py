@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lbw.engine import lean
-from lbw.engine.base_weights import Layer, StandIn
-from lbw.engine.binding import Slot
 from lbw.engine.kernels.torch import exact_arithmetic
 from lbw.engine.lean import Code
+from lbw.engine.ledger import Page
+from lbw.engine.parameters import Slot
 from lbw.engine.pieces import Piece, without
+from lbw.engine.stand_ins import StandIn
 
 Terms = Sequence[tuple[Piece, float]]
 """(piece, the coefficient that it was added with)."""
@@ -25,15 +26,15 @@ class Recoverable(StandIn):
     """A backup that recovers a pristine parameter from the patched one.
 
     Args:
-        layer, parameter: what it is the backup of.
+        page, parameter: what it is the backup of.
         parts: the slots that make up the parameter, in order, each with what it is recovered from.
         device: where that is computed, if there is room.
     """
 
     def __init__(
-        self, layer: Layer, parameter: str, parts: Sequence[tuple[Slot, Source]], device: torch.device
+        self, page: Page, parameter: str, parts: Sequence[tuple[Slot, Source]], device: torch.device
     ) -> None:
-        super().__init__(layer, parameter)
+        super().__init__(page, parameter)
         self._parts, self._device = parts, device
 
     def values(self) -> Tensor:

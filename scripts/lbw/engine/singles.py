@@ -8,10 +8,14 @@ from typing import Any
 import torch
 
 from lbw.engine import base_weights
-from lbw.engine.base_weights import Layer, MissingBaseError, PinnedMemory, Policy, device_of, parameter_of
-from lbw.engine.binding import UNFINISHED, BoundLayer, Contents, Holding, Names, Value, bias_fits, contents, targets_of
+from lbw.engine.base_weights import Policy
+from lbw.engine.binding import BoundLayer, Contents, Holding, Value, bias_fits, contents
 from lbw.engine.cohort import Cohort, cohorts_of
 from lbw.engine.kernels import torch as kernel
+from lbw.engine.ledger import UNFINISHED, Names, Page
+from lbw.engine.parameters import bias_of, device_of, is_on, parameter_of
+from lbw.engine.pinned_memory import PinnedMemory
+from lbw.engine.stand_ins import MissingBaseError
 from lbw.plan.plan import Coefficients
 
 PRISTINE: Contents = ()
@@ -82,30 +86,26 @@ class Singles:
 
     def _is_left_in_batch(self, bound: BoundLayer, is_asleep: Callable[[BoundLayer], bool]) -> bool:
         """Whether a layer waits in a batch of an earlier binding, from which alone its pristine weight can be had."""
-        if bound.record.batch is not None and self._is_here(bound) and not is_asleep(bound):
+        if bound.record.batch is not None and is_on(self._device, bound.layer) and not is_asleep(bound):
             self._dissolve(bound.record.batch)
         return bound.record.batch is not None
 
-    def _is_here(self, bound: BoundLayer) -> bool:
-        return device_of(bound.layer).type == self._device.type
-
     def _can_be_written(self, bound: BoundLayer, value: Value) -> bool:
         """A layer that waits for its turn on the GPU is left alone, unless it only has to be restored."""
-        return self._is_here(bound) or not contents(bound.deltas, value)
+        return is_on(self._device, bound.layer) or not contents(bound.deltas, value)
 
     def _is_stale(self, bound: BoundLayer, value: Value, token: Names) -> bool:
         """Whether a layer has to be written. If not, the host is told."""
-        names = bound.attributes.get("network_current_names", ())
-        if token != () or names != ():
+        if token != () or bound.page.names != ():
             try:
-                base_weights.keep(bound.layer)
+                base_weights.keep(bound.page)
             except MissingBaseError as error:
                 self._report(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
                 return False
-        held = contents_of(bound, names)
+        held = contents_of(bound)
         if held is None:  # somebody else patched the layer, and nobody knows whether its bias too
             with torch.no_grad():
-                base_weights.restore_bias(bound.layer)
+                base_weights.restore_bias(bound.page)
             bound.record.bias_is_changed = False
         if held == contents(bound.deltas, value):
             mark(bound, value, token)
@@ -119,9 +119,9 @@ class Singles:
             return 0
         succeeded = 0
         with kernel.exact_arithmetic():
-            self._place([bound.layer for bound in layers if contents(bound.deltas, value)])
+            self._place([bound.page for bound in layers if contents(bound.deltas, value)])
             for bound in layers:
-                bound.attributes["network_current_names"] = UNFINISHED
+                bound.page.names = UNFINISHED
                 try:
                     self._write_one(bound, contents(bound.deltas, value))
                 except Exception as error:
@@ -131,13 +131,13 @@ class Singles:
                 succeeded += 1
         return succeeded
 
-    def _place(self, layers: Sequence[Layer]) -> None:
+    def _place(self, pages: Sequence[Page]) -> None:
         """Have copies of weights where they should be."""
         try:
-            base_weights.place(layers, _CPU if self.keeps_copies_in_ram else None, self._memory)
+            base_weights.place(pages, _CPU if self.keeps_copies_in_ram else None, self._memory)
         except torch.cuda.OutOfMemoryError:
             self.keeps_copies_in_ram = True
-            base_weights.place(layers, _CPU, self._memory)
+            base_weights.place(pages, _CPU, self._memory)
 
     def _write_one(self, bound: BoundLayer, wanted: Contents) -> None:
         """Where the GPU has no room for it, the CPU computes it."""
@@ -146,38 +146,39 @@ class Singles:
         except torch.cuda.OutOfMemoryError as error:
             self._report(f"the CPU computes some layers, slowly, as the GPU's memory is short: {error}")
             self.keeps_copies_in_ram = True
-            self._place([bound.layer])
+            self._place([bound.page])
             write(bound, wanted, _CPU)
 
     def settle(self) -> None:
         """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there."""
         with kernel.exact_arithmetic():
             for bound in self.layers:
-                if contents_of(bound, bound.attributes.get("network_current_names", ())) is None:
+                if contents_of(bound) is None:
                     continue
-                if device_of(bound.layer).type == "cuda" and bound.attributes.get("network_current_names", ()) != ():
-                    base_weights.restore(bound.layer)
+                if device_of(bound.layer).type == "cuda" and bound.page.names != ():
+                    base_weights.restore(bound.page)
                     bound.record.bias_is_changed = False
                     bound.record.token, bound.record.holding = (), Holding()
-                    bound.attributes["network_current_names"] = ()
-                    base_weights.drop_copies_on_gpu(bound.layer)
+                    bound.page.names = ()
+                    base_weights.drop_copies_on_gpu(bound.page)
                 leave_gpu(bound)
         self._groups = None
 
     @property
     def placement(self) -> Policy | None:
         """Where copies of weights are; None if no layer is patched."""
-        is_patched = any(contents_of(bound, bound.attributes.get("network_current_names", ())) for bound in self.layers)
+        is_patched = any(contents_of(bound) for bound in self.layers)
         return None if not is_patched else Policy.RAM if self.keeps_copies_in_ram else Policy.GPU
 
     @property
     def nbytes(self) -> int:
         """What copies of weights take of the GPU's memory."""
-        return sum(copied.nbytes for copied in base_weights.copies_on_gpu([bound.layer for bound in self.layers]))
+        return sum(copied.nbytes for copied in base_weights.copies_on_gpu([bound.page for bound in self.layers]))
 
 
-def contents_of(bound: BoundLayer, names: Names) -> Contents | None:
-    """What is known to be in a layer with these names; None if somebody else patched it."""
+def contents_of(bound: BoundLayer) -> Contents | None:
+    """What is known to be in a layer; None if somebody else patched it."""
+    names = bound.page.names
     if names == ():
         return PRISTINE
     return bound.record.contents if bound.record.token is names else None
@@ -187,7 +188,7 @@ def mark(bound: BoundLayer, value: Value, token: Names) -> None:
     """Note that a layer holds ``value``, and tell the host that it holds what the host wants."""
     record = bound.record
     record.token, record.deltas, record.holding = token, bound.deltas, Holding(value)
-    bound.attributes["network_current_names"] = token
+    bound.page.names = token
 
 
 def write(bound: BoundLayer, wanted: Contents, device: torch.device | None = None) -> None:
@@ -196,19 +197,19 @@ def write(bound: BoundLayer, wanted: Contents, device: torch.device | None = Non
     Args:
         device: where it is computed; None for where the layer is.
     """
-    layer, added = bound.layer, None
+    layer, page, added = bound.layer, bound.page, None
     targets = [
         (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
-        for slot, members in targets_of(layer)
+        for slot, members in bound.targets()
     ]
-    origins = [base_weights.origin(layer, slot.parameter, is_changed=terms != []) for slot, terms in targets]
+    origins = [base_weights.origin(page, slot.parameter, is_changed=terms != []) for slot, terms in targets]
     for (slot, terms), origin in zip(targets, origins, strict=True):
         bias = kernel.update_weight(slot.of(parameter_of(layer, slot.parameter)), slot.of(origin), terms, device)
         if slot.third is None and bias_fits(layer, bias):  # the host adds none for q, k and v
             added = bias
     if added is None and not bound.record.bias_is_changed:
         return
-    owned, bias_origin = base_weights.bias_of(layer), base_weights.bias_origin(layer, is_changed=added is not None)
+    owned, bias_origin = bias_of(layer), base_weights.bias_origin(page, is_changed=added is not None)
     assert owned is not None and bias_origin is not None
     bound.record.bias_is_changed = True
     owned.copy_(bias_origin if added is None else bias_origin.to(added) + added)

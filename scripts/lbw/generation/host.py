@@ -41,5 +41,5 @@ class Host(Protocol):
         ...
 
     def wanted_names(self) -> tuple[Any, ...]:
-        """What the host compares a layer's ``network_current_names`` with."""
+        """What the host would note in a layer that has the loaded networks, and compares with at each forward."""
         ...

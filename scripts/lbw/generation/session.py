@@ -251,10 +251,10 @@ class Session:
             LoraRequest(net.name, net.te_multiplier, net.unet_multiplier) for net in networks if net.name not in asked
         ]
         requests.sort(key=lambda request: order.index(request.name))
-        layers = self.host.layers()
+        layers, keys_of = self.host.layers(), self.engine.parts.keys
         plan = build(
             requests,
-            {net.name: tuple(net.modules) for net in networks},
+            {net.name: tuple(keys_of(net)) for net in networks},
             self.library,
             self.warn,
             model_layers=layers,
@@ -264,7 +264,7 @@ class Session:
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
         self.engine.begin_pass(plan.reach())
-        self._list_unclaimed(layers, {layer for net in networks for layer in net.modules})
+        self._list_unclaimed(layers, {layer for net in networks for layer in keys_of(net)})
         return plan
 
     def _list_unclaimed(self, model_layers: Iterable[str], patched: Iterable[str]) -> None:

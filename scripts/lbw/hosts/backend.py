@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from lbw.engine.strengths import Strengths
-from lbw.hosts import noise, preset_files
-from lbw.hosts.a1111 import network_files
-from lbw.hosts.a1111.model import host, is_loaded
+from lbw.hosts import network_files, noise, preset_files
+from lbw.hosts.serving import adapter
 from lbw.hosts.tags import adopt_alias, lora_tags
 from modules import extra_networks
 
@@ -20,10 +19,10 @@ class Backend:
         return preset_files.rule_set_text()
 
     def layer_names(self) -> tuple[str, ...]:
-        return tuple(host.layers()) if is_loaded() else ()
+        return tuple(adapter.layers()) if adapter.is_loaded() else ()
 
     def is_sdxl(self) -> bool:
-        return is_loaded() and host.is_sdxl()
+        return adapter.is_loaded() and adapter.is_sdxl()
 
     def tags(self, text: str) -> list[list[str]]:
         # Without a closing bracket behind it, each opening one would be searched to the end of the text.
@@ -35,7 +34,7 @@ class Backend:
         return noise.steps_from_image(steps, denoising_strength)
 
     def network_names(self, *, renewed: bool) -> list[str]:
-        return network_files.names(renewed=renewed)
+        return adapter.network_names(renewed=renewed)
 
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)

@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from lbw.hosts.a1111.model import host
 from lbw.hosts.request import library_of, put, with_varied_rules
+from lbw.hosts.serving import adapter
 from lbw.hosts.settings import WARNINGS
 from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
@@ -70,7 +70,7 @@ class CellMaker:
         self._prompts = self._p.prompt if isinstance(self._p.prompt, list) else [self._p.prompt]
         self._hr_prompt = getattr(self._p, "hr_prompt", "")
         self.library = library_of(arguments)
-        self.family = family_of_layers(host.layers())
+        self.family = family_of_layers(adapter.layers())
         self.warnings: dict[str, None] = {}
         self.summary = ""
 

@@ -12,15 +12,14 @@ from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import compiled
 from lbw.generation.session import Session
 from lbw.generation.summary import changes, summarise
-from lbw.hosts import noise, plots, schedule_picture, xyz_axes
-from lbw.hosts.a1111 import network_files
-from lbw.hosts.a1111.model import host, solver_step
+from lbw.hosts import network_files, noise, plots, schedule_picture, xyz_axes
 from lbw.hosts.backend import Backend
 from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.notes import Note
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
 from lbw.hosts.sampling import Sampling, tell_out_of_memory
+from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
 from lbw.hosts.xyz_axes import add as add_axes
@@ -52,7 +51,6 @@ __all__ = [
     "networks_activated",
     "session_of",
     "setting",
-    "solver_step",
     "unload",
 ]
 
@@ -83,7 +81,7 @@ class Closer:
                 self._close()
 
 
-engine = LoraEngine(device=devices.device)
+engine = LoraEngine(adapter.ledger, adapter.parts, device=devices.device)
 caches = ConditioningCaches()
 
 _under_way: WeakSet[Session] = WeakSet()
@@ -150,7 +148,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     if plot is not None:
         messages += plot.messages
     session = Session(
-        host,
+        adapter,
         engine,
         recalled(library(arguments), arguments, messages.append),
         lambda message: p.comment(f"{NAME}: {message}"),
@@ -176,7 +174,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
-    for name in network_files.not_loaded(request.name for request in requests):
+    for name in adapter.not_loaded(request.name for request in requests):
         session.warn(f"<lora:{shortened(name)}>: the host cannot load its file, see the console; it is left out")
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and not setting("lbw_plain_loras"):
@@ -200,7 +198,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     caches.drop_others(p, made.text_encoder_ratios())
     if session.prints_changes:
-        print(*changes(made, session.library, host.layers()), sep="\n")
+        print(*changes(made, session.library, adapter.layers()), sep="\n")
     take_notes(p)
 
 
@@ -218,7 +216,7 @@ def take_notes(p: Any) -> None:
 def _work(p: Any) -> Hashable:
     """What the need of memory depends on."""
     hires = (p.hr_upscale_to_x, p.hr_upscale_to_y) if getattr(p, "enable_hr", False) else None
-    return p.width, p.height, p.batch_size, hires, host.is_sdxl(), host.moves_parts()
+    return p.width, p.height, p.batch_size, hires, adapter.is_sdxl(), adapter.moves_parts()
 
 
 def conditioning_encoded(p: Any) -> None:
@@ -250,7 +248,7 @@ def before_evaluation(params: Any) -> None:
     session = session_of(denoiser.p)
     if session is not None:
         session.step(
-            solver_step(denoiser, params.sampling_step),
+            adapter.solver_step(denoiser, params.sampling_step),
             params.total_sampling_steps,
             lambda: noise.level(denoiser, params.sigma),
         )
@@ -309,7 +307,7 @@ def app_started(_demo: Any, app: Any) -> None:
 
 def model_loaded(_model: Any) -> None:
     """The host has put another model into use."""
-    engine.park(host.model(), host.layers().values())
+    engine.park(adapter.model(), adapter.layers().values())
     compiled.prepare(devices.device, devices.dtype_unet)
     network_files.meter.forget()
 

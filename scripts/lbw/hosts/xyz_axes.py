@@ -12,9 +12,9 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
-from lbw.hosts.a1111.model import host
 from lbw.hosts.preset_files import preset_text
 from lbw.hosts.request import library_of, put, with_varied_rules
+from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
@@ -80,7 +80,7 @@ def _meaning_in(p: Any) -> Meaning:
     script = next(script for script in p.scripts.alwayson_scripts if script.title() == NAME)
     values = p.script_args[script.args_from : script.args_to]
     arguments = parse_arguments(values, lambda _message: None)
-    return Meaning(library_of(arguments), family_of_layers(host.layers()), draw=lambda: 0)
+    return Meaning(library_of(arguments), family_of_layers(adapter.layers()), draw=lambda: 0)
 
 
 def apply(p: Any, arguments: Arguments, place: slice) -> None:
@@ -97,7 +97,7 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
         return
     change = reduce(and_, changes)
     names = library_of(arguments)
-    base = names.presets.get(VARIED, ones(family_of_layers(host.layers())))
+    base = names.presets.get(VARIED, ones(family_of_layers(adapter.layers())))
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:

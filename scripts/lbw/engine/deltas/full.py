@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,9 @@ from lbw.engine.deltas.kinds import Dense, accumulation_dtype
 from lbw.engine.deltas.shapes import pad_channels, require_size, trained_shape
 
 
-def _dense(value: Tensor, bias: Tensor | None, scale: float, shape: torch.Size, dtype: torch.dtype) -> Dense:
+def build(
+    value: Tensor, bias: Tensor | None, shape: torch.Size, dtype: torch.dtype, *, scale: float
+) -> Dense:
     """The bias's part is not scaled, neither by the host."""
     require_size(value.shape, trained_shape(shape) if value.dim() == 4 else shape)
     value = value.detach()
@@ -20,11 +20,3 @@ def _dense(value: Tensor, bias: Tensor | None, scale: float, shape: torch.Size, 
     if value.dim() > 1:
         value = pad_channels(value.flatten(1), shape)
     return Dense(value, bias=None if bias is None else bias.detach())
-
-
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> Dense:
-    return _dense(module.weight, module.ex_bias, float(module.calc_scale()), shape, dtype)
-
-
-def build_norm(module: Any, shape: torch.Size, dtype: torch.dtype) -> Dense:
-    return _dense(module.w_norm, module.b_norm, float(module.calc_scale()), shape, dtype)

@@ -1,4 +1,4 @@
-"""GLoRA: ``W A + B`` with low-rank A and B (Chavan et al. 2023), in the names of LyCORIS 2."""
+"""GLoRA: ``W A + B`` with low-rank A and B (Chavan et al. 2023)."""
 
 from __future__ import annotations
 
@@ -65,16 +65,13 @@ class GeneralLowRank(WeightDependent):
         return ((weight @ a_up) @ a_down).addmm_(b_up, b_down).mul_(self.scale)
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> GeneralLowRank:
-    """As in the host, for linear layers, and without ``alpha``: the host does not divide it by the rank but ignores it.
-    LyCORIS 3 swapped the names of the factors, and its files fit no layer here, nor in the host.
-    """
+def build(
+    a_up: Tensor, a_down: Tensor, b_up: Tensor, b_down: Tensor, shape: torch.Size, *, scale: float
+) -> GeneralLowRank:
+    """As in the host, for linear layers."""
     if len(shape) != 2:
         raise UnsupportedModuleError("GLoRA fits linear layers only")
-    a_up, a_down, b_up, b_down = (
-        factor.detach() for factor in (module.w2a, module.w1a, module.w2b, module.w1b)
-    )
     out, into = shape
     if (len(a_up), a_down.shape[1], len(b_up), b_down.shape[1]) != (into, into, out, into):
         raise misfit((len(b_up), b_down.shape[1]), shape)
-    return GeneralLowRank(a_up, a_down, b_up, b_down, float(module.calc_scale()))
+    return GeneralLowRank(a_up.detach(), a_down.detach(), b_up.detach(), b_down.detach(), scale)

@@ -27,11 +27,13 @@ class ChannelScale(WeightDependent):
         return weight * self.factors.to(weight.dtype)
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> ChannelScale:
+def build(
+    numbers: Tensor, shape: torch.Size, dtype: torch.dtype, *, on_input: bool, scale: float
+) -> ChannelScale:
     """As in the host, numbers for the output channels fit linear layers only."""
-    factors = module.w.detach() if module.on_input else module.w.detach().reshape(-1, 1)
+    factors = numbers.detach() if on_input else numbers.detach().reshape(-1, 1)
     if len(factors.shape) > len(shape) or any(
         size not in (1, wanted) for size, wanted in zip(reversed(factors.shape), reversed(shape), strict=False)
     ):
         raise misfit(factors.shape, shape)
-    return ChannelScale((factors.double() * float(module.calc_scale())).to(accumulation_dtype(dtype)))
+    return ChannelScale((factors.double() * scale).to(accumulation_dtype(dtype)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,24 +25,29 @@ class Hadamard(StandAlone):
         return self.left.materialize(device, dtype).mul_(self.right.materialize(device, dtype)).mul_(self.scale)
 
 
-def _pair(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(up, down) of one of the two matrices; with ``core``, ``a`` is [rank, out]."""
+Matrix = tuple[Tensor, Tensor, Tensor | None]
+"""(a, b, core) of one of the two matrices ``a b``; with a core, which is a small kernel, ``a`` is [rank, out]."""
+
+
+def _factors(matrix: Matrix) -> tuple[Tensor, Tensor]:
+    """(up, down)."""
+    a, b, core = matrix
     if core is None:
         return a.detach().flatten(1), b.detach().flatten(1)
     return a.detach().T, contract(core.detach(), b.detach())
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
+def build(
+    first: Matrix, second: Matrix, shape: torch.Size, dtype: torch.dtype, *, scale: float
+) -> StandAlone:
     """LowRank where it pays: ``(A B) * (C D)`` is ``up @ down`` with ``up[o, pq] = A[o,p] C[o,q]`` and
     ``down[pq, i] = B[p,i] D[q,i]`` (the Khatri-Rao products).
     """
-    up1, down1 = _pair(module.w1a, module.w1b, module.t1)
-    up2, down2 = _pair(module.w2a, module.w2b, module.t2)
-    trained = trained_shape(shape) if module.t1 is not None else shape  # the host pads tensors of four dimensions only
+    (up1, down1), (up2, down2) = _factors(first), _factors(second)
+    trained = shape if first[2] is None else trained_shape(shape)  # the host pads tensors of four dimensions only
     for up, down in ((up1, down1), (up2, down2)):
         if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
             raise misfit((len(up), down.shape[1]), trained)
-    scale = float(module.calc_scale())
     down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)
     if up1.shape[1] * up2.shape[1] > MAX_RANK:
         return Hadamard(_side(up1, down1, dtype), _side(up2, down2, dtype), scale)

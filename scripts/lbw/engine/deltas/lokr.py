@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,37 +37,46 @@ class Kronecker(StandAlone):
 Factors = tuple[Tensor, Tensor]
 
 
-def _first(module: Any) -> Factors:
+def _first(w1: Tensor | Factors) -> Factors:
     """``w1`` as ``up @ down``, with the shorter of its sides between them where it is given whole."""
-    if module.w1 is None:
-        return module.w1a.detach().double(), module.w1b.detach().double()
-    w1 = module.w1.detach().double()
+    if not isinstance(w1, Tensor):
+        return w1[0].detach().double(), w1[1].detach().double()
+    w1 = w1.detach().double()
     rows, columns = w1.shape
     return (torch.eye(rows).to(w1), w1) if rows < columns else (w1, torch.eye(columns).to(w1))
 
 
-def _second(module: Any) -> Tensor | Factors:
+def _second(w2: Tensor | Factors, core: Tensor | None) -> Tensor | Factors:
     """``w2`` [c, d * height * width], whole or as ``up @ down``."""
-    if module.w2 is not None:
-        w2: Tensor = module.w2.detach().flatten(1)
-        return w2
-    if module.t2 is None:
-        return module.w2a.detach().double(), module.w2b.detach().double().flatten(1)
-    return module.w2a.detach().double().T, contract(module.t2.detach(), module.w2b.detach())
+    if isinstance(w2, Tensor):
+        return w2.detach().flatten(1)
+    a, b = w2[0].detach().double(), w2[1].detach()
+    return (a, b.double().flatten(1)) if core is None else (a.T, contract(core.detach(), b))
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> StandAlone:
+def build(
+    w1: Tensor | Factors,
+    w2: Tensor | Factors,
+    core: Tensor | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    *,
+    scale: float,
+) -> StandAlone:
     """LowRank where it pays: ``kron(A B, C D) = kron(A, C) kron(B, D)``, whose rank is the product of the two ranks.
     It cannot pay with a ``w2`` that is given whole. The matrices are of the type to accumulate in, as the kernel wants
     them: a small part of a weight.
+
+    Args:
+        w1, w2: each whole, or as its two factors.
+        core: a small kernel between the factors of ``w2``; None where there is none.
     """
-    first, second = _first(module), _second(module)
+    first, second = _first(w1), _second(w2, core)
     up1, down1 = first
     c, d = second.shape if isinstance(second, Tensor) else (len(second[0]), second[1].shape[1])
     rows, columns = len(up1) * c, down1.shape[1] * d
     if rows != shape[0] or rows * columns != shape.numel():
         raise misfit((rows, columns), shape)
-    scale = float(module.calc_scale())
     if not isinstance(second, Tensor):
         up2, down2 = second
         if up1.shape[1] * up2.shape[1] <= MAX_RANK:

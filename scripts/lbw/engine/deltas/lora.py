@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,18 +15,26 @@ def contract(core: Tensor, factor: Tensor) -> Tensor:
     return torch.einsum("nmhw,mi->nihw", core.double(), factor.double()).flatten(1)
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> LowRank:
-    """With ``lora_mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and
-    ``down`` into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``dyn_dim``.
+def build(
+    up: Tensor,
+    down: Tensor,
+    mid: Tensor | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    *,
+    scale: float,
+    rank: int | None = None,
+) -> LowRank:
+    """With ``mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and ``down``
+    into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to a ``rank``.
     """
-    up = module.up_model.weight.detach().flatten(1)
-    down = module.down_model.weight.detach().flatten(1)
-    if module.mid_model is not None:
-        down = contract(module.mid_model.weight.detach(), down)
-    elif module.network.dyn_dim is not None:
-        up, down = up[:, : module.network.dyn_dim], down[: module.network.dyn_dim]
+    up, down = up.detach().flatten(1), down.detach().flatten(1)
+    if mid is not None:
+        down = contract(mid.detach(), down)
+    elif rank is not None:
+        up, down = up[:, :rank], down[:rank]
     trained = trained_shape(shape)
     if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
         raise misfit((len(up), down.shape[1]), trained)
-    down, scale = pad_channels(down, shape), float(module.calc_scale())
-    return LowRank(up, down, scale) if module.mid_model is None else low_rank(up.double(), down, scale, dtype)
+    down = pad_channels(down, shape)
+    return LowRank(up, down, scale) if mid is None else low_rank(up.double(), down, scale, dtype)

@@ -76,15 +76,23 @@ def _rotations(skewed: Tensor, constraint: float) -> Tensor:
     return (eye + q) @ (eye - q).inverse()
 
 
-def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> WeightDependent:
-    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of."""
-    blocks = module.oft_blocks.detach()
+def build(
+    blocks: Tensor, rescale: Tensor | None, shape: torch.Size, dtype: torch.dtype, *, constraint: float | None
+) -> WeightDependent:
+    """OFT, or with four dimensions BOFT.
+
+    Args:
+        blocks: [..., blocks, size, size]: any square matrices, or the rotations themselves.
+        constraint: how far the matrices may turn, 0 for as far as they do; None for rotations.
+    """
+    blocks = blocks.detach()
     count, size, _ = blocks.shape[-3:]
     if count * size != shape[0] or blocks.shape[-1] != size:
         raise misfit(blocks.shape, shape)
-    if not module.is_R:
-        blocks = _rotations(blocks, float(module.constraint)).to(accumulation_dtype(dtype))
-    rescale = None if module.rescale is None else module.rescale.detach().reshape(-1, 1)
-    if rescale is not None and len(rescale) != shape[0]:
-        raise misfit(rescale.shape, shape)
+    if constraint is not None:
+        blocks = _rotations(blocks, constraint).to(accumulation_dtype(dtype))
+    if rescale is not None:
+        rescale = rescale.detach().reshape(-1, 1)
+        if len(rescale) != shape[0]:
+            raise misfit(rescale.shape, shape)
     return Butterfly(blocks, rescale) if blocks.dim() == 4 else BlockRotation(blocks, rescale)

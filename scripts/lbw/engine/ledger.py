@@ -1,0 +1,115 @@
+"""The ledger: the engine's book of what is in each layer, kept so that what the host believes of its layers is true.
+
+Each layer has a page, with three entries at most: the names of what is in it, the backups of its weights, and that of
+its bias. Where a page is, and under which keys the entries stand there, each family of hosts has its own way; the
+engine knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import is_, itemgetter
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from lbw.engine.parameters import Layer
+
+Names = tuple[Any, ...]
+"""What is in a layer, as its host would note it; ``()`` for the pristine weights."""
+
+UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
+"""A name that no network has: a host restores a layer that carries it."""
+
+FOREIGN: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
+"""A name that no network has, for what no names of networks mean: a host restores a layer that carries it."""
+
+
+class Ledger(Protocol):
+    """One family's way of keeping book: the keys of a page's entries, and where pages are."""
+
+    names: str
+    weights: str
+    bias: str
+
+    def page(self, layer: Layer) -> dict[str, Any]:
+        """The page of a layer: the same one as long as the layer lives."""
+        ...
+
+    def master(self, layer: Layer, parameter: str) -> Tensor | None:
+        """What networks are added to where the host keeps a parameter in more bits than it computes with."""
+        ...
+
+
+class Page:
+    """What is noted of one layer. ``entries`` is where it stands."""
+
+    __slots__ = ("_weights", "entries", "layer", "ledger", "names_key")
+
+    def __init__(self, layer: Layer, ledger: Ledger) -> None:
+        self.layer, self.ledger = layer, ledger
+        self.entries = ledger.page(layer)
+        self.names_key, self._weights = ledger.names, ledger.weights
+
+    @property
+    def names(self) -> Names:
+        names: Names = self.entries.get(self.names_key, ())
+        return names
+
+    @names.setter
+    def names(self, names: Names) -> None:
+        self.entries[self.names_key] = names
+
+    @property
+    def weights(self) -> tuple[Any, ...]:
+        """The backups of the weights, one for each of :func:`weight_names`; each is None where there is none."""
+        backup = self.entries.get(self._weights)
+        return backup if isinstance(backup, tuple) else (backup,)
+
+    @weights.setter
+    def weights(self, backups: Sequence[Any]) -> None:
+        several = isinstance(self.layer, nn.MultiheadAttention)
+        self.entries[self._weights] = tuple(backups) if several else backups[0]
+
+    @property
+    def bias(self) -> Any:
+        """The backup of the bias; None where there is none."""
+        return self.entries.get(self.ledger.bias)
+
+    @bias.setter
+    def bias(self, backup: Any) -> None:
+        self.entries[self.ledger.bias] = backup
+
+    def master(self, parameter: str) -> Tensor | None:
+        return self.ledger.master(self.layer, parameter)
+
+    def clear(self) -> None:
+        """As before anything was known of the layer."""
+        self.names = ()
+        self.entries[self._weights] = self.entries[self.ledger.bias] = None
+
+
+class Pages:
+    """The pages of several layers of one ledger, to be compared at once."""
+
+    def __init__(self, pages: Iterable[Page]) -> None:
+        together = list(pages)
+        self._entries = [page.entries for page in together]
+        keys = [(page.ledger.names, page.ledger.weights) for page in together[:1]]
+        self._names_of, self._backup_of = map(itemgetter, keys[0] if keys else ("", ""))
+
+    def have(self, names: Names) -> bool:
+        """Whether all have these very ``names``."""
+        try:
+            return all(map(is_, map(self._names_of, self._entries), repeat(names)))
+        except KeyError:
+            return False
+
+    def backups(self) -> Iterator[Any]:
+        """The backups of their weights.
+
+        Raises:
+            KeyError: a page has none.
+        """
+        return map(self._backup_of, self._entries)

@@ -1,0 +1,131 @@
+"""The layers of a binding: those that are written together, and those that are written one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lbw.engine.base_weights import Policy
+from lbw.engine.batch import Residence
+from lbw.engine.batches import Batches
+from lbw.engine.binding import BoundLayer
+from lbw.engine.kernels import compiled
+from lbw.engine.ledger import FOREIGN, UNFINISHED, Names, Pages
+from lbw.engine.member import is_groupable
+from lbw.engine.parameters import size_of
+from lbw.engine.reach import Reach
+from lbw.engine.singles import PRISTINE, Singles, contents_of
+from lbw.plan.plan import Coefficients
+
+_POLICIES = {Residence.CODES: Policy.LEAN, Residence.RAM: Policy.RAM, Residence.COPIES: Policy.GPU}
+"""What the residence of a batch is called; where there are several, the first of these counts."""
+
+
+def touched(layers: Sequence[BoundLayer], reach: Reach) -> set[BoundLayer]:
+    """Those of the layers that may get a coefficient other than 0."""
+    return {bound for bound in layers if bound.deltas and reach.touches(bound)}
+
+
+class Partition:
+    """Those layers, brought to coefficients and back.
+
+    Args:
+        layers: all of a binding.
+        reach: how far their coefficients go.
+        device: where the model works.
+        is_grouping: whether many layers may be written together.
+        is_short: whether the device's memory is short.
+        residence: tells what is to be kept of weights of so many bytes.
+        report: says a thing once.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[BoundLayer],
+        reach: Reach,
+        device: torch.device,
+        *,
+        is_grouping: bool,
+        is_short: bool,
+        residence: Callable[[int], Residence],
+        report: Callable[[str], None],
+    ) -> None:
+        self.waiting: list[BoundLayer] = []
+        """Layers that were left until they are on the device, or at work."""
+        self.touched = touched(layers, reach)
+        together: list[BoundLayer] = []
+        others: list[BoundLayer] = []
+        can_group = is_grouping and compiled.runs_on(device)
+        for bound in layers:
+            (together if can_group and bound in self.touched and is_groupable(bound) else others).append(bound)
+        self.batches = Batches(together, reach, device, residence, report)
+        self.batches.is_short = is_short
+        self._singles = Singles(others, device, self.batches.dissolve, report)
+        self._device, self._residence = device, residence
+
+    def place_singles(self, *, is_short: bool) -> None:
+        """Say where copies of weights go that are written one by one."""
+        size = sum(size_of(bound.layer) for bound in self._singles.layers if bound in self.touched)
+        has_room = not is_short and self._residence(size) is Residence.COPIES
+        self._singles.keeps_copies_in_ram = self._device.type == "cuda" and not has_room
+
+    def bring(self, coefficients: Coefficients, token: Names, is_asleep: Callable[[BoundLayer], bool]) -> int:
+        """Bring the layers to coefficients, and note it as ``token``. Returns how many have been written.
+
+        Args:
+            is_asleep: whether a layer is not at work, and can wait.
+        """
+        try:
+            with torch.no_grad():
+                count, waiting = self.batches.bring(coefficients, token, is_asleep)
+                if self.batches.refused:
+                    self._singles.add(self.batches.refused)
+                    self.batches.refused = []
+                others, also_waiting = self._singles.bring(coefficients, token, is_asleep)
+        except BaseException:
+            for bound in self.touched:
+                if bound.page.names != ():
+                    bound.page.names = UNFINISHED
+            raise
+        self.waiting = waiting + also_waiting
+        return count + others
+
+    def sample(self) -> Pages:
+        """Some layers that tell whether somebody else has patched layers: written ones, and one that is not."""
+        waiting = set(self.waiting)
+        groups = [batch.layers for batch in self.batches] + [self._singles.layers]
+        chosen = [layers[index] for layers in groups if layers for index in (0, -1)]
+        return Pages(bound.page for bound in chosen if bound not in waiting)
+
+    def settle(self, *, of_text_encoder: bool | None) -> None:
+        """Bring layers back to their pristine weights, and give the device's memory back.
+
+        Args:
+            of_text_encoder: only those of the text encoder, or only the others; of those that are written one by one
+                the text encoder's are with the others.
+        """
+        with torch.no_grad():
+            self.batches.settle(of_text_encoder=of_text_encoder)
+            if of_text_encoder is not True:
+                self._singles.settle()
+
+    def disown(self) -> None:
+        """Note names of no network where layers are not pristine."""
+        for batch in self.batches:
+            batch.disown(FOREIGN)
+        for bound in self._singles.layers:
+            held = contents_of(bound) if bound.deltas else None
+            if held is not None:
+                bound.record.token = bound.page.names = FOREIGN if held != PRISTINE else ()
+
+    @property
+    def nbytes(self) -> int:
+        """What is held of the device's memory."""
+        return self.batches.nbytes + self._singles.nbytes
+
+    @property
+    def placement(self) -> Policy | None:
+        """Where the pristine weights of patched layers are; None if no layer is patched."""
+        found = {batch.residence for batch in self.batches}
+        return next((policy for each, policy in _POLICIES.items() if each in found), self._singles.placement)

@@ -1,0 +1,42 @@
+"""Where the parts of networks come from: each family of hosts loads them in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from lbw.engine.deltas import Delta
+from lbw.engine.parameters import Layer, Slot
+
+Network = Any
+"""A host's object for a loaded network: only its identity and its ``name`` count."""
+
+
+class Parts(Protocol):
+    """What a family's adapter tells of networks."""
+
+    def keys(self, network: Network) -> Iterable[str]:
+        """The keys of all parts of a network."""
+        ...
+
+    def slots(self, layer: Layer) -> tuple[Slot, ...]:
+        """The slots of a layer that networks may have parts for."""
+        ...
+
+    def of(self, network: Network, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
+        """(index of the slot, part) for each part that the host would apply to the slots of one layer.
+
+        Args:
+            keys: one for each slot.
+        """
+        ...
+
+    def delta(self, network: Network, part: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
+        """What a part adds to a weight of ``shape`` and ``dtype``; the same object when it is asked for again.
+
+        Raises:
+            UnsupportedModuleError: the part does not fit, or is of a type that cannot be computed.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""AUTOMATIC1111's WebUI: its model, its networks, and the solver's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+import networks as host_networks
+from lbw.hosts.a1111 import network_files
+from lbw.hosts.a1111.forward_hooks import Call, ForwardHooks
+from lbw.hosts.a1111.ledger import LayerAttributes
+from lbw.hosts.a1111.model_moves import Departures
+from lbw.hosts.a1111.parts import ModuleParts
+from modules import extra_networks, sd_models, shared
+
+_PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
+_FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
+_EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
+
+
+class A1111:
+    """The :class:`lbw.hosts.adapter.Adapter` protocol."""
+
+    def __init__(self) -> None:
+        self.ledger, self.parts = LayerAttributes(), ModuleParts()
+        self._hooks, self._departures = ForwardHooks(), Departures()
+
+    def model(self) -> Any:
+        return shared.sd_model
+
+    def is_sdxl(self) -> bool:
+        return bool(getattr(shared.sd_model, "is_sdxl", False))
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        mapping: Mapping[str, nn.Module] = getattr(shared.sd_model, "network_layer_mapping", {})
+        inside_attention = {
+            id(layer.out_proj) for layer in mapping.values() if isinstance(layer, nn.MultiheadAttention)
+        }
+        return {
+            name: layer
+            for name, layer in mapping.items()
+            if isinstance(layer, _PATCHED_CLASSES) and id(layer) not in inside_attention and _has_weight(layer)
+        }
+
+    def networks(self) -> Sequence[Any]:
+        networks: Sequence[Any] = host_networks.loaded_networks
+        return networks
+
+    def moves_parts(self) -> bool:
+        return bool(getattr(shared.sd_model, "lowvram", False))
+
+    def before_departure(self, call: Call | None) -> None:
+        model = shared.sd_model
+        # With --lowvram blocks come and go in each evaluation.
+        parts = [] if call is None or shared.cmd_opts.lowvram else [model, model.model]
+        self._departures.watch(parts, call or (lambda: None))
+
+    def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
+        self._hooks.set(shared.sd_model, calls)
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
+
+    def is_loaded(self) -> bool:
+        return sd_models.model_data.sd_model is not None
+
+    def parses_tags(self) -> bool:
+        return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
+
+    def solver_step(self, denoiser: Any, sampling_step: int) -> int:
+        """The host's own counter lags: a sampler sets it after its first evaluation of a step, so that the last
+        evaluation of step i and the first of step i+1 see the same number. ``denoiser.step`` counts evaluations; how
+        many of them make a step depends on the sampler.
+        """
+        evaluation: int = denoiser.step
+        config = denoiser.sampler.config
+        if config.name in _EVALUATIONS_ARE_NO_STEPS:
+            return sampling_step
+        if config.options.get("second_order", False):
+            return evaluation // 2
+        if config.name in _FIRST_STEP_EVALUATES_TWICE:
+            return max(evaluation - 1, 0)
+        return min(evaluation, sampling_step + 1)
+
+    def network_names(self, *, renewed: bool) -> list[str]:
+        return network_files.names(renewed=renewed)
+
+    def network_file(self, name: str) -> Any:
+        return network_files.find(name)
+
+    def read_network(self, file: Any) -> Any:
+        return network_files.read(file)
+
+    def not_loaded(self, wanted: Iterable[str]) -> list[str]:
+        loaded = {net.name for net in self.networks()}
+        return [name for name in wanted if name not in loaded and network_files.known(name) is not None]
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return getattr(layer, "in_proj_weight" if isinstance(layer, nn.MultiheadAttention) else "weight", None) is not None

@@ -1,0 +1,176 @@
+"""What AUTOMATIC1111 makes of network files: a module object for each layer, of a class for each type.
+
+What counts is what the host makes of a file. What it cannot apply is left out, by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from lbw.engine.deltas import (
+    Delta,
+    StandAlone,
+    UnsupportedModuleError,
+    full,
+    glora,
+    ia3,
+    loha,
+    lokr,
+    lora,
+    oft,
+    with_addend,
+    with_lengths,
+)
+from lbw.engine.parameters import Layer, Slot
+from lbw.hosts.a1111 import host_formula
+
+logger = logging.getLogger("lbw")
+
+Build = Callable[[Any, torch.Size, torch.dtype, float], Delta]
+"""(module, shape, dtype, the module's scale) -> delta."""
+
+
+def _lora(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    mid = None if module.mid_model is None else module.mid_model.weight
+    up, down = module.up_model.weight, module.down_model.weight
+    return lora.build(up, down, mid, shape, dtype, scale=scale, rank=module.network.dyn_dim)
+
+
+def _loha(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    first, second = (module.w1a, module.w1b, module.t1), (module.w2a, module.w2b, module.t2)
+    return loha.build(first, second, shape, dtype, scale=scale)
+
+
+def _lokr(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    w1 = (module.w1a, module.w1b) if module.w1 is None else module.w1
+    w2 = (module.w2a, module.w2b) if module.w2 is None else module.w2
+    return lokr.build(w1, w2, module.t2, shape, dtype, scale=scale)
+
+
+def _full(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    return full.build(module.weight, module.ex_bias, shape, dtype, scale=scale)
+
+
+def _norm(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    return full.build(module.w_norm, module.b_norm, shape, dtype, scale=scale)
+
+
+def _ia3(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
+    return ia3.build(module.w, shape, dtype, on_input=bool(module.on_input), scale=scale)
+
+
+def _glora(module: Any, shape: torch.Size, _dtype: torch.dtype, scale: float) -> Delta:
+    """In the names of LyCORIS 2, and without ``alpha``: the host does not divide it by the rank but ignores it. LyCORIS
+    3 swapped the names of the factors, and its files fit no layer here, nor in the host.
+    """
+    return glora.build(module.w2a, module.w1a, module.w2b, module.w1b, shape, scale=scale)
+
+
+def _oft(module: Any, shape: torch.Size, dtype: torch.dtype, _scale: float) -> Delta:
+    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of."""
+    constraint = None if module.is_R else float(module.constraint)
+    return oft.build(module.oft_blocks, module.rescale, shape, dtype, constraint=constraint)
+
+
+_BUILDERS: dict[str, Build] = {
+    "NetworkModuleLora": _lora,
+    "NetworkModuleHada": _loha,
+    "NetworkModuleLokr": _lokr,
+    "NetworkModuleFull": _full,
+    "NetworkModuleNorm": _norm,
+    "NetworkModuleIa3": _ia3,
+    "NetworkModuleGLora": _glora,
+    "NetworkModuleOFT": _oft,
+}
+"""The host's class -> its delta on a weight of a shape and a type.
+
+The class itself is asked for, by name: a subclass may have a formula of its own, and is computed by that.
+"""
+
+_WHOLE_WEIGHT = (Slot("", "weight"),)
+_ATTENTION_PROJECTIONS = (
+    Slot("_q_proj", "in_proj_weight", 0),
+    Slot("_k_proj", "in_proj_weight", 1),
+    Slot("_v_proj", "in_proj_weight", 2),
+    Slot("_out_proj", "out_proj.weight"),
+)
+_JOINT_PROJECTIONS = (
+    *_WHOLE_WEIGHT,
+    Slot("_q_proj", "weight", 0),
+    Slot("_k_proj", "weight", 1),
+    Slot("_v_proj", "weight", 2),
+)
+
+
+class ModuleParts:
+    """The :class:`lbw.engine.parts.Parts` protocol: a part is one of the host's network modules."""
+
+    def __init__(self) -> None:
+        self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
+        self._reported: set[str] = set()
+
+    def keys(self, network: Any) -> Iterable[str]:
+        keys: Iterable[str] = network.modules
+        return keys
+
+    def slots(self, layer: Layer) -> tuple[Slot, ...]:
+        """MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight. For the latter the host
+        takes a network's part for the whole weight too."""
+        if isinstance(layer, nn.MultiheadAttention):
+            return _ATTENTION_PROJECTIONS
+        return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
+
+    def of(self, network: Any, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
+        """The parts for projections count only together, and those of a joint weight only where there is none for the
+        whole of it."""
+        found = [(index, network.modules[key]) for index, key in enumerate(keys) if key in network.modules]
+        is_joint = slots is _JOINT_PROJECTIONS
+        if is_joint and found and found[0][0] == 0:
+            return found[:1]
+        return found if len(found) == len(slots) - is_joint else []
+
+    def delta(self, network: Any, part: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
+        known = self._deltas.setdefault(part, {})
+        key = (shape, dtype, network.dyn_dim)
+        if key not in known:
+            known[key] = delta_of(part, shape, dtype)
+            if isinstance(known[key], host_formula.HostFormula):
+                kind = type(part).__name__
+                self._report(f"network {network.name}: {kind} is computed by the host's own code, slowly")
+        return known[key]
+
+    def _report(self, message: str) -> None:
+        if message not in self._reported:
+            self._reported.add(message)
+            logger.warning("LoRA Block Weight: %s", message)
+
+
+def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
+    """The delta of a network module on a weight of ``shape`` and ``dtype``.
+
+    Raises:
+        UnsupportedModuleError: the module is of a kind for another shape, or has no way to compute its delta.
+    """
+    try:
+        return _delta_of(module, shape, dtype)
+    except (RuntimeError, ValueError) as error:  # tensors that do not fit each other
+        raise UnsupportedModuleError(str(error).partition("\n")[0]) from error
+
+
+def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
+    build = _BUILDERS.get(type(module).__name__)
+    if build is None:
+        return host_formula.build(module, shape, dtype)
+    scale = float(module.calc_scale())
+    delta = build(module, shape, dtype, scale)
+    if module.bias is not None:
+        if not isinstance(delta, StandAlone):
+            return host_formula.build(module, shape, dtype)
+        delta = with_addend(delta, module.bias, scale, shape, dtype)
+    return with_lengths(delta, module.dora_scale, shape)

@@ -1,0 +1,71 @@
+"""What one family of hosts has of its own. What families share stands beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from lbw.engine.ledger import Ledger
+from lbw.engine.parts import Network, Parts
+from lbw.generation.host import Host
+
+
+class UnservedHostError(Exception):
+    """No adapter serves this host; the message says why."""
+
+
+class Adapter(Host, Protocol):
+    """A family's adapter, which is a :class:`lbw.generation.host.Host`, too."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """How it is noted what is in a layer."""
+        ...
+
+    @property
+    def parts(self) -> Parts:
+        """Where the parts of networks come from."""
+        ...
+
+    def is_loaded(self) -> bool:
+        """Whether a model is in memory; asking the host for it would load one."""
+        ...
+
+    def parses_tags(self) -> bool:
+        """Whether the host's own Lora network reads the tags; one that took its place, derived from it or not, may have
+        a syntax of its own."""
+        ...
+
+    def solver_step(self, denoiser: Any, sampling_step: int) -> int:
+        """The solver's step, 0-based, that a model evaluation belongs to.
+
+        Args:
+            denoiser: the host's.
+            sampling_step: the host's own count.
+        """
+        ...
+
+    def network_names(self, *, renewed: bool) -> list[str]:
+        """The names of the network files, as tags have them; ``renewed`` has the host look for files first."""
+        ...
+
+    def network_file(self, name: str) -> Any:
+        """The network file that a tag with this name means.
+
+        Raises:
+            UnmeasurableError: there is none.
+        """
+        ...
+
+    def read_network(self, file: Any) -> Network:
+        """The network of a file, read anew and not put into use.
+
+        Raises:
+            UnmeasurableError: it cannot be read.
+        """
+        ...
+
+    def not_loaded(self, wanted: Iterable[str]) -> list[str]:
+        """Those of the ``wanted`` networks whose file the host has and could not load. It says so in the console alone;
+        of a name without a file it tells its user by itself."""
+        ...
