@@ -18,7 +18,7 @@ from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.notes import Note
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
-from lbw.hosts.sampling import Sampling, tell_out_of_memory
+from lbw.hosts.sampling import Announcement, Sampling, announces_sampling, tell_out_of_memory
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
@@ -164,6 +164,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     p.parse_extra_network_prompts = TagReader(p, session)
     p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
+    if not announces_sampling():
+        p.sample = Announcement(p, before_sampling)
 
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
@@ -320,7 +322,8 @@ def unload() -> None:
 def _remove_stand_ins(p: Any) -> None:
     """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
     for name, kind in (
-        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer), (_SESSION, Session),
+        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer),
+        ("sample", Announcement), (_SESSION, Session),
     ):
         if isinstance(vars(p).get(name), kind):
             delattr(p, name)

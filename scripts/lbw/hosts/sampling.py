@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lbw.generation.session import Session
-from modules import shared
+from modules import scripts, sd_samplers, shared
 
 logger = logging.getLogger("lbw")
 
@@ -57,6 +57,43 @@ class Sampling:
             self._session.has_sampled()
         except Exception:
             logger.exception("LoRA Block Weight: the weights could not be brought back after sampling")
+
+
+def announces_sampling() -> bool:
+    """Whether the host has a hook before each pass is sampled."""
+    return hasattr(scripts.ScriptRunner, "process_before_every_sampling")
+
+
+class Announcement:
+    """Stands in for one processing object's ``sample`` on a host without such a hook. It makes a sampler for each pass
+    in there, and whatever it makes while this object samples is watched.
+
+    Args:
+        p: the host's processing object.
+        before: called before the object's sampler runs all steps of a pass.
+    """
+
+    def __init__(self, p: Any, before: Callable[[Any], None]) -> None:
+        self._p, self._before = p, before
+        self._sample = p.sample
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        create = sd_samplers.create_sampler
+        sd_samplers.create_sampler = lambda *named, **more: self._watched(create(*named, **more))
+        try:
+            return self._sample(*args, **kwargs)
+        finally:
+            sd_samplers.create_sampler = create
+
+    def _watched(self, sampler: Any) -> Any:
+        def launch(*args: Any) -> Any:
+            del sampler.launch_sampling
+            if self._p.sampler is sampler:
+                self._before(self._p)
+            return sampler.launch_sampling(*args)
+
+        sampler.launch_sampling = launch
+        return sampler
 
 
 def _weights_in_use() -> tuple[int, Any]:

@@ -73,7 +73,10 @@ def _glora(module: Any, shape: torch.Size, _dtype: torch.dtype, scale: float) ->
 
 
 def _oft(module: Any, shape: torch.Size, dtype: torch.dtype, _scale: float) -> Delta:
-    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of."""
+    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of. Before 1.8 the
+    host had a formula of its own."""
+    if not hasattr(module, "is_R"):
+        return host_formula.build(module, shape, dtype)
     constraint = None if module.is_R else float(module.constraint)
     return oft.build(module.oft_blocks, module.rescale, shape, dtype, constraint=constraint)
 
@@ -173,4 +176,4 @@ def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
         if not isinstance(delta, StandAlone):
             return host_formula.build(module, shape, dtype)
         delta = with_addend(delta, module.bias, scale, shape, dtype)
-    return with_lengths(delta, module.dora_scale, shape)
+    return with_lengths(delta, getattr(module, "dora_scale", None), shape)  # before 1.9 the host knew no DoRA
