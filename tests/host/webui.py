@@ -85,7 +85,9 @@ class WebUI:
         (extensions / "sd-webui-lora-block-weight").symlink_to(PROJECT)
         os.chdir(root)
         sys.path[:] = [str(root), *(folder for folder in sys.path if Path(folder) != STAND_IN)]
-        sys.argv = ["launch.py", "--skip-prepare-environment", "--skip-load-model-at-start", "--nowebui", "--api"]
+        sys.argv = ["launch.py", "--skip-prepare-environment", "--nowebui", "--api"]
+        late = "--skip-load-model-at-start"  # since 1.7
+        sys.argv += [late] if late in (root / "modules" / "cmd_args.py").read_text() else []
         sys.argv += ["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)]
         sys.argv += shlex.split(os.environ.get("WEBUI_ARGS", ""))
         os.environ.pop("COMMANDLINE_ARGS", None)
