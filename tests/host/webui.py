@@ -95,13 +95,15 @@ class WebUI:
         import webui
         from fastapi import FastAPI
 
-        from modules import devices, initialize, script_callbacks, sd_hijack, shared
+        from modules import devices, initialize, script_callbacks, scripts, sd_hijack, shared, ui
 
         initialize.initialize()
         app = FastAPI()
         webui.create_api(app)
         script_callbacks.before_ui_callback()
         script_callbacks.app_started_callback(None, app)
+        if not scripts.scripts_txt2img.scripts:  # before 1.8 the API has them made for its first request
+            ui.create_ui()
         assert shared.sd_model is not None
         if sd_hijack.current_optimizer is None:
             sd_hijack.apply_optimizations()
