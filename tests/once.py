@@ -47,8 +47,9 @@ class Watch:
         from lbw.hosts.hooks import session_of  # can be imported once a host runs
         from lbw.hosts.serving import adapter
 
-        self._session = session_of(params.denoiser.p)
-        self._step = adapter.solver_step(params.denoiser, params.sampling_step)
+        denoiser = self.webui.denoiser(params)
+        self._session = session_of(denoiser.p)
+        self._step = adapter.solver_step(denoiser, params.sampling_step)
 
     def after_evaluation(self, restored: int) -> None:
         """Takes down the step: the strengths after the model ran are those that it ran with."""

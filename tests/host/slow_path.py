@@ -63,7 +63,8 @@ class SlowPath:
     def before_evaluation(self, params: Any) -> None:
         from lbw.hosts.serving import adapter
 
-        self.set_step(adapter.solver_step(params.denoiser, params.sampling_step), params.total_sampling_steps)
+        step = adapter.solver_step(self.webui.denoiser(params), params.sampling_step)
+        self.set_step(step, params.total_sampling_steps)
 
     def end(self) -> None:
         for net in self.webui.networks.loaded_networks:

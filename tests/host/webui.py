@@ -51,6 +51,8 @@ class WebUI:
         from modules import processing, script_callbacks, scripts, shared
 
         self.networks, self.processing, self.scripts, self.shared = networks, processing, scripts, shared
+        self.p: Any = None
+        """The request that was run last."""
         self.before_evaluation: list[Callable[[Any], None]] = []
         self.after_evaluation: list[Callable[[Any], None]] = []
         script_callbacks.on_cfg_denoiser(lambda params: self._call(self.before_evaluation, params))
@@ -140,12 +142,17 @@ class WebUI:
 
     def run(self, p: Any) -> Any:
         """Generate, as the host's API does."""
+        self.p = p
         with closing(p):
             self.shared.state.begin(job="test")
             try:
                 return self.processing.process_images(p)
             finally:
                 self.shared.state.end()
+
+    def denoiser(self, params: Any) -> Any:
+        """The denoiser that a callback is about; hosts before 1.8 do not say which."""
+        return getattr(params, "denoiser", None) or self.p.sampler.model_wrap_cfg
 
     def generate(self, args: list[Any] | None = None, **fields: Any) -> Any:
         return self.run(self.request(args, **fields))

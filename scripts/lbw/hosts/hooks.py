@@ -18,7 +18,7 @@ from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.notes import Note
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
-from lbw.hosts.sampling import Announcement, Sampling, announces_sampling, tell_out_of_memory
+from lbw.hosts.sampling import Announcement, Sampling, announces_sampling, denoiser_of, tell_out_of_memory
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
@@ -246,8 +246,8 @@ def batch_made(p: Any) -> None:
 
 def before_evaluation(params: Any) -> None:
     """The sampler is about to evaluate the model."""
-    denoiser = params.denoiser
-    session = session_of(denoiser.p)
+    denoiser = denoiser_of(params)
+    session = None if denoiser is None else session_of(denoiser.p)
     if session is not None:
         session.step(
             adapter.solver_step(denoiser, params.sampling_step),

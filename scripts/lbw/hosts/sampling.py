@@ -90,10 +90,25 @@ class Announcement:
             del sampler.launch_sampling
             if self._p.sampler is sampler:
                 self._before(self._p)
-            return sampler.launch_sampling(*args)
+            _running.append(sampler.model_wrap_cfg)
+            try:
+                return sampler.launch_sampling(*args)
+            finally:
+                _running.pop()
 
         sampler.launch_sampling = launch
         return sampler
+
+
+_running: list[Any] = []
+"""The denoisers of samplers that run now, the innermost last, on a host that does not tell them."""
+
+
+def denoiser_of(params: Any) -> Any:
+    """The denoiser whose evaluation a callback is told of; hosts before 1.8 do not say which. None if it is not one of
+    our generations."""
+    denoiser = getattr(params, "denoiser", None)
+    return _running[-1] if denoiser is None and _running else denoiser
 
 
 def _weights_in_use() -> tuple[int, Any]:
