@@ -65,8 +65,8 @@ def announces_sampling() -> bool:
 
 
 class Announcement:
-    """Stands in for one processing object's ``sample`` on a host without such a hook. It makes a sampler for each pass
-    in there, and whatever it makes while this object samples is watched.
+    """Stands in for one processing object's ``sample`` on a host without such a hook. The host makes a sampler for each
+    pass in there, or has made one before: that one, and whatever is made while this object samples, is watched.
 
     Args:
         p: the host's processing object.
@@ -78,6 +78,8 @@ class Announcement:
         self._sample = p.sample
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._p.sampler is not None:
+            self._watched(self._p.sampler)
         create = sd_samplers.create_sampler
         sd_samplers.create_sampler = lambda *named, **more: self._watched(create(*named, **more))
         try:
@@ -87,7 +89,7 @@ class Announcement:
 
     def _watched(self, sampler: Any) -> Any:
         def launch(*args: Any) -> Any:
-            del sampler.launch_sampling
+            vars(sampler).pop("launch_sampling", None)
             if self._p.sampler is sampler:
                 self._before(self._p)
             _running.append(sampler.model_wrap_cfg)
