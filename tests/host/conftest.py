@@ -40,6 +40,14 @@ class Bench:
             result = self.webui.generate(args, **fields)
         return result, record
 
+    def require_sampler(self, name: str, scheduler: str = "Automatic") -> None:
+        """Skip the test on a host that has no such sampler, or no choice of schedulers."""
+        from modules import sd_samplers
+
+        has_choice = hasattr(self.webui.processing.StableDiffusionProcessing, "scheduler")
+        if name not in sd_samplers.all_samplers_map or (scheduler != "Automatic" and not has_choice):
+            pytest.skip(f"this host has no {name}, {scheduler}")
+
     def differences_from_base(self) -> list[str]:
         """The layers whose weight or bias is not bit-equal to what it was at the start."""
         layers = self.layers()

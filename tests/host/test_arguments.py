@@ -11,6 +11,7 @@ import pytest
 
 from tests.host.conftest import Bench
 from tests.host.measure import messages
+from tests.host.webui import controls_of
 
 ZEROS = ",".join(["0"] * 17)
 TAG = "a red cat <lora:t_lora:1:lbw=MINE>"
@@ -132,7 +133,7 @@ def test_all_that_a_request_needs_can_be_forwarded_as_json(bench: Bench):
 def test_a_panel_that_nobody_touched_says_nothing(bench: Bench):
     runner = bench.webui.scripts.scripts_txt2img
     script = bench.webui.script(runner)
-    values = [control.value for control in script.controls]
+    values = [control.value for control in controls_of(runner, script)]
     result = bench.webui.generate(args=values, prompt="a red cat <lora:t_lora:1:lbw=OUTD>", steps=1)
     assert warnings(result) == []
 

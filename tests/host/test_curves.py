@@ -206,6 +206,7 @@ def record_few_layers(bench: Bench, **fields: Any) -> tuple[Any, Recording]:
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "DPM adaptive"])
 def test_a_curve_over_noise_follows_what_each_sampler_does(bench: Bench, sampler: str):
+    bench.require_sampler(sampler)
     result, record = record_few_layers(bench, prompt=f"a red cat {SIGMA_TAG}", sampler_name=sampler)
     check_against_noise(bench, record, sampler)
     assert sum(record.host_layers_restored) == 0
@@ -216,6 +217,7 @@ def test_a_curve_over_noise_follows_what_each_sampler_does(bench: Bench, sampler
     ("sampler", "scheduler"), [("Euler", "Karras"), ("Euler", "Exponential"), ("DPM2", "Uniform")]
 )
 def test_a_curve_over_noise_follows_the_scheduler(bench: Bench, sampler: str, scheduler: str):
+    bench.require_sampler(sampler, scheduler)
     prompt = f"a red cat {SIGMA_TAG}"
     _, record = record_few_layers(bench, prompt=prompt, sampler_name=sampler, scheduler=scheduler)
     check_against_noise(bench, record, sampler)

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import Strengths, messages
+from tests.host.webui import controls_of
 
 OUTD = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
 RANDOM = "0.5," + ",".join(["R", "U"] * 8)
@@ -37,18 +38,19 @@ def paste(bench: Bench, infotext: str, *, presets: str = "", elements: str = "")
     Returns:
         the script's arguments, and the fields of the request.
     """
-    from modules import infotext_utils, script_callbacks
+    from modules import script_callbacks
 
     text = through_a_png(infotext)
-    parameters = infotext_utils.parse_generation_parameters(text)
+    parameters = bench.webui.parse_infotext(text)
     script_callbacks.infotext_pasted_callback(text, parameters)
     runner = bench.webui.scripts.scripts_txt2img
     script = bench.webui.script(runner)
-    args = [control.value for control in script.controls]
+    controls = controls_of(runner, script)
+    args = [control.value for control in controls]
     for component, target in runner.infotext_fields:
         found = target(parameters) if callable(target) else parameters.get(target)
-        if component in script.controls and found is not None:
-            args[script.controls.index(component)] = found
+        if component in controls and found is not None:
+            args[controls.index(component)] = found
     args[0], args[15] = presets, elements
     fields = {"prompt": parameters["Prompt"], "seed": int(parameters["Seed"]), "steps": int(parameters["Steps"])}
     return args, fields

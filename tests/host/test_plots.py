@@ -270,15 +270,14 @@ def test_a_cell_that_fails_costs_a_message(bench: Bench, monkeypatch: pytest.Mon
 
 def test_infotexts_make_a_cell_and_the_plot_again(bench: Bench):
     from lbw.request import infotext
-    from modules import infotext_utils
 
     args = xyz(("elements", "IN05-OUT05:attn1:0"), ("values", "0.5"))
     result = bench.webui.generate(args, prompt="a cat <lora:t_lora:1:lbw=XYZ:lbwe=XYZ>", **SHORT)
-    cell = infotext_utils.parse_generation_parameters(cell_texts(result)[0])
+    cell = bench.webui.parse_infotext(cell_texts(result)[0])
     pasted = [{"pasted": infotext.pasted(cell), "elements": "NONE:::1"}]
     assert infotext.pasted_plot("mode")(cell) == "Disable"
     assert np.array_equal(cells(result)[0], pixels(bench, cell["Prompt"], pasted))
-    grid = infotext_utils.parse_generation_parameters(result.infotexts[0])
+    grid = bench.webui.parse_infotext(result.infotexts[0])
     found = [infotext.pasted_plot(name)(grid) for name in ("mode", "x_type", "x_values", "y_values", "threshold")]
     assert found == ["XYZ plot", "elements", "IN05-OUT05:attn1:0", "0.5", None]
 

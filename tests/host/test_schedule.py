@@ -35,16 +35,9 @@ def solver_steps(sampler: str, evaluations: int) -> list[int]:
     return list(range(evaluations))
 
 
-def has_sampler(name: str) -> bool:
-    from modules import sd_samplers
-
-    return name in sd_samplers.all_samplers_map
-
-
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "DPM fast"])
 def test_a_sampler_switches_between_steps_never_inside_one(bench: Bench, sampler: str):
-    if not has_sampler(sampler):
-        pytest.skip("this host has no such sampler")
+    bench.require_sampler(sampler)
     _, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:1:step=2-5>", sampler_name=sampler)
     golden = SAMPLERS[sampler]["evaluations"]
     assert record.sampling_steps == [evaluation[0] for evaluation in golden]

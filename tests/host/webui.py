@@ -136,9 +136,18 @@ class WebUI:
         size = max((script.args_to or 0) for script in runner.scripts)
         values: list[Any] = [0] + [None] * size
         for script in runner.alwayson_scripts:
-            controls = getattr(script, "controls", None) or []
-            values[script.args_from : script.args_from + len(controls)] = [control.value for control in controls]
+            values[script.args_from : script.args_to] = [control.value for control in controls_of(runner, script)]
         return values
+
+    @staticmethod
+    def parse_infotext(text: str) -> dict[str, Any]:
+        """By the host's own function, which before 1.8 was elsewhere."""
+        try:
+            from modules.infotext_utils import parse_generation_parameters
+        except ImportError:
+            from modules.generation_parameters_copypaste import parse_generation_parameters
+
+        return parse_generation_parameters(text)
 
     def run(self, p: Any) -> Any:
         """Generate, as the host's API does."""
@@ -156,3 +165,8 @@ class WebUI:
 
     def generate(self, args: list[Any] | None = None, **fields: Any) -> Any:
         return self.run(self.request(args, **fields))
+
+
+def controls_of(runner: Any, script: Any) -> list[Any]:
+    """The components of a script, one for each of its arguments."""
+    return runner.inputs[script.args_from : script.args_to]
