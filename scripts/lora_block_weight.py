@@ -30,7 +30,9 @@ def _original_extension() -> str | None:
 def _missing_adapter() -> str | None:
     """Why no adapter serves this host, if none does."""
     try:
-        from lbw.hosts import serving  # noqa: F401  it raises
+        from lbw.hosts import serving  # it raises where none does
+
+        serving.require()
     except UnservedHostError as error:
         return str(error)
     return None

@@ -28,7 +28,7 @@ load = script_loading.load_module
 def load_as_a_strange_host(path):
     known = sys.modules.get("networks")
     if path.endswith("lora_block_weight.py"):
-        sys.modules["networks"] = types.ModuleType("networks")
+        sys.modules["networks"] = types.SimpleNamespace(**dict.fromkeys(sys.argv[2:]))
     try:
         return load(path)
     finally:
@@ -56,10 +56,11 @@ print("RESULT", json.dumps({
 
 
 
+@pytest.mark.parametrize("names", [(), ("network_apply_weights", "load_lora_for_models")], ids=["other", "both"])
 @pytest.mark.skipif("WEBUI_ROOT" in os.environ, reason="it is about a host that there is not")
-def test_a_host_that_no_adapter_serves_works_as_if_the_extension_were_not_there(tmp_path: Path):
+def test_a_host_that_no_adapter_serves_works_as_if_the_extension_were_not_there(tmp_path: Path, names: tuple[str, ...]):
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path), *names],
         capture_output=True, text=True, cwd=PROJECT, check=True, env={**os.environ, "WEBUI_DATA": str(tmp_path)},
     )  # fmt: skip
     found = json.loads(run.stdout.partition("RESULT ")[2])

@@ -20,7 +20,7 @@ NAMES = (("a", 1.0, 1.0, None),)
 
 
 class OwnPages:
-    names, weights, bias = "what", "base", "base bias"
+    names_key, weights_key, bias_key = "what", "base", "base bias"
 
     def __init__(self) -> None:
         self.pages: WeakKeyDictionary[Layer, dict[str, Any]] = WeakKeyDictionary()

@@ -75,21 +75,21 @@ def _copy_to(source: Tensor, device: torch.device) -> Tensor:
 
 def _place(page: Page, device: torch.device, copy: Callable[[Tensor, torch.device], Tensor]) -> None:
     """Have the weight's copies that are not on ``device`` made there by ``copy``."""
-    parts = page.weights
+    backups = page.weights
     placed = []
-    for part in parts:
-        if isinstance(part, StandIn):
-            placed.append(copy(part.values(), device))
+    for backup in backups:
+        if isinstance(backup, StandIn):
+            placed.append(copy(backup.values(), device))
         else:
-            placed.append(part if part.device == device else copy(part, device))
-    if any(new is not old for new, old in zip(placed, parts, strict=True)):
+            placed.append(backup if backup.device == device else copy(backup, device))
+    if any(new is not old for new, old in zip(placed, backups, strict=True)):
         page.weights = placed
 
 
 def pristine(page: Page, parameter: str) -> Tensor:
     """The pristine ``weight``, ``in_proj_weight`` or ``out_proj.weight``: nothing that is about to be overwritten."""
-    part = page.weights[weight_names(page.layer).index(parameter)]
-    return part.made() if isinstance(part, Unchanged) else values_of(part)
+    backup = page.weights[weight_names(page.layer).index(parameter)]
+    return backup.made() if isinstance(backup, Unchanged) else values_of(backup)
 
 
 def pristine_view(page: Page, parameter: str) -> Tensor:
@@ -100,10 +100,10 @@ def pristine_view(page: Page, parameter: str) -> Tensor:
     """
     if page.names == ():
         return parameter_of(page.layer, parameter).detach()
-    part = dict(zip(weight_names(page.layer), page.weights, strict=False)).get(parameter)
-    if part is None:
+    backup = dict(zip(weight_names(page.layer), page.weights, strict=False)).get(parameter)
+    if backup is None:
         raise MissingBaseError("its weights are patched and have no backup")
-    return values_of(part)
+    return values_of(backup)
 
 
 def origin(page: Page, parameter: str, *, is_changed: bool) -> Tensor:
@@ -119,15 +119,15 @@ def origin(page: Page, parameter: str, *, is_changed: bool) -> Tensor:
 def bias_origin(page: Page, *, is_changed: bool) -> Tensor | None:
     """As :func:`origin`; None where the layer has no bias."""
     base: Tensor | None = made(page.bias)
-    master = page.master("bias") if is_changed else None
+    master = page.master(bias_name(page.layer)) if is_changed else None
     return base if master is None else master
 
 
 def restore(page: Page) -> None:
     """Write the pristine weights and bias back into a layer."""
-    for name, part in zip(weight_names(page.layer), page.weights, strict=False):
-        if part is not None and not isinstance(part, Unchanged):
-            parameter_of(page.layer, name).copy_(values_of(part))
+    for name, backup in zip(weight_names(page.layer), page.weights, strict=False):
+        if backup is not None and not isinstance(backup, Unchanged):
+            parameter_of(page.layer, name).copy_(values_of(backup))
     restore_bias(page)
 
 
@@ -144,15 +144,15 @@ def copies_on_gpu(pages: Sequence[Page]) -> Iterator[Tensor]:
         yield from filter(_is_copy_on_gpu, page.weights)
 
 
-def _is_copy_on_gpu(part: object) -> bool:
-    return isinstance(part, Tensor) and part.device.type == "cuda"
+def _is_copy_on_gpu(backup: object) -> bool:
+    return isinstance(backup, Tensor) and backup.device.type == "cuda"
 
 
 def drop_copies_on_gpu(page: Page) -> None:
     """Have stand-ins instead of the copies that a restored layer has on a GPU."""
     page.weights = [
-        Unchanged(page, name) if _is_copy_on_gpu(part) else part
-        for name, part in zip(weight_names(page.layer), page.weights, strict=True)
+        Unchanged(page, name) if _is_copy_on_gpu(backup) else backup
+        for name, backup in zip(weight_names(page.layer), page.weights, strict=True)
     ]
 
 
@@ -161,6 +161,6 @@ def park(page: Page) -> None:
 
     Of a model that the host has thrown away nothing is left to copy.
     """
-    copies = [part for part in page.weights if part is not None and not isinstance(part, Unchanged)]
+    copies = [backup for backup in page.weights if backup is not None and not isinstance(backup, Unchanged)]
     if copies and device_of(page.layer).type != "meta":
         _place(page, _CPU, _copy_to)

@@ -106,6 +106,10 @@ class Batch:
     def _has_our_backups(self, bound: BoundLayer) -> bool:
         return all(map(is_, bound.page.weights, self._backups[bound]))
 
+    def _fits(self) -> bool:
+        """Whether the weights are still such as the launches were made for; a pointer to others must not be taken."""
+        return all(launch.fits() for launch in self._launches)
+
     def allows(self, reach: Reach) -> bool:
         """Whether it was made for coefficients that go so far."""
         return all(
@@ -311,7 +315,7 @@ class Batch:
         if self.residence is None:
             if not self._is_here():
                 return Outcome.ELSEWHERE
-            if not self._is_intact():
+            if not self._is_intact() or not self._fits():
                 return Outcome.DISTURBED
             self._prepare(residence)
         if self.token is not token:
@@ -346,6 +350,8 @@ class Batch:
             return Outcome.DISTURBED
         if not self._is_here():
             return Outcome.ELSEWHERE
+        if not self._fits():
+            return Outcome.DISTURBED
         if self.is_loaded:
             self._locate()
         else:

@@ -10,7 +10,7 @@ from lbw.engine import base_weights
 from lbw.engine.batch import Batch, Outcome, Residence
 from lbw.engine.binding import BoundLayer
 from lbw.engine.ledger import Names
-from lbw.engine.parameters import device_of, is_on, size_of
+from lbw.engine.parameters import device_of, is_on, layout_of, size_of
 from lbw.engine.reach import Reach
 from lbw.engine.stand_ins import MissingBaseError
 from lbw.plan.plan import Coefficients
@@ -23,7 +23,7 @@ _ATTEMPTS = 3
 
 
 class Batches:
-    """Those layers. Each waits until it is on the device and at work; those that come there together are a batch.
+    """Layers of a binding. Each waits until it is on the device and at work; those that come together are a batch.
 
     Args:
         layers: those that :func:`lbw.engine.member.is_groupable`, and that may get a coefficient other than 0.
@@ -137,6 +137,8 @@ class Batches:
         come = set(layers)
         self._waiting = [bound for bound in self._waiting if bound not in come]
         layers = [bound for bound in layers if self._make_pristine(bound)]
+        self.refused += [bound for bound in layers if layout_of(bound.layer) != bound.layout]
+        layers = [bound for bound in layers if layout_of(bound.layer) == bound.layout]
         limits = {bound: self._reach.of(bound) for bound in layers}
         is_brief = self._residence_of(sum(size_of(bound.layer) for bound in layers)) is Residence.RAM
         for portion in _portions(layers) if is_brief else [layers] if layers else []:
@@ -189,11 +191,7 @@ class Batches:
                 self._settle(batch)
 
     def _settle(self, batch: Batch) -> None:
-        try:
-            outcome = batch.settle()
-        except Exception as error:
-            self._report(f"layers are restored one by one: {type(error).__name__}: {error}")
-            outcome = Outcome.DISTURBED
+        outcome = _try_to_settle(batch, self._report)
         if outcome is Outcome.ELSEWHERE:
             batch.unload()
         elif outcome is Outcome.DISTURBED:
@@ -206,17 +204,23 @@ class Batches:
         return sum(batch.nbytes for batch in self._batches)
 
 
+def _try_to_settle(batch: Batch, report: Callable[[str], None]) -> Outcome | None:
+    """Bring a batch's layers to their pristine weights, all together. Returns why that was not possible."""
+    try:
+        return batch.settle()
+    except Exception as error:
+        report(f"layers are restored one by one: {type(error).__name__}: {error}")
+        return Outcome.DISTURBED
+
+
 def dissolve(batch: Batch, report: Callable[[str], None]) -> None:
     """Bring a batch's layers to their pristine weights, as far as they are its own, wherever they are.
 
     Args:
         report: says a thing once: what could not be done.
     """
-    try:
-        if batch.settle() is None:
-            return
-    except Exception as error:
-        report(f"layers are restored one by one: {type(error).__name__}: {error}")
+    if _try_to_settle(batch, report) is None:
+        return
     try:
         batch.recover()
     except Exception as error:
@@ -224,16 +228,13 @@ def dissolve(batch: Batch, report: Callable[[str], None]) -> None:
 
 
 def leave(batch: Batch, report: Callable[[str], None]) -> None:
-    """As :func:`dissolve`, where the model is no longer in use: nothing is to be left on the device. Of layers that are
-    elsewhere, what recovers them stays in RAM, and nothing of a model that has been thrown away."""
-    if any(device_of(bound.layer).type == "meta" for bound in batch.layers):
-        dissolve(batch, report)
-        return
-    try:
-        if batch.settle() is not None:
-            batch.unload()
-    except Exception as error:
-        report(f"layers are restored one by one: {type(error).__name__}: {error}")
+    """The model is no longer in use. Layers that are on the device become pristine; what recovers others goes to RAM;
+    those of a model that the host has thrown away are forgotten."""
+    is_gone = any(device_of(bound.layer).type == "meta" for bound in batch.layers)
+    outcome = Outcome.DISTURBED if is_gone else _try_to_settle(batch, report)
+    if outcome is Outcome.ELSEWHERE:
+        batch.unload()
+    elif outcome is Outcome.DISTURBED:
         dissolve(batch, report)
 
 

@@ -10,9 +10,9 @@ from weakref import ref
 
 from torch import Tensor
 
-from lbw.engine.deltas import Delta, InThird, UnsupportedModuleError
+from lbw.engine.deltas import Delta, InThird, UnsupportedPartError
 from lbw.engine.ledger import Ledger, Names, Page
-from lbw.engine.parameters import Layer, Slot, bias_of, parameter_of
+from lbw.engine.parameters import Layer, Layout, Slot, bias_of, layout_of, parameter_of, targets_of
 from lbw.engine.parts import Network, Parts
 from lbw.tags.blocks import is_text_encoder
 
@@ -71,18 +71,16 @@ class BoundLayer:
     keys: tuple[str, ...]
     deltas: Deltas
     record: Record
+    layout: Layout
+    """For which the deltas are made."""
 
     @property
     def layer(self) -> Layer:
         return self.page.layer
 
-    def targets(self) -> tuple[tuple[Slot, tuple[int, ...]], ...]:
-        """(what is written at once, the slots whose deltas go into it): a whole weight goes with its thirds."""
-        whole = {slot.parameter: slot for slot in self.slots if slot.third is None}
-        members: dict[Slot, list[int]] = {}
-        for index, slot in enumerate(self.slots):
-            members.setdefault(whole.get(slot.parameter, slot), []).append(index)
-        return tuple((slot, tuple(indices)) for slot, indices in members.items())
+    def deltas_of(self, slot: int) -> list[tuple[int, Delta]]:
+        """(index of the network, delta) for one of its slots."""
+        return [(network, delta) for index, network, delta in self.deltas if index == slot]
 
     @property
     def is_text_encoder(self) -> bool:
@@ -118,7 +116,7 @@ class Binding:
 
 
 DeltaOf = Callable[[Network, Any, Tensor], Delta]
-"""(network, part, the slot's weight) -> delta; raises UnsupportedModuleError."""
+"""(network, part, the slot's weight) -> delta; raises UnsupportedPartError."""
 
 
 def bind(
@@ -145,7 +143,7 @@ def bind(
         record = records.get(layer)
         if record is None:
             record = records[layer] = Record()
-        each = BoundLayer(Page(layer, ledger), slots, keys, (), record)
+        each = BoundLayer(Page(layer, ledger), slots, keys, (), record, layout_of(layer))
         each.deltas = _deltas(each, networks, parts, delta_of, misfits)
         bound.append(each)
     messages = [
@@ -160,14 +158,14 @@ def _deltas(
 ) -> Deltas:
     """The deltas for one layer; what does not fit goes to ``misfits``, {network: reasons}."""
     found: list[tuple[int, int, Delta]] = []
-    targets = {index: target for target, members in bound.targets() for index in members}
+    targets = {index: target for target, members in targets_of(bound.slots) for index in members}
     for network, net in enumerate(networks):
         try:
             deltas = [
                 (index, _delta(bound, index, targets[index], partial(delta_of, net, part)))
                 for index, part in parts.of(net, bound.slots, bound.keys)
             ]
-        except UnsupportedModuleError as error:
+        except UnsupportedPartError as error:
             misfits.setdefault(net.name, []).append(f"{bound.keys[0]}: {error}")
             continue
         found += [(index, network, delta) for index, delta in deltas]

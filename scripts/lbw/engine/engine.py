@@ -22,7 +22,7 @@ from lbw.engine.batches import dissolve, leave
 from lbw.engine.binding import Binding, BoundLayer, Record, bind
 from lbw.engine.deltas import Delta
 from lbw.engine.headroom import Headroom
-from lbw.engine.ledger import Ledger, Names, Page, Pages
+from lbw.engine.ledger import UNFINISHED, Ledger, Names, Page, Pages
 from lbw.engine.parameters import Layer
 from lbw.engine.partition import Partition, touched
 from lbw.engine.parts import Network, Parts
@@ -53,12 +53,12 @@ class LoraEngine:
         device: torch.device | None = None,
         is_grouping: bool = True,
     ) -> None:
-        self.parts, self.policy = parts, policy
+        self.policy = policy
         self.device = torch.device("cpu") if device is None else device
         self.binding: Binding | None = None
         self.headroom = Headroom(self.device)
         """What room the device has to spare."""
-        self._ledger, self._is_grouping = ledger, is_grouping
+        self._ledger, self._parts, self._is_grouping = ledger, parts, is_grouping
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
         self._partition: Partition | None = None
         self._reach = Reach(0)
@@ -77,9 +77,13 @@ class LoraEngine:
         """
         if self.binding is None or not self.binding.is_of(model, networks):
             self._unbind()
-            self.binding = bind(model, layers, networks, self._ledger, self.parts, self._delta, self._records)
+            self.binding = bind(model, layers, networks, self._ledger, self._parts, self._delta, self._records)
             self._reach = Reach(len(networks))
         return self.binding
+
+    def keys_of(self, network: Network) -> Iterable[str]:
+        """The keys of all parts of a network."""
+        return self._parts.keys(network)
 
     def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
         """Whether the binding is for this very model and these very networks."""
@@ -91,7 +95,7 @@ class LoraEngine:
         self.binding = self._partition = None
 
     def _delta(self, net: Network, part: Any, weight: Tensor) -> Delta:
-        return self.parts.delta(net, part, weight.shape, weight.dtype)
+        return self._parts.delta(net, part, weight.shape, weight.dtype)
 
     @property
     def rests(self) -> bool:
@@ -105,26 +109,28 @@ class LoraEngine:
             reach: {a network's key for a layer: the largest magnitude of each coefficient in the pass}.
         """
         assert self.binding is not None
-        is_news, parted = self._reach.set(reach), self._partition
+        has_changed, partition = self._reach.set(reach), self._partition
         if (
-            parted is None
-            or parted.batches.is_short != self.headroom.is_short
-            or not parted.batches.are_in_place()
-            or (is_news and not self._is_good_for_news(parted))
+            partition is None
+            or partition.batches.is_short != self.headroom.is_short
+            or not partition.batches.are_in_place()
+            or (has_changed and not self._reaches_as_far(partition))
         ):
-            self._part()
+            self._repartition()
         else:
-            parted.place_singles(is_short=self.headroom.is_short)
+            partition.place_singles(is_short=self.headroom.is_short)
 
-    def _is_good_for_news(self, parted: Partition) -> bool:
+    def _reaches_as_far(self, partition: Partition) -> bool:
+        """Whether it was made for what the layers may get now."""
         assert self.binding is not None
-        return touched(self.binding.layers, self._reach) <= parted.touched and parted.batches.reach_as_far()
+        return touched(self.binding.layers, self._reach) <= partition.touched and partition.batches.reach_as_far()
 
-    def _part(self) -> Partition:
+    def _repartition(self) -> Partition:
         """Say anew which layers are written together."""
         assert self.binding is not None
         self.settle()
         is_short = self.headroom.is_short
+        self._is_grouping = self._is_grouping and not (self._partition and self._partition.batches.has_failed)
         self._partition = Partition(
             self.binding.layers, self._reach, self.device,
             is_grouping=self._is_grouping, is_short=is_short, residence=self._residence, report=self._report,
@@ -159,14 +165,11 @@ class LoraEngine:
             coefficients = Coefficients.of(coefficients)
         if self._token != names:
             self._token = tuple(list(names))
-        parted = self._partition
-        if not self._reach.cover(coefficients) or parted is None:
-            parted = self._part()
-        count = parted.bring(
-            coefficients, self._token, lambda bound: not encodes and bound.is_text_encoder
-        )
-        self._is_grouping = self._is_grouping and not parted.batches.has_failed
-        self._sample = parted.sample()
+        partition = self._partition
+        if not self._reach.cover(coefficients) or partition is None:
+            partition = self._repartition()
+        count = partition.bring(coefficients, self._token, lambda bound: not encodes and bound.is_text_encoder)
+        self._sample = partition.sample()
         return Update(count, time.perf_counter() - start)
 
     @property
@@ -236,10 +239,16 @@ class LoraEngine:
                 dissolve(batch, self._report)
             for layer, record in records:
                 page = Page(layer, self._ledger)
-                if page.names in ((), record.token):
-                    base_weights.restore(page)
+                if page.names in ((), record.token) or (page.names == UNFINISHED and record.batch is None):
+                    try:
+                        base_weights.restore(page)
+                    except Exception as error:
+                        page.names = UNFINISHED
+                        self._report(f"a layer cannot be restored: {type(error).__name__}: {error}")
+                        continue
                     page.clear()
-        self._records.clear()
+                if page.names == () or record.batch is None:
+                    del self._records[layer]
         self.binding = self._partition = None
 
     def _report(self, message: str) -> None:

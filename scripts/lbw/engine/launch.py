@@ -55,6 +55,7 @@ class Launch:
         weights = [member.weight for member in members]
         pieces = [[piece for _network, piece in member.pieces] for member in members]
         self._plan = FactorPlan([member.factors for member in members], weights[0].dtype)
+        self._layouts = _layouts(weights)
         self._table = cuda.PartTable(weights, pieces, self._plan, has_pieces=self._has_pieces)
         self._pieces = pieces
         self._limits = np.array([
@@ -159,6 +160,10 @@ class Launch:
         assert self.codes is not None
         return self.codes.of(number)
 
+    def fits(self) -> bool:
+        """Whether the weights have the shapes, types and strides that it was made for."""
+        return _layouts([member.weight for member in self.members]) == self._layouts
+
     def locate(self) -> None:
         """The weights are on the device, and may have moved there."""
         weights = [member.weight for member in self.members]
@@ -257,3 +262,7 @@ class Launch:
                 self._choices.clear()
             self._choices[key] = torch.cat([self._strips[first:end] for first, end in runs])
         return self._choices[key]
+
+
+def _layouts(weights: Sequence[Tensor]) -> list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]:
+    return [(weight.shape, weight.dtype, weight.stride()) for weight in weights]

@@ -19,22 +19,23 @@ from lbw.engine.parameters import Layer
 Names = tuple[Any, ...]
 """What is in a layer, as its host would note it; ``()`` for the pristine weights."""
 
-UNFINISHED: Names = (("LoRA Block Weight: unfinished", 0.0, 0.0, None),)
-"""A name that no network has: a host restores a layer that carries it."""
+UNFINISHED: Names = ("LoRA Block Weight: unfinished",)
+"""Of a layer whose update has failed: no names of networks. A host that looks restores it, or our next update does."""
 
-FOREIGN: Names = (("LoRA Block Weight", 0.0, 0.0, None),)
-"""A name that no network has, for what no names of networks mean: a host restores a layer that carries it."""
+DISOWNED: Names = ("LoRA Block Weight",)
+"""Of a layer of ours whose contents no names of networks describe: a host that looks restores it."""
 
 
 class Ledger(Protocol):
     """One family's way of keeping book: the keys of a page's entries, and where pages are."""
 
-    names: str
-    weights: str
-    bias: str
+    names_key: str
+    weights_key: str
+    bias_key: str
 
     def page(self, layer: Layer) -> dict[str, Any]:
-        """The page of a layer: the same one as long as the layer lives."""
+        """The page of a layer: the same one as long as the layer lives. It has no backups any more as soon as other
+        weights have been loaded into the layer: the host sees to that, or the adapter."""
         ...
 
     def master(self, layer: Layer, parameter: str) -> Tensor | None:
@@ -45,41 +46,41 @@ class Ledger(Protocol):
 class Page:
     """What is noted of one layer. ``entries`` is where it stands."""
 
-    __slots__ = ("_weights", "entries", "layer", "ledger", "names_key")
+    __slots__ = ("_names_key", "_weights_key", "entries", "layer", "ledger")
 
     def __init__(self, layer: Layer, ledger: Ledger) -> None:
         self.layer, self.ledger = layer, ledger
         self.entries = ledger.page(layer)
-        self.names_key, self._weights = ledger.names, ledger.weights
+        self._names_key, self._weights_key = ledger.names_key, ledger.weights_key
 
     @property
     def names(self) -> Names:
-        names: Names = self.entries.get(self.names_key, ())
+        names: Names = self.entries.get(self._names_key, ())
         return names
 
     @names.setter
     def names(self, names: Names) -> None:
-        self.entries[self.names_key] = names
+        self.entries[self._names_key] = names
 
     @property
     def weights(self) -> tuple[Any, ...]:
         """The backups of the weights, one for each of :func:`weight_names`; each is None where there is none."""
-        backup = self.entries.get(self._weights)
+        backup = self.entries.get(self._weights_key)
         return backup if isinstance(backup, tuple) else (backup,)
 
     @weights.setter
     def weights(self, backups: Sequence[Any]) -> None:
         several = isinstance(self.layer, nn.MultiheadAttention)
-        self.entries[self._weights] = tuple(backups) if several else backups[0]
+        self.entries[self._weights_key] = tuple(backups) if several else backups[0]
 
     @property
     def bias(self) -> Any:
         """The backup of the bias; None where there is none."""
-        return self.entries.get(self.ledger.bias)
+        return self.entries.get(self.ledger.bias_key)
 
     @bias.setter
     def bias(self, backup: Any) -> None:
-        self.entries[self.ledger.bias] = backup
+        self.entries[self.ledger.bias_key] = backup
 
     def master(self, parameter: str) -> Tensor | None:
         return self.ledger.master(self.layer, parameter)
@@ -87,7 +88,7 @@ class Page:
     def clear(self) -> None:
         """As before anything was known of the layer."""
         self.names = ()
-        self.entries[self._weights] = self.entries[self.ledger.bias] = None
+        self.entries[self._weights_key] = self.entries[self.ledger.bias_key] = None
 
 
 class Pages:
@@ -96,8 +97,9 @@ class Pages:
     def __init__(self, pages: Iterable[Page]) -> None:
         together = list(pages)
         self._entries = [page.entries for page in together]
-        keys = [(page.ledger.names, page.ledger.weights) for page in together[:1]]
-        self._names_of, self._backup_of = map(itemgetter, keys[0] if keys else ("", ""))
+        ledger = together[0].ledger if together else None
+        self._names_of = itemgetter("" if ledger is None else ledger.names_key)
+        self._backup_of = itemgetter("" if ledger is None else ledger.weights_key)
 
     def have(self, names: Names) -> bool:
         """Whether all have these very ``names``."""

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from lbw.engine.binding import BoundLayer, Value
-from lbw.engine.deltas import Delta, LowRank
+from lbw.engine.deltas import LowRank
 from lbw.engine.kernels import cuda
-from lbw.engine.parameters import Slot, parameter_of, weight_names
+from lbw.engine.parameters import Slot, parameter_of, targets_of, weight_names
 from lbw.engine.pieces import Kind, Piece, can_be_pieces, pieces_of
 
 Place = tuple[BoundLayer, str]
@@ -65,7 +65,7 @@ def members_of(bound: BoundLayer, backups: Sequence[Any]) -> Iterator[Member]:
     for number, slot in enumerate(bound.slots):
         weight, of = slot.of(parameter_of(bound.layer, slot.parameter)).detach(), stands_for[slot.parameter]
         pieces = [
-            (network, piece) for network, delta in _deltas(bound, number) for piece in pieces_of(delta, weight, of)
+            (network, piece) for network, delta in bound.deltas_of(number) for piece in pieces_of(delta, weight, of)
         ]
         yield Member(bound, number, slot, tuple(pieces))
 
@@ -74,16 +74,11 @@ def is_groupable(bound: BoundLayer) -> bool:
     """Whether the kernels for many weights can take all of a layer, once it is on their device."""
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in bound.slots]
     return (
-        len(bound.targets()) == len(weights)
+        len(targets_of(bound.slots)) == len(weights)
         and not bound.record.bias_is_changed
         and all(cuda.supports(weight) for weight in weights)
         and all(
-            can_be_pieces([delta for _network, delta in _deltas(bound, number)], weight.shape, weight.dtype)
+            can_be_pieces([delta for _network, delta in bound.deltas_of(number)], weight.shape, weight.dtype)
             for number, weight in enumerate(weights)
         )
     )
-
-
-def _deltas(bound: BoundLayer, number: int) -> list[tuple[int, Delta]]:
-    """(network, delta) for one slot of a layer."""
-    return [(network, delta) for slot, network, delta in bound.deltas if slot == number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,16 @@ class Slot:
         return tensor if self.third is None else tensor.chunk(3, 0)[self.third]
 
 
+@cache
+def targets_of(slots: tuple[Slot, ...]) -> tuple[tuple[Slot, tuple[int, ...]], ...]:
+    """(what is written at once, the slots whose deltas go into it): a whole weight goes with its thirds."""
+    whole = {slot.parameter: slot for slot in slots if slot.third is None}
+    members: dict[Slot, list[int]] = {}
+    for index, slot in enumerate(slots):
+        members.setdefault(whole.get(slot.parameter, slot), []).append(index)
+    return tuple((slot, tuple(indices)) for slot, indices in members.items())
+
+
 def parameter_of(layer: Layer, path: str) -> Tensor:
     """The parameter ``weight``, ``out_proj.weight`` and so on of a layer."""
     owner, _, name = path.rpartition(".")
@@ -38,6 +49,14 @@ def parameter_of(layer: Layer, path: str) -> Tensor:
 def weight_names(layer: Layer) -> tuple[str, ...]:
     """The parameters of a layer that networks change, but for the bias."""
     return ("in_proj_weight", "out_proj.weight") if isinstance(layer, nn.MultiheadAttention) else ("weight",)
+
+
+Layout = tuple[tuple[torch.Size, torch.dtype], ...]
+
+
+def layout_of(layer: Layer) -> Layout:
+    """The shape and type of each of :func:`weight_names`, at this moment."""
+    return tuple((weight.shape, weight.dtype) for weight in (parameter_of(layer, name) for name in weight_names(layer)))
 
 
 def bias_name(layer: Layer) -> str:

@@ -11,7 +11,7 @@ from lbw.engine.batch import Residence
 from lbw.engine.batches import Batches
 from lbw.engine.binding import BoundLayer
 from lbw.engine.kernels import compiled
-from lbw.engine.ledger import FOREIGN, UNFINISHED, Names, Pages
+from lbw.engine.ledger import DISOWNED, UNFINISHED, Names, Pages
 from lbw.engine.member import is_groupable
 from lbw.engine.parameters import size_of
 from lbw.engine.reach import Reach
@@ -28,7 +28,7 @@ def touched(layers: Sequence[BoundLayer], reach: Reach) -> set[BoundLayer]:
 
 
 class Partition:
-    """Those layers, brought to coefficients and back.
+    """Layers that are brought to coefficients and back.
 
     Args:
         layers: all of a binding.
@@ -113,11 +113,11 @@ class Partition:
     def disown(self) -> None:
         """Note names of no network where layers are not pristine."""
         for batch in self.batches:
-            batch.disown(FOREIGN)
+            batch.disown(DISOWNED)
         for bound in self._singles.layers:
             held = contents_of(bound) if bound.deltas else None
             if held is not None:
-                bound.record.token = bound.page.names = FOREIGN if held != PRISTINE else ()
+                bound.record.token = bound.page.names = DISOWNED if held != PRISTINE else ()
 
     @property
     def nbytes(self) -> int:
@@ -128,4 +128,7 @@ class Partition:
     def placement(self) -> Policy | None:
         """Where the pristine weights of patched layers are; None if no layer is patched."""
         found = {batch.residence for batch in self.batches}
-        return next((policy for each, policy in _POLICIES.items() if each in found), self._singles.placement)
+        for residence, policy in _POLICIES.items():
+            if residence in found:
+                return policy
+        return self._singles.placement

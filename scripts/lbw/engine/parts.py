@@ -37,6 +37,6 @@ class Parts(Protocol):
         """What a part adds to a weight of ``shape`` and ``dtype``; the same object when it is asked for again.
 
         Raises:
-            UnsupportedModuleError: the part does not fit, or is of a type that cannot be computed.
+            UnsupportedPartError: the part does not fit, or is of a type that cannot be computed.
         """
         ...

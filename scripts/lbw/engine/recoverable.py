@@ -13,7 +13,7 @@ from lbw.engine.lean import Code
 from lbw.engine.ledger import Page
 from lbw.engine.parameters import Slot
 from lbw.engine.pieces import Piece, without
-from lbw.engine.stand_ins import StandIn
+from lbw.engine.stand_ins import MissingBaseError, StandIn
 
 Terms = Sequence[tuple[Piece, float]]
 """(piece, the coefficient that it was added with)."""
@@ -35,18 +35,21 @@ class Recoverable(StandIn):
         self, page: Page, parameter: str, parts: Sequence[tuple[Slot, Source]], device: torch.device
     ) -> None:
         super().__init__(page, parameter)
+        self._shape, self._dtype = self.parameter.shape, self.parameter.dtype
         self._parts, self._device = parts, device
 
     def values(self) -> Tensor:
         if self._copy is not None:
             return self._copy
+        if self.parameter.shape != self._shape:
+            raise MissingBaseError(f"its {self._parameter} was {tuple(self._shape)}, {tuple(self.parameter.shape)} now")
         try:
             return self._values_on(self._device).to(self.parameter.device)
         except torch.cuda.OutOfMemoryError:
             return self._values_on(torch.device("cpu"))
 
     def _values_on(self, device: torch.device) -> Tensor:
-        weight = self.parameter.to(device)
+        weight = self.parameter.to(device, self._dtype)  # another type now, which the host has made of it
         parts = []
         with exact_arithmetic():
             for slot, source in self._parts:

@@ -13,7 +13,7 @@ from lbw.engine.binding import BoundLayer, Contents, Holding, Value, bias_fits, 
 from lbw.engine.cohort import Cohort, cohorts_of
 from lbw.engine.kernels import torch as kernel
 from lbw.engine.ledger import UNFINISHED, Names, Page
-from lbw.engine.parameters import bias_of, device_of, is_on, parameter_of
+from lbw.engine.parameters import bias_of, device_of, is_on, parameter_of, targets_of
 from lbw.engine.pinned_memory import PinnedMemory
 from lbw.engine.stand_ins import MissingBaseError
 from lbw.plan.plan import Coefficients
@@ -125,7 +125,7 @@ class Singles:
                 try:
                     self._write_one(bound, contents(bound.deltas, value))
                 except Exception as error:
-                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; the host re-patches it")
+                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; it is restored before use")
                     continue
                 mark(bound, value, token)
                 succeeded += 1
@@ -200,7 +200,7 @@ def write(bound: BoundLayer, wanted: Contents, device: torch.device | None = Non
     layer, page, added = bound.layer, bound.page, None
     targets = [
         (slot, [(delta, coefficient) for index, delta, coefficient in wanted if index in members])
-        for slot, members in bound.targets()
+        for slot, members in targets_of(bound.slots)
     ]
     origins = [base_weights.origin(page, slot.parameter, is_changed=terms != []) for slot, terms in targets]
     for (slot, terms), origin in zip(targets, origins, strict=True):

@@ -15,7 +15,7 @@ from lbw.engine.parameters import parameter_of
 
 
 class Watch:
-    """Tells whether layers are as they were when it was made: where their weights are, and their backups."""
+    """Tells whether layers are as they were at its last :meth:`look`: where their weights are, and their backups."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         owners = [member.slot.parameter.rpartition(".") for member in members]

@@ -28,6 +28,7 @@ class StandIn:
     """
 
     def __init__(self, page: Page, parameter: str) -> None:
+        # A page has its layer, and the layer may have this.
         self._layer, self._ledger = weakref.ref(page.layer), page.ledger
         self._parameter = parameter
         self._copy: Tensor | None = None
@@ -58,8 +59,8 @@ class StandIn:
     def _yield_to(self, copied: Tensor) -> None:
         """The copy takes this one's place."""
         page = Page(self.layer, self._ledger)
-        if any(part is self for part in page.weights):
-            page.weights = [copied if part is self else part for part in page.weights]
+        if any(backup is self for backup in page.weights):
+            page.weights = [copied if backup is self else backup for backup in page.weights]
         if page.bias is self:
             page.bias = copied
 

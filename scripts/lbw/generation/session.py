@@ -131,7 +131,10 @@ class Session:
             self._apply()
 
     def _is_bound(self) -> bool:
-        return self.engine.is_bound_to(self.host.model(), self._unique_networks())
+        assert self.plan is not None
+        networks = self._unique_networks()
+        are_planned = self.plan.networks == tuple(net.name for net in networks)
+        return are_planned and self.engine.is_bound_to(self.host.model(), networks)
 
     def _encoder_works(self) -> None:
         """Layers of the text encoder that wait are about to be at work."""
@@ -251,7 +254,7 @@ class Session:
             LoraRequest(net.name, net.te_multiplier, net.unet_multiplier) for net in networks if net.name not in asked
         ]
         requests.sort(key=lambda request: order.index(request.name))
-        layers, keys_of = self.host.layers(), self.engine.parts.keys
+        layers, keys_of = self.host.layers(), self.engine.keys_of
         plan = build(
             requests,
             {net.name: tuple(keys_of(net)) for net in networks},

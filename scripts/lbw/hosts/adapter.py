@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from lbw.engine.ledger import Ledger
@@ -36,6 +36,19 @@ class Adapter(Host, Protocol):
         a syntax of its own."""
         ...
 
+    def watch_sampling(self, p: Any, around: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Where the host has no hook before a pass of ``p`` is sampled: have ``around`` called with ``p`` and what runs
+        all steps of the pass, and run what it returns."""
+        ...
+
+    def unwatch_sampling(self, p: Any) -> None:
+        """Take back :meth:`watch_sampling`."""
+        ...
+
+    def denoiser_of(self, params: Any) -> Any:
+        """The denoiser whose evaluation a callback is told of; None if it is not one of our generations."""
+        ...
+
     def solver_step(self, denoiser: Any, sampling_step: int) -> int:
         """The solver's step, 0-based, that a model evaluation belongs to.
 
@@ -53,7 +66,7 @@ class Adapter(Host, Protocol):
         """The network file that a tag with this name means.
 
         Raises:
-            UnmeasurableError: there is none.
+            UnknownNetworkError: there is none.
         """
         ...
 

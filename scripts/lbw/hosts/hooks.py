@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -18,7 +18,7 @@ from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.notes import Note
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
-from lbw.hosts.sampling import Announcement, Sampling, announces_sampling, denoiser_of, tell_out_of_memory
+from lbw.hosts.sampling import Sampling, tell_out_of_memory
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
 from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
@@ -33,7 +33,6 @@ from modules import devices, shared
 __all__ = [
     "PRESETS_FILE",
     "RULE_SETS_FILE",
-    "WARNINGS",
     "Backend",
     "add_axes",
     "add_settings",
@@ -46,7 +45,6 @@ __all__ = [
     "begin",
     "finish",
     "leave_batch_out",
-    "library",
     "model_loaded",
     "networks_activated",
     "session_of",
@@ -164,8 +162,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     p.parse_extra_network_prompts = TagReader(p, session)
     p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
-    if not announces_sampling():
-        p.sample = Announcement(p, before_sampling)
+    adapter.watch_sampling(p, sampled)
 
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
@@ -234,7 +231,17 @@ def before_sampling(p: Any) -> None:
     conditioning_encoded(p)
     session = session_of(p)
     if session is not None and not isinstance(vars(p.sampler).get("launch_sampling"), Sampling):
-        p.sampler.launch_sampling = Sampling(p, session)
+        p.sampler.launch_sampling = Sampling(p, session, p.sampler.launch_sampling)
+
+
+def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
+    """As :func:`before_sampling`, where the host has no such hook: what is to run all steps instead of ``launch``."""
+    try:
+        conditioning_encoded(p)
+    except Exception:  # as where the host calls the hook
+        logger.exception("LoRA Block Weight: a pass could not be announced")
+    session = session_of(p)
+    return launch if session is None else Sampling(p, session, launch)
 
 
 def batch_made(p: Any) -> None:
@@ -246,7 +253,7 @@ def batch_made(p: Any) -> None:
 
 def before_evaluation(params: Any) -> None:
     """The sampler is about to evaluate the model."""
-    denoiser = denoiser_of(params)
+    denoiser = adapter.denoiser_of(params)
     session = None if denoiser is None else session_of(denoiser.p)
     if session is not None:
         session.step(
@@ -322,8 +329,8 @@ def unload() -> None:
 def _remove_stand_ins(p: Any) -> None:
     """A copy of a processing object carries what was hung on the original, and that is bound to the original."""
     for name, kind in (
-        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer),
-        ("sample", Announcement), (_SESSION, Session),
+        ("parse_extra_network_prompts", TagReader), ("setup_conds", Encoder), ("close", Closer), (_SESSION, Session),
     ):
         if isinstance(vars(p).get(name), kind):
             delattr(p, name)
+    adapter.unwatch_sampling(p)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lbw.generation.session import Session
-from modules import scripts, sd_samplers, shared
+from modules import shared
 
 logger = logging.getLogger("lbw")
 
@@ -24,11 +24,11 @@ class Sampling:
     Args:
         p: the host's processing object.
         session: of its generation.
+        launch: what it stands in for.
     """
 
-    def __init__(self, p: Any, session: Session) -> None:
-        self._p, self._session = p, session
-        self._launch = p.sampler.launch_sampling
+    def __init__(self, p: Any, session: Session, launch: Callable[..., Any]) -> None:
+        self._p, self._session, self._launch = p, session, launch
 
     def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
         weights, noise = _weights_in_use(), Noise(self._p.rng)
@@ -57,60 +57,6 @@ class Sampling:
             self._session.has_sampled()
         except Exception:
             logger.exception("LoRA Block Weight: the weights could not be brought back after sampling")
-
-
-def announces_sampling() -> bool:
-    """Whether the host has a hook before each pass is sampled."""
-    return hasattr(scripts.ScriptRunner, "process_before_every_sampling")
-
-
-class Announcement:
-    """Stands in for one processing object's ``sample`` on a host without such a hook. The host makes a sampler for each
-    pass in there, or has made one before: that one, and whatever is made while this object samples, is watched.
-
-    Args:
-        p: the host's processing object.
-        before: called before the object's sampler runs all steps of a pass.
-    """
-
-    def __init__(self, p: Any, before: Callable[[Any], None]) -> None:
-        self._p, self._before = p, before
-        self._sample = p.sample
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._p.sampler is not None:
-            self._watched(self._p.sampler)
-        create = sd_samplers.create_sampler
-        sd_samplers.create_sampler = lambda *named, **more: self._watched(create(*named, **more))
-        try:
-            return self._sample(*args, **kwargs)
-        finally:
-            sd_samplers.create_sampler = create
-
-    def _watched(self, sampler: Any) -> Any:
-        def launch(*args: Any) -> Any:
-            vars(sampler).pop("launch_sampling", None)
-            if self._p.sampler is sampler:
-                self._before(self._p)
-            _running.append(sampler.model_wrap_cfg)
-            try:
-                return sampler.launch_sampling(*args)
-            finally:
-                _running.pop()
-
-        sampler.launch_sampling = launch
-        return sampler
-
-
-_running: list[Any] = []
-"""The denoisers of samplers that run now, the innermost last, on a host that does not tell them."""
-
-
-def denoiser_of(params: Any) -> Any:
-    """The denoiser whose evaluation a callback is told of; hosts before 1.8 do not say which. None if it is not one of
-    our generations."""
-    denoiser = getattr(params, "denoiser", None)
-    return _running[-1] if denoiser is None and _running else denoiser
 
 
 def _weights_in_use() -> tuple[int, Any]:

@@ -5,17 +5,38 @@ Importing this file raises :class:`lbw.hosts.adapter.UnservedHostError` where no
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import ModuleType
+
 from lbw.hosts.adapter import Adapter, UnservedHostError
+from modules import extensions
 
 _KNOWN = "AUTOMATIC1111's WebUI (1.6 or later) with its built-in Lora extension"
 
 
-def _find() -> Adapter:
+def require() -> ModuleType:
+    """The host's LoRA loader.
+
+    Raises:
+        UnservedHostError: there is none, or it is switched off.
+    """
     try:
         import networks
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "networks":
+            raise
         raise UnservedHostError(f"this WebUI has no LoRA loader that is known; expected {_KNOWN}") from error
-    if hasattr(networks, "network_apply_weights"):
+    file = getattr(networks, "__file__", None)  # it stays imported where its extension is switched off
+    folders = {Path(each.path).resolve() for each in extensions.active()}
+    if file is not None and folders.isdisjoint(Path(file).resolve().parents):
+        raise UnservedHostError(f"this WebUI's LoRA loader is switched off; expected {_KNOWN}")
+    return networks
+
+
+def _find() -> Adapter:
+    networks = require()
+    # The Forge family keeps the name of the former, without what it did.
+    if hasattr(networks, "network_apply_weights") and not hasattr(networks, "load_lora_for_models"):
         from lbw.hosts.a1111.adapter import A1111  # it can be imported on its own family of hosts only
 
         return A1111()

@@ -54,7 +54,7 @@ def add_translations() -> None:
     """Tell the host of the panel's labels in other languages: it looks for such files in a folder of their own only."""
     for path in _TRANSLATIONS.glob("*.json"):
         known = localization.localizations.setdefault(path.stem, [])
-        if str(path) not in known:
+        if isinstance(known, list) and str(path) not in known:  # before 1.7 there was one file for a language
             known.append(str(path))
 
 

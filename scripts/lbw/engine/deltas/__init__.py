@@ -16,7 +16,7 @@ from lbw.engine.deltas.kinds import (
     LowRank,
     Source,
     StandAlone,
-    UnsupportedModuleError,
+    UnsupportedPartError,
     WeightDependent,
     accumulation_dtype,
     frobenius,
@@ -30,12 +30,13 @@ __all__ = [
     "LowRank",
     "Source",
     "StandAlone",
-    "UnsupportedModuleError",
+    "UnsupportedPartError",
     "WeightDependent",
     "accumulation_dtype",
+    "decompose",
     "frobenius",
+    "reads_inpainting_channels",
     "with_addend",
-    "with_lengths",
 ]
 
 
@@ -44,16 +45,3 @@ def with_addend(delta: StandAlone, addend: Tensor, scale: float, shape: torch.Si
     value = delta.materialize(addend.device, torch.float64)
     value = value.flatten() + addend.detach().double().flatten() * scale
     return Dense(value.reshape(shape).to(accumulation_dtype(dtype)), bias=delta.bias)
-
-
-def with_lengths(delta: Delta, lengths: Tensor | None, shape: torch.Size) -> Delta:
-    """A DoRA brings the weight's columns to ``lengths``.
-
-    Raises:
-        UnsupportedModuleError: they do not fit, or the delta depends on a weight on which the host cannot apply it.
-    """
-    if lengths is not None:
-        delta = decompose(delta, lengths, shape)
-    if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
-        raise UnsupportedModuleError("the host cannot apply this type to an inpainting model's first layer")
-    return delta

@@ -13,7 +13,7 @@ from lbw.engine.deltas.kinds import (
     Delta,
     LowRank,
     Memo,
-    UnsupportedModuleError,
+    UnsupportedPartError,
     WeightDependent,
     accumulation_dtype,
     widened,
@@ -100,7 +100,7 @@ def _norms(weight: Tensor) -> Tensor:
 
 def decompose(inner: Delta, lengths: Tensor, shape: torch.Size) -> Decomposed:
     if len(shape) < 2:
-        raise UnsupportedModuleError("DoRA fits linear layers and convolutions only")
+        raise UnsupportedPartError("DoRA fits linear layers and convolutions only")
     try:
         require_size(torch.broadcast_shapes(lengths.shape, shape), shape)
     except RuntimeError:

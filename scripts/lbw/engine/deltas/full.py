@@ -12,7 +12,7 @@ from lbw.engine.deltas.shapes import pad_channels, require_size, trained_shape
 def build(
     value: Tensor, bias: Tensor | None, shape: torch.Size, dtype: torch.dtype, *, scale: float
 ) -> Dense:
-    """The bias's part is not scaled, neither by the host."""
+    """As in the host, the bias is not scaled."""
     require_size(value.shape, trained_shape(shape) if value.dim() == 4 else shape)
     value = value.detach()
     if scale != 1.0:

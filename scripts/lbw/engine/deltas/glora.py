@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.derived import low_rank
-from lbw.engine.deltas.kinds import LowRank, Memo, UnsupportedModuleError, WeightDependent
+from lbw.engine.deltas.kinds import LowRank, Memo, UnsupportedPartError, WeightDependent
 from lbw.engine.deltas.shapes import misfit
 
 _CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def build(
 ) -> GeneralLowRank:
     """As in the host, for linear layers."""
     if len(shape) != 2:
-        raise UnsupportedModuleError("GLoRA fits linear layers only")
+        raise UnsupportedPartError("GLoRA fits linear layers only")
     out, into = shape
     if (len(a_up), a_down.shape[1], len(b_up), b_down.shape[1]) != (into, into, out, into):
         raise misfit((len(b_up), b_down.shape[1]), shape)

@@ -21,8 +21,8 @@ Source = Callable[[], Tensor]
 """Brings a layer's pristine weight, in its own type, to whoever needs it."""
 
 
-class UnsupportedModuleError(Exception):
-    """A network module that cannot be applied to its layer; the message says why."""
+class UnsupportedPartError(Exception):
+    """A part of a network that cannot be applied to its layer; the message says why."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -23,16 +23,16 @@ def build(
     dtype: torch.dtype,
     *,
     scale: float,
-    rank: int | None = None,
+    max_rank: int | None = None,
 ) -> LowRank:
     """With ``mid`` the delta is ``sum_nm up[o,n] mid[n,m,h,w] down[m,i]``: the sum over m turns ``mid`` and ``down``
-    into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to a ``rank``.
+    into one factor, so it is as low-rank as the others. Only a LoRA without it can be cut to ``max_rank``.
     """
     up, down = up.detach().flatten(1), down.detach().flatten(1)
     if mid is not None:
         down = contract(mid.detach(), down)
-    elif rank is not None:
-        up, down = up[:, :rank], down[:rank]
+    elif max_rank is not None:
+        up, down = up[:, :max_rank], down[:max_rank]
     trained = trained_shape(shape)
     if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
         raise misfit((len(up), down.shape[1]), trained)

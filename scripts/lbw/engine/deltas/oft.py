@@ -83,7 +83,7 @@ def build(
 
     Args:
         blocks: [..., blocks, size, size]: any square matrices, or the rotations themselves.
-        constraint: how far the matrices may turn, 0 for as far as they do; None for rotations.
+        constraint: how far the matrices may turn, 0 for no bound; None: they are rotations already.
     """
     blocks = blocks.detach()
     count, size, _ = blocks.shape[-3:]

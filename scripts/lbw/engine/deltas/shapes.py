@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lbw.engine.deltas.kinds import UnsupportedModuleError
+from lbw.engine.deltas.kinds import UnsupportedPartError
 
 INPAINTING_CHANNELS, LATENT_CHANNELS = 9, 4
 
 
-def misfit(found: Sequence[int], shape: torch.Size) -> UnsupportedModuleError:
+def misfit(found: Sequence[int], shape: torch.Size) -> UnsupportedPartError:
     """The error for a module whose delta is of the shape ``found``."""
-    return UnsupportedModuleError(f"the shape is {'x'.join(map(str, found))}, the layer's is {tuple(shape)}")
+    return UnsupportedPartError(f"the shape is {'x'.join(map(str, found))}, the layer's is {tuple(shape)}")
 
 
 def require_size(found: Sequence[int], shape: torch.Size) -> None:
     """Raises:
-    UnsupportedModuleError: a delta of the shape ``found`` has another number of elements than a weight of ``shape``.
+    UnsupportedPartError: a delta of the shape ``found`` has another number of elements than a weight of ``shape``.
     """
     if prod(found) != shape.numel():
         raise misfit(found, shape)

@@ -1,2 +1,1 @@
-"""The adapter for AUTOMATIC1111's WebUI: what only this family has. Imports what is beside it in ``hosts`` no more than
-``adapter``."""
+"""The adapter for AUTOMATIC1111's WebUI: what only this family has. It imports nothing that stands beside it."""

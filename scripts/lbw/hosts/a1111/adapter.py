@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 import networks as host_networks
-from lbw.hosts.a1111 import network_files
+from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.forward_hooks import Call, ForwardHooks
 from lbw.hosts.a1111.ledger import LayerAttributes
 from lbw.hosts.a1111.model_moves import Departures
@@ -68,6 +68,16 @@ class A1111:
 
     def parses_tags(self) -> bool:
         return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
+
+    def watch_sampling(self, p: Any, around: Callable[[Any, announcement.Run], announcement.Run]) -> None:
+        if announcement.is_needed():
+            announcement.watch(p, around)
+
+    def unwatch_sampling(self, p: Any) -> None:
+        announcement.unwatch(p)
+
+    def denoiser_of(self, params: Any) -> Any:
+        return announcement.denoiser_of(params)
 
     def solver_step(self, denoiser: Any, sampling_step: int) -> int:
         """The host's own counter lags: a sampler sets it after its first evaluation of a step, so that the last

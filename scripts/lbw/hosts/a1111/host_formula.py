@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.engine.deltas.kinds import UnsupportedModuleError, WeightDependent
+from lbw.engine.deltas.kinds import UnsupportedPartError, WeightDependent
 from lbw.engine.deltas.shapes import require_size
 
 
@@ -30,7 +30,7 @@ class HostFormula(WeightDependent):
 def build(module: Any, shape: torch.Size, dtype: torch.dtype) -> HostFormula:
     """``dtype`` is the layer's. The formula is tried on a weight of ones, which shows whether it fits."""
     if not callable(getattr(module, "calc_updown", None)):
-        raise UnsupportedModuleError(f"the type is {type(module).__name__}, which is not known")
+        raise UnsupportedPartError(f"the type is {type(module).__name__}, which is not known")
     stand_alone = copy.copy(module)
     stand_alone.network = copy.copy(module.network)
     stand_alone.network.te_multiplier = stand_alone.network.unet_multiplier = 1.0

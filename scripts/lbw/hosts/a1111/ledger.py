@@ -13,9 +13,9 @@ from lbw.engine.parameters import Layer
 class LayerAttributes:
     """The :class:`lbw.engine.ledger.Ledger` protocol. A page is what torch keeps a layer's attributes in."""
 
-    names = "network_current_names"
-    weights = "network_weights_backup"
-    bias = "network_bias_backup"
+    names_key = "network_current_names"
+    weights_key = "network_weights_backup"
+    bias_key = "network_bias_backup"
 
     def page(self, layer: Layer) -> dict[str, Any]:
         attributes: dict[str, Any] = layer.__dict__
@@ -23,5 +23,5 @@ class LayerAttributes:
 
     def master(self, layer: Layer, parameter: str) -> Tensor | None:
         """With weights in 8 bits the host may keep them in 16 bits, too."""
-        master: Tensor | None = getattr(layer, "fp16_bias" if parameter == "bias" else "fp16_weight", None)
+        master: Tensor | None = getattr(layer, "fp16_bias" if parameter.endswith("bias") else "fp16_weight", None)
         return master

@@ -16,7 +16,9 @@ from torch import nn
 from lbw.engine.deltas import (
     Delta,
     StandAlone,
-    UnsupportedModuleError,
+    UnsupportedPartError,
+    WeightDependent,
+    decompose,
     full,
     glora,
     ia3,
@@ -24,8 +26,8 @@ from lbw.engine.deltas import (
     lokr,
     lora,
     oft,
+    reads_inpainting_channels,
     with_addend,
-    with_lengths,
 )
 from lbw.engine.parameters import Layer, Slot
 from lbw.hosts.a1111 import host_formula
@@ -39,7 +41,7 @@ Build = Callable[[Any, torch.Size, torch.dtype, float], Delta]
 def _lora(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
     mid = None if module.mid_model is None else module.mid_model.weight
     up, down = module.up_model.weight, module.down_model.weight
-    return lora.build(up, down, mid, shape, dtype, scale=scale, rank=module.network.dyn_dim)
+    return lora.build(up, down, mid, shape, dtype, scale=scale, max_rank=module.network.dyn_dim)
 
 
 def _loha(module: Any, shape: torch.Size, dtype: torch.dtype, scale: float) -> Delta:
@@ -73,10 +75,7 @@ def _glora(module: Any, shape: torch.Size, _dtype: torch.dtype, scale: float) ->
 
 
 def _oft(module: Any, shape: torch.Size, dtype: torch.dtype, _scale: float) -> Delta:
-    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of. Before 1.8 the
-    host had a formula of its own."""
-    if not hasattr(module, "is_R"):
-        return host_formula.build(module, shape, dtype)
+    """``oft_diag`` of LyCORIS 2 holds the rotations themselves, ``oft_blocks`` what they are made of."""
     constraint = None if module.is_R else float(module.constraint)
     return oft.build(module.oft_blocks, module.rescale, shape, dtype, constraint=constraint)
 
@@ -133,7 +132,7 @@ class ModuleParts:
         """The parts for projections count only together, and those of a joint weight only where there is none for the
         whole of it."""
         found = [(index, network.modules[key]) for index, key in enumerate(keys) if key in network.modules]
-        is_joint = slots is _JOINT_PROJECTIONS
+        is_joint = tuple(slots) == _JOINT_PROJECTIONS
         if is_joint and found and found[0][0] == 0:
             return found[:1]
         return found if len(found) == len(slots) - is_joint else []
@@ -158,17 +157,17 @@ def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
     """The delta of a network module on a weight of ``shape`` and ``dtype``.
 
     Raises:
-        UnsupportedModuleError: the module is of a kind for another shape, or has no way to compute its delta.
+        UnsupportedPartError: the module is of a kind for another shape, or has no way to compute its delta.
     """
     try:
         return _delta_of(module, shape, dtype)
     except (RuntimeError, ValueError) as error:  # tensors that do not fit each other
-        raise UnsupportedModuleError(str(error).partition("\n")[0]) from error
+        raise UnsupportedPartError(str(error).partition("\n")[0]) from error
 
 
 def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
     build = _BUILDERS.get(type(module).__name__)
-    if build is None:
+    if build is None or (build is _oft and not hasattr(module, "is_R")):  # before 1.8 the host computed OFT otherwise
         return host_formula.build(module, shape, dtype)
     scale = float(module.calc_scale())
     delta = build(module, shape, dtype, scale)
@@ -176,4 +175,9 @@ def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
         if not isinstance(delta, StandAlone):
             return host_formula.build(module, shape, dtype)
         delta = with_addend(delta, module.bias, scale, shape, dtype)
-    return with_lengths(delta, getattr(module, "dora_scale", None), shape)  # before 1.9 the host knew no DoRA
+    lengths = getattr(module, "dora_scale", None)  # before 1.9 the host knew no DoRA
+    if lengths is not None:
+        delta = decompose(delta, lengths, shape)
+    if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
+        raise UnsupportedPartError("the host cannot apply this type to an inpainting model's first layer")
+    return delta
