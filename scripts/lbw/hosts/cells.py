@@ -103,7 +103,7 @@ class CellMaker:
         state.job_count = len(different) * self._p.n_iter
         made: dict[Cell, Made | None] = {}
         for number, cell in enumerate(different, 1):
-            if state.interrupted or state.stopping_generation:
+            if state.interrupted or getattr(state, "stopping_generation", False):
                 break
             state.job = f"{number} out of {len(different)}"
             made[cell] = self._make_cell(cell)
