@@ -44,6 +44,23 @@ def cell_texts(result: Any) -> list[str]:
     return result.infotexts[result.index_of_first_image :]
 
 
+@pytest.fixture(autouse=True)
+def _host_can_make_plots(bench: Bench) -> None:
+    from lbw.hosts import plots
+
+    if not plots._can_leave_batches_out():
+        pytest.skip("this host cannot leave the image itself out")
+
+
+def test_on_a_host_that_cannot_leave_the_image_out_one_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    from lbw.hosts import plots
+
+    monkeypatch.setattr(plots, "_can_leave_batches_out", lambda: False)
+    result = bench.webui.generate(xyz(("values", "0,0.5"), ("Block ID", "BASE")), prompt=TAG, **SHORT)
+    assert len(result.images) == 1
+    assert messages(result) == ["no XYZ plot, because this WebUI cannot leave out the image itself, as it can since 1.7"]
+
+
 def pixels(bench: Bench, prompt: str, args: list[Any] | None = None, **fields: Any) -> np.ndarray:
     return np.asarray(bench.webui.generate(args or [PRESETS], prompt=prompt, **{**SHORT, **fields}).images[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import closing
 from typing import Any
 
@@ -29,7 +30,8 @@ def plot(bench: Bench, prompt: str, *axes: tuple[str, str], args: list[Any] | No
     values: list[Any] = []
     for label, text in [*axes, *[("Nothing", "")] * 3][:3]:
         values += [labels.index(label), text, []]
-    values += [True, True, False, False, False, False, False, 0, True]
+    seeds = [False] * (len(inspect.signature(script.run).parameters) - 16)  # to vary along axes, since 1.8
+    values += [True, True, False, False, *seeds, 0, True]
     p = bench.webui.request(args or [PRESETS], prompt=prompt, **SHORT)
     p.script_args = (number, *p.script_args[1:])
     with closing(p):

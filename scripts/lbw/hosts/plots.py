@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def make(p: Any, arguments: Arguments, place: slice) -> None:
     plot = Plot(saves_grids=saves_grids(p))
     if p.script_args[0]:
         plot.warn(f"no {mode}, because a script is chosen in the Script menu")
+    elif not _can_leave_batches_out():
+        plot.warn(f"no {mode}, because this WebUI cannot leave out the image itself, as it can since 1.7")
     elif getattr(p, "txt2img_upscale", False):
         plot.warn(f"no {mode}, because one image is to be upscaled")
     else:
@@ -101,6 +104,11 @@ def make(p: Any, arguments: Arguments, place: slice) -> None:
         for message in plot.messages:
             logger.warning("%s: %s", NAME, message)
             p.comment(f"{NAME}: {message}")
+
+
+def _can_leave_batches_out() -> bool:
+    """Whether the host can be done with a generation without an image: it fails where it finds no infotext."""
+    return "if not infotexts" in inspect.getsource(processing.process_images_inner)
 
 
 def leave_batch_out(p: Any, prompts: list[str]) -> None:

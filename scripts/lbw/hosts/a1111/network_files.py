@@ -26,8 +26,16 @@ def find(name: str) -> Any:
         file = known(name)
         if file is not None:
             return file
-        host_networks.update_available_networks_by_names([name])  # a file that came after the host had looked
+        _look_for(name)  # a file that came after the host had looked
     raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
+
+
+def _look_for(name: str) -> None:
+    look = getattr(host_networks, "update_available_networks_by_names", None)
+    if look is None:  # before 1.8 the host looks for all files only
+        host_networks.list_available_networks()
+    else:
+        look([name])
 
 
 def read(file: Any) -> Any:
