@@ -58,7 +58,8 @@ def test_on_a_host_that_cannot_leave_the_image_out_one_is_made(bench: Bench, mon
     monkeypatch.setattr(plots, "_can_leave_batches_out", lambda: False)
     result = bench.webui.generate(xyz(("values", "0,0.5"), ("Block ID", "BASE")), prompt=TAG, **SHORT)
     assert len(result.images) == 1
-    assert messages(result)[0] == ("no XYZ plot, because this WebUI cannot leave out the image itself, as it can since 1.7")
+    message = "no XYZ plot, because this WebUI cannot leave out the image itself, as it can since 1.7"
+    assert messages(result)[0] == message
 
 
 def pixels(bench: Bench, prompt: str, args: list[Any] | None = None, **fields: Any) -> np.ndarray:
