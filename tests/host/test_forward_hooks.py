@@ -41,14 +41,14 @@ class Model(nn.Module):
 
 @pytest.fixture
 def hooks(_bench: Bench) -> Any:
-    from lbw.hosts.a1111.forward_hooks import ForwardHooks
+    from lbw.hosts.forward_hooks import ForwardHooks
 
     return ForwardHooks()
 
 
 @pytest.fixture
 def departures(_bench: Bench) -> Any:
-    from lbw.hosts.a1111.model_moves import Departures
+    from lbw.hosts.model_moves import Departures
 
     return Departures()
 

@@ -21,6 +21,7 @@ NAMES = (("a", 1.0, 1.0, None),)
 
 class OwnPages:
     names_key, weights_key, bias_key = "what", "base", "base bias"
+    is_shared = False
 
     def __init__(self) -> None:
         self.pages: WeakKeyDictionary[Layer, dict[str, Any]] = WeakKeyDictionary()

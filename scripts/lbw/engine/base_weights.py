@@ -148,12 +148,15 @@ def _is_copy_on_gpu(backup: object) -> bool:
     return isinstance(backup, Tensor) and backup.device.type == "cuda"
 
 
-def drop_copies_on_gpu(page: Page) -> None:
-    """Have stand-ins instead of the copies that a restored layer has on a GPU."""
+def drop_copies(page: Page) -> None:
+    """Have stand-ins instead of the copies that a restored layer has: all of them, or, where the host may have made
+    them, those on a GPU."""
     page.weights = [
-        Unchanged(page, name) if _is_copy_on_gpu(backup) else backup
+        Unchanged(page, name) if _is_copy_on_gpu(backup) or not page.ledger.is_shared else backup
         for name, backup in zip(weight_names(page.layer), page.weights, strict=True)
     ]
+    if page.bias is not None and not page.ledger.is_shared:
+        page.bias = Unchanged(page, bias_name(page.layer))
 
 
 def park(page: Page) -> None:

@@ -99,8 +99,8 @@ class LoraEngine:
 
     @property
     def rests(self) -> bool:
-        """Whether layers are brought back to their pristine weights when they are no longer at work: on a GPU."""
-        return self.device.type == "cuda"
+        """Whether layers are brought back to their pristine weights when they are no longer at work."""
+        return self.device.type == "cuda" or not self._ledger.is_shared
 
     def begin_pass(self, reach: Coefficients) -> None:
         """A pass begins: what its switches need is made when its layers are first brought to anything.
@@ -133,7 +133,8 @@ class LoraEngine:
         self._is_grouping = self._is_grouping and not (self._partition and self._partition.batches.has_failed)
         self._partition = Partition(
             self.binding.layers, self._reach, self.device,
-            is_grouping=self._is_grouping, is_short=is_short, residence=self._residence, report=self._report,
+            is_grouping=self._is_grouping, is_short=is_short, settles_all=not self._ledger.is_shared,
+            residence=self._residence, report=self._report,
         )  # fmt: skip
         self._partition.place_singles(is_short=is_short)
         return self._partition
@@ -145,7 +146,7 @@ class LoraEngine:
         return {Policy.GPU: Residence.COPIES, Policy.LEAN: Residence.CODES, Policy.RAM: Residence.RAM}[self.policy]
 
     def manual_lora_update(
-        self, coefficients: Mapping[str, tuple[float, ...]], names: Names, *, encodes: bool = True
+        self, coefficients: Mapping[str, tuple[float, ...]], names: Names, *, encodes: bool = True, samples: bool = True
     ) -> Update:
         """Bring all bound layers to ``coefficients``, and tell the host that ``names`` are in them.
 
@@ -158,6 +159,7 @@ class LoraEngine:
                 the fastest to compare with what is in the weights.
             names: what the host will compare with at the next forward.
             encodes: whether the text encoder is at work; if not, its layers wait.
+            samples: the same for all other layers.
         """
         assert self.binding is not None
         start = time.perf_counter()
@@ -168,7 +170,11 @@ class LoraEngine:
         partition = self._partition
         if not self._reach.cover(coefficients) or partition is None:
             partition = self._repartition()
-        count = partition.bring(coefficients, self._token, lambda bound: not encodes and bound.is_text_encoder)
+
+        def is_asleep(bound: BoundLayer) -> bool:
+            return not (encodes if bound.is_text_encoder else samples)
+
+        count = partition.bring(coefficients, self._token, is_asleep)
         self._sample = partition.sample()
         return Update(count, time.perf_counter() - start)
 
@@ -184,7 +190,8 @@ class LoraEngine:
     def settle(self, *, of_text_encoder: bool | None = None) -> None:
         """Bring layers that are written together back to their pristine weights, and give the device's memory back.
 
-        Layers that are not on the device, or are written one by one on a CPU, stay as they are.
+        Layers that are not on the device stay as they are, and those that are written one by one on a CPU, if the host
+        restores them itself.
 
         Args:
             of_text_encoder: only those of the text encoder, or only the others.

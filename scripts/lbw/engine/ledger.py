@@ -32,6 +32,8 @@ class Ledger(Protocol):
     names_key: str
     weights_key: str
     bias_key: str
+    is_shared: bool
+    """Whether the host itself restores layers by it. Where not, layers are patched only as long as they are at work."""
 
     def page(self, layer: Layer) -> dict[str, Any]:
         """The page of a layer: the same one as long as the layer lives. It has no backups any more as soon as other

@@ -36,6 +36,7 @@ class Partition:
         device: where the model works.
         is_grouping: whether many layers may be written together.
         is_short: whether the device's memory is short.
+        settles_all: whether layers that are written one by one are to be restored on a CPU, too.
         residence: tells what is to be kept of weights of so many bytes.
         report: says a thing once.
     """
@@ -48,6 +49,7 @@ class Partition:
         *,
         is_grouping: bool,
         is_short: bool,
+        settles_all: bool,
         residence: Callable[[int], Residence],
         report: Callable[[str], None],
     ) -> None:
@@ -62,7 +64,9 @@ class Partition:
         self.batches = Batches(together, reach, device, residence, report)
         self.batches.is_short = is_short
         self._singles = Singles(others, device, self.batches.dissolve, report)
-        self._device, self._residence = device, residence
+        self._device, self._residence, self._settles_all = device, residence, settles_all
+        # Such hosts work in inference mode, and what is made there cannot be changed elsewhere.
+        self._guard = torch.inference_mode if settles_all else torch.no_grad
 
     def place_singles(self, *, is_short: bool) -> None:
         """Say where copies of weights go that are written one by one."""
@@ -77,7 +81,7 @@ class Partition:
             is_asleep: whether a layer is not at work, and can wait.
         """
         try:
-            with torch.no_grad():
+            with self._guard():
                 count, waiting = self.batches.bring(coefficients, token, is_asleep)
                 if self.batches.refused:
                     self._singles.add(self.batches.refused)
@@ -102,13 +106,11 @@ class Partition:
         """Bring layers back to their pristine weights, and give the device's memory back.
 
         Args:
-            of_text_encoder: only those of the text encoder, or only the others; of those that are written one by one
-                the text encoder's are with the others.
+            of_text_encoder: only those of the text encoder, or only the others.
         """
-        with torch.no_grad():
+        with self._guard():
             self.batches.settle(of_text_encoder=of_text_encoder)
-            if of_text_encoder is not True:
-                self._singles.settle()
+            self._singles.settle(of_text_encoder=of_text_encoder, on_cpu=self._settles_all)
 
     def disown(self) -> None:
         """Note names of no network where layers are not pristine."""

@@ -149,18 +149,23 @@ class Singles:
             self._place([bound.page])
             write(bound, wanted, _CPU)
 
-    def settle(self) -> None:
-        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there."""
+    def settle(self, *, of_text_encoder: bool | None = None, on_cpu: bool = False) -> None:
+        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there.
+
+        Args:
+            of_text_encoder: only those of the text encoder, or only the others.
+            on_cpu: layers that are on a CPU, too.
+        """
         with kernel.exact_arithmetic():
             for bound in self.layers:
-                if contents_of(bound) is None:
+                if of_text_encoder not in (None, bound.is_text_encoder) or contents_of(bound) is None:
                     continue
-                if device_of(bound.layer).type == "cuda" and bound.page.names != ():
+                if (on_cpu or device_of(bound.layer).type == "cuda") and bound.page.names != ():
                     base_weights.restore(bound.page)
                     bound.record.bias_is_changed = False
                     bound.record.token, bound.record.holding = (), Holding()
                     bound.page.names = ()
-                    base_weights.drop_copies_on_gpu(bound.page)
+                    base_weights.drop_copies(bound.page)
                 leave_gpu(bound)
         self._groups = None
 

@@ -20,7 +20,8 @@ class Host(Protocol):
         ...
 
     def layers(self) -> Mapping[str, nn.Module]:
-        """{the host's layer name: layer} of all layers that the host would back up and patch."""
+        """{layer name: layer} of all layers that the host would patch. A name has the path of the layer below
+        ``diffusion_model`` or a text encoder, with underscores."""
         ...
 
     def networks(self) -> Sequence[Any]:
@@ -29,6 +30,10 @@ class Host(Protocol):
 
     def moves_parts(self) -> bool:
         """Whether the host has parts of the model on the GPU only while they are at work."""
+        ...
+
+    def prepares_late(self) -> bool:
+        """Whether the host moves and patches a model up to the first evaluation of a pass."""
         ...
 
     def before_departure(self, call: Callable[[], None] | None) -> None:

@@ -57,6 +57,7 @@ class Session:
         self._seed = 0
         self._step: int | None = None
         self._encodes = not engine.rests
+        self._samples = not host.prepares_late()
         self.placement: Policy | None = None
         """Where the pristine weights were of layers that were patched last."""
         self.most_held = 0
@@ -89,7 +90,7 @@ class Session:
             sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
         """
         self.plan = None  # should this fail, the pass is the host's own
-        self._seed, self._encodes = seed, not self.engine.rests
+        self._seed, self._encodes, self._samples = seed, not self.engine.rests, not self.host.prepares_late()
         self._requests = tuple(requests)
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
@@ -112,6 +113,8 @@ class Session:
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
         self._step = step
+        if not self._samples:
+            self._samples, self._applied = True, None
         self.catch_up()
         if step == 0:
             self._warn_of_empty_schedules()
@@ -139,11 +142,15 @@ class Session:
     def _encoder_works(self) -> None:
         """Layers of the text encoder that wait are about to be at work."""
         self._encodes = True
-        self._layers_work()
+        self._bring_waiting()
 
     def _layers_work(self) -> None:
-        """Layers that wait are about to be at work. If another generation has come in between, unannounced, they are
-        the host's."""
+        """Other layers that wait are about to be at work."""
+        self._samples = True
+        self._bring_waiting()
+
+    def _bring_waiting(self) -> None:
+        """If another generation has come in between, unannounced, layers that wait are the host's."""
         if self.plan is not None and self.host.wanted_names() == self._told and self._is_bound():
             self._apply()
         else:
@@ -165,7 +172,7 @@ class Session:
             return
         self.host.before_forward({})
         self.engine.settle(of_text_encoder=True)
-        self._applied = None
+        self._applied, self._samples = None, not self.host.prepares_late()
         if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
             self.engine.settle()
         self._disown()
@@ -297,7 +304,7 @@ class Session:
         names = self.host.wanted_names()
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
-        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes)
+        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement

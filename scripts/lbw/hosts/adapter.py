@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from lbw.engine.ledger import Ledger
@@ -25,6 +25,26 @@ class Adapter(Host, Protocol):
     @property
     def parts(self) -> Parts:
         """Where the parts of networks come from."""
+        ...
+
+    def begin_generation(self) -> None:
+        """A generation of ours begins, within which the host loads networks for us."""
+        ...
+
+    def end_generation(self) -> None:
+        """It is over, or another one that is not ours begins."""
+        ...
+
+    def obstacle(self) -> str | None:
+        """Why LoRAs of the model in use cannot be put into its weights; None if they can."""
+        ...
+
+    def patches_in_forward(self) -> bool:
+        """Whether the host adds networks to the output of layers instead, with one multiplier for all blocks."""
+        ...
+
+    def counts_timesteps(self, denoiser: Any) -> bool:
+        """Whether what the sampler calls sigma is one of the model's timesteps."""
         ...
 
     def is_loaded(self) -> bool:
@@ -78,7 +98,6 @@ class Adapter(Host, Protocol):
         """
         ...
 
-    def not_loaded(self, wanted: Iterable[str]) -> list[str]:
-        """Those of the ``wanted`` networks whose file the host has and could not load. It says so in the console alone;
-        of a name without a file it tells its user by itself."""
+    def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
+        """{one of the ``wanted`` networks that has no effect: why}, as far as the host does not tell its user."""
         ...

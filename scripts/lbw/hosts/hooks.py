@@ -28,7 +28,7 @@ from lbw.request.arguments import ArgumentError, Arguments
 from lbw.request.arguments import parse as parse_arguments
 from lbw.tags import prompt
 from lbw.tags.limits import shortened
-from modules import devices, shared
+from modules import devices
 
 __all__ = [
     "PRESETS_FILE",
@@ -120,7 +120,7 @@ def _switch_functional_off(p: Any) -> None:
     for this request.
     """
     overrides = p.override_settings or {}
-    wanted = overrides.get(_FUNCTIONAL, getattr(shared.opts, _FUNCTIONAL))
+    wanted = overrides.get(_FUNCTIONAL, adapter.patches_in_forward())
     if wanted and p.override_settings_restore_afterwards:
         p.override_settings = {**overrides, _FUNCTIONAL: False}
 
@@ -134,9 +134,16 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     arguments = _arguments(values, messages.append)
     for earlier in _under_way:
         earlier.suspend()
-    if not arguments.active or shared.opts.lora_functional:
+    obstacle = adapter.obstacle()
+    if not arguments.active or obstacle is not None or adapter.patches_in_forward():
         engine.release()
+        adapter.end_generation()
         caches.drop_others(p, ())
+        if arguments.active and obstacle is not None:
+            if any("<lora:" in text for text in p.all_prompts):
+                messages = [f"off, because {obstacle}; the host applies the LoRAs itself, as a whole and in all steps"]
+                p.comment(f"{NAME}: {messages[0]}")
+            return
         if arguments.active:
             message = "off, because the option lora_functional is on and this request does not restore its settings"
             logger.warning("LoRA Block Weight: %s", message)
@@ -163,6 +170,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
     adapter.watch_sampling(p, sampled)
+    adapter.begin_generation()
 
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
@@ -173,10 +181,10 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
-    for name in adapter.not_loaded(request.name for request in requests):
-        session.warn(f"<lora:{shortened(name)}>: the host cannot load its file, see the console; it is left out")
+    for name, reason in adapter.not_loaded(request.name for request in requests).items():
+        session.warn(f"<lora:{shortened(name)}>: {reason}; it is left out")
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
-    if is_plain and not setting("lbw_plain_loras"):
+    if is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras"):
         session.leave_to_host()
         caches.drop_others(p, ())
         return
@@ -189,8 +197,9 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         )
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
+        host_does = "the host applies the LoRAs itself, without block weights and steps"
         session.warn(
-            f"{type(error).__name__}: {error}; the host applies the LoRAs itself, without block weights and steps"
+            f"{type(error).__name__}: {error}; {host_does if adapter.ledger.is_shared else 'it is without LoRAs'}"
         )
         session.leave_to_host()
         caches.drop_others(p, ())
@@ -305,6 +314,7 @@ def end(p: Any) -> None:
     if session is not None:
         _under_way.discard(session)
         session.end()
+        adapter.end_generation()
         if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
             engine.release()
 

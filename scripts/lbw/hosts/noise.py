@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbw.hosts.serving import adapter
 from modules import sd_samplers, sd_samplers_common, shared
 from modules.processing import StableDiffusionProcessingImg2Img
-from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 
 logger = logging.getLogger("lbw")
 
@@ -80,7 +80,7 @@ def _levels(p: Any, sampler: Any, is_hires: bool) -> tuple[float, ...]:
 def level(denoiser: Any, sigma: Tensor) -> float:
     """The noise level of a model evaluation, from what its sampler calls sigma: some have timesteps there."""
     value = float(sigma.max())
-    return _level_of_timestep(value) if isinstance(denoiser, CFGDenoiserTimesteps) else value
+    return _level_of_timestep(value) if adapter.counts_timesteps(denoiser) else value
 
 
 _LEAST_SIGNAL = 1e-8

@@ -11,7 +11,7 @@ from types import ModuleType
 from lbw.hosts.adapter import Adapter, UnservedHostError
 from modules import extensions
 
-_KNOWN = "AUTOMATIC1111's WebUI (1.6 or later) with its built-in Lora extension"
+_KNOWN = "AUTOMATIC1111's WebUI (1.6 or later) or one of the Forge family, with its built-in LoRA extension"
 
 
 def require() -> ModuleType:
@@ -35,9 +35,12 @@ def require() -> ModuleType:
 
 def _find() -> Adapter:
     networks = require()
-    # The Forge family keeps the name of the former, without what it did.
-    if hasattr(networks, "network_apply_weights") and not hasattr(networks, "load_lora_for_models"):
-        from lbw.hosts.a1111.adapter import A1111  # it can be imported on its own family of hosts only
+    if hasattr(networks, "load_lora_for_models"):
+        from lbw.hosts.forge.adapter import Forge  # each can be imported on its own family of hosts only
+
+        return Forge()
+    if hasattr(networks, "network_apply_weights"):  # a name that the other family may have kept
+        from lbw.hosts.a1111.adapter import A1111
 
         return A1111()
     raise UnservedHostError(f"this WebUI puts LoRAs into a model in a way that is not known; expected {_KNOWN}")

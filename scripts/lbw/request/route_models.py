@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConstrainedFloat, Field
+from pydantic import BaseModel, Field, confloat
 
 from lbw.request.arguments import ARGUMENTS
 from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT
@@ -50,9 +51,10 @@ class Blocks(BaseModel):
     layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
 
 
-class NoiseLevel(ConstrainedFloat):
-    ge = 0
-    le = LARGEST_NUMBER
+if TYPE_CHECKING:
+    NoiseLevel = float
+else:  # a type that pydantic 1 and 2 both have
+    NoiseLevel = confloat(ge=0, le=LARGEST_NUMBER)
 
 
 class ParseRequest(BaseModel):

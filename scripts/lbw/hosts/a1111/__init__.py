@@ -1,1 +1,1 @@
-"""The adapter for AUTOMATIC1111's WebUI: what only this family has. It imports nothing that stands beside it."""
+"""The adapter for AUTOMATIC1111's WebUI: what only this family has."""

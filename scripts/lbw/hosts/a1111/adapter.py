@@ -9,11 +9,12 @@ from torch import nn
 
 import networks as host_networks
 from lbw.hosts.a1111 import announcement, network_files
-from lbw.hosts.a1111.forward_hooks import Call, ForwardHooks
 from lbw.hosts.a1111.ledger import LayerAttributes
-from lbw.hosts.a1111.model_moves import Departures
 from lbw.hosts.a1111.parts import ModuleParts
+from lbw.hosts.forward_hooks import Call, ForwardHooks
+from lbw.hosts.model_moves import Departures
 from modules import extra_networks, sd_models, shared
+from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
 _FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
@@ -51,6 +52,9 @@ class A1111:
     def moves_parts(self) -> bool:
         return bool(getattr(shared.sd_model, "lowvram", False))
 
+    def prepares_late(self) -> bool:
+        return False
+
     def before_departure(self, call: Call | None) -> None:
         model = shared.sd_model
         # With --lowvram blocks come and go in each evaluation.
@@ -62,6 +66,21 @@ class A1111:
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
+
+    def begin_generation(self) -> None:
+        """The host needs not be told."""
+
+    def end_generation(self) -> None:
+        """The host needs not be told."""
+
+    def obstacle(self) -> str | None:
+        return None
+
+    def patches_in_forward(self) -> bool:
+        return bool(shared.opts.lora_functional)
+
+    def counts_timesteps(self, denoiser: Any) -> bool:
+        return isinstance(denoiser, CFGDenoiserTimesteps)
 
     def is_loaded(self) -> bool:
         return sd_models.model_data.sd_model is not None
@@ -103,9 +122,11 @@ class A1111:
     def read_network(self, file: Any) -> Any:
         return network_files.read(file)
 
-    def not_loaded(self, wanted: Iterable[str]) -> list[str]:
+    def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
+        """Of a name without a file the host tells its user by itself, of a file that it cannot load not."""
         loaded = {net.name for net in self.networks()}
-        return [name for name in wanted if name not in loaded and network_files.known(name) is not None]
+        lost = [name for name in wanted if name not in loaded and network_files.known(name) is not None]
+        return dict.fromkeys(lost, "the host cannot load its file, see the console")
 
 
 def _has_weight(layer: nn.Module) -> bool:

@@ -16,6 +16,7 @@ class LayerAttributes:
     names_key = "network_current_names"
     weights_key = "network_weights_backup"
     bias_key = "network_bias_backup"
+    is_shared = True
 
     def page(self, layer: Layer) -> dict[str, Any]:
         attributes: dict[str, Any] = layer.__dict__

@@ -1,0 +1,1 @@
+"""The adapter for the Forge family: Forge, reForge, Forge Classic, Forge Neo."""

@@ -1,0 +1,182 @@
+"""The Forge family: its models, the networks that it loads for us, and the solver's steps."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+import networks as host_networks
+from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.hosts.forge import steps
+from lbw.hosts.forge.ledger import OwnPages
+from lbw.hosts.forge.networks import Loading, Network, layer_name
+from lbw.hosts.forge.parts import PatchParts
+from lbw.hosts.forward_hooks import Call, ForwardHooks
+from lbw.hosts.model_moves import Departures
+from lbw.tags.limits import shortened
+from modules import extra_networks, shared
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _module(*names: str) -> Any:
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    return None
+
+
+_host_lora = _module("backend.patcher.lora", "ldm_patched.modules.lora")
+
+
+def merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
+    """The host's own merge, in the weight's own type."""
+    if hasattr(_host_lora, "merge_lora_to_weight"):
+        return _host_lora.merge_lora_to_weight(entries, weight, computation_dtype=weight.dtype)
+    if hasattr(_host_lora, "calculate_weight"):
+        return _host_lora.calculate_weight(entries, weight, "")
+    unet = shared.sd_model.forge_objects_original.unet
+    return unet.calculate_weight(entries, weight, "")
+
+
+class Forge:
+    """The :class:`lbw.hosts.adapter.Adapter` protocol."""
+
+    def __init__(self) -> None:
+        self.ledger, self.parts = OwnPages(), PatchParts(merge)
+        self._loading = Loading(host_networks, self._forget_what_is_loaded)
+        self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
+        self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()
+
+    def _parts_of_model(self) -> list[nn.Module]:
+        """The U-Net, and the text encoders."""
+        if not self.is_loaded():
+            return []
+        objects = shared.sd_model.forge_objects_original
+        return [objects.unet.model, objects.clip.cond_stage_model]
+
+    def model(self) -> Any:
+        return shared.sd_model
+
+    def is_sdxl(self) -> bool:
+        return bool(getattr(shared.sd_model, "is_sdxl", False))
+
+    def layers(self) -> Mapping[str, nn.Module]:
+        return {name: layer for each in self._parts_of_model() for name, layer in self._layers_of(each).items()}
+
+    def _layers_of(self, part: nn.Module) -> Mapping[str, nn.Module]:
+        if part not in self._layers:
+            self._layers[part] = {
+                layer_name(f"{path}.weight"): layer
+                for path, layer in part.named_modules()
+                if isinstance(getattr(layer, "weight", None), Tensor) and not isinstance(layer, nn.Embedding)
+            }
+        return self._layers[part]
+
+    def networks(self) -> Sequence[Any]:
+        return self._loading.networks
+
+    def moves_parts(self) -> bool:
+        return True
+
+    def prepares_late(self) -> bool:
+        return True
+
+    def before_departure(self, call: Call | None) -> None:
+        self._departures.watch([] if call is None else self._parts_of_model(), call or (lambda: None))
+
+    def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
+        for hooks, part in zip((self._unet_hooks, self._clip_hooks), self._parts_of_model(), strict=False):
+            inside = set(self._layers_of(part).values()) if calls else set()
+            hooks.set(part, {layer: call for layer, call in calls.items() if layer in inside})
+
+    def wanted_names(self) -> tuple[Any, ...]:
+        return tuple((net.name, net.te_multiplier, net.unet_multiplier, None) for net in self.networks())
+
+    def is_loaded(self) -> bool:
+        return hasattr(shared.sd_model, "forge_objects_original")
+
+    def parses_tags(self) -> bool:
+        return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
+
+    def patches_in_forward(self) -> bool:
+        return False
+
+    def obstacle(self) -> str | None:
+        if not self.is_loaded():
+            return None
+        storage = getattr(shared.sd_model.forge_objects_original.unet.model, "storage_dtype", torch.float16)
+        if storage in _FLOATS:
+            return None
+        return f"its weights are stored as {storage}, which are not written into"
+
+    def begin_generation(self) -> None:
+        self._loading.begin()
+
+    def end_generation(self) -> None:
+        self._loading.end()
+
+    def _forget_what_is_loaded(self) -> None:
+        """The host compares what it has with what is asked for: have it look again."""
+        if self.is_loaded():
+            shared.sd_model.current_lora_hash = None
+        if hasattr(shared, "cached_lora_hash"):
+            shared.cached_lora_hash = None
+
+    def watch_sampling(self, p: Any, around: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
+        """The host has a hook for it."""
+
+    def unwatch_sampling(self, p: Any) -> None:
+        """There is nothing to take back."""
+
+    def denoiser_of(self, params: Any) -> Any:
+        return params.denoiser
+
+    def solver_step(self, denoiser: Any, sampling_step: int) -> int:
+        step = steps.of_loop(denoiser.sampler)
+        if step is not None:
+            return step
+        evaluation: int = denoiser.step
+        if denoiser.sampler.config.options.get("second_order", False):
+            return evaluation // 2
+        return min(evaluation, sampling_step + 1)
+
+    def counts_timesteps(self, denoiser: Any) -> bool:
+        return False
+
+    def network_names(self, *, renewed: bool) -> list[str]:
+        if renewed:
+            host_networks.list_available_networks()
+        return sorted(host_networks.available_networks, key=str.casefold)
+
+    def network_file(self, name: str) -> Any:
+        file = self._loading.file_of(name)
+        if file is None:
+            raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
+        return file
+
+    def read_network(self, file: Any) -> Network:
+        objects = shared.sd_model.forge_objects_original
+        try:
+            tensors = host_networks.load_lora_state_dict(file.filename)
+            return self._loading.read(objects.unet, objects.clip, dict(tensors), file.filename)
+        except Exception as error:  # whatever is wrong with a file of whatever type; the message may have its path
+            raise UnmeasurableError(f"{file.name}: the file cannot be read ({type(error).__name__})") from error
+
+    def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
+        loaded = {net.name: net for net in self.networks()}
+        reasons = {}
+        for name in wanted:
+            if name not in loaded:
+                is_there = self._loading.file_of(name) is not None
+                reasons[name] = "the host cannot load its file, see the console" if is_there else "there is no such file"
+            elif not loaded[name].patches:
+                reasons[name] = "the host finds nothing in its file that fits this model, see the console"
+        return reasons

@@ -1,0 +1,134 @@
+"""LoRAs as these hosts load them: patches for parameters of a model, by the parameters' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+Patch = tuple[Any, Any, Any]
+"""(values, offset, function) for one parameter: a tuple that begins with its type, or an adapter object; which rows or
+columns of the parameter it is for; and what is done with the delta."""
+
+
+@dataclass(eq=False)
+class Network:
+    """One file, as it fits one model. ``patches`` are {our name of a layer: {its parameter's name: patches}}."""
+
+    name: str
+    te_multiplier: float = 1.0
+    unet_multiplier: float = 1.0
+    dyn_dim: None = None
+    patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
+
+
+def layer_name(key: str) -> str:
+    """Our name of the layer that a parameter belongs to: the host's without the parameter, with underscores."""
+    return key.rpartition(".")[0].replace(".", "_")
+
+
+def _added(new: Any, old: Any) -> dict[str, list[Patch]]:
+    """{parameter: patches} that a patched model has, and the one that it was made of has not."""
+    found: dict[str, list[Patch]] = {}
+
+    def add(key: str, entries: Any) -> None:
+        found.setdefault(key, []).extend((entry[1], entry[3], entry[4]) for entry in entries)
+
+    before = getattr(old, "lora_patches", {})
+    for identifier, patches in getattr(new, "lora_patches", {}).items():
+        if identifier not in before:
+            for key, entries in patches.items():
+                add(key, entries)
+    for key, entries in getattr(new, "patches", {}).items():
+        more = entries[len(getattr(old, "patches", {}).get(key, [])) :]
+        if more:
+            add(key, more)
+    return found
+
+
+class Loading:
+    """Stands in for two functions of the host during our generations: ``load_networks``, which it calls for the tags of
+    a pass, and ``load_lora_for_models``, which that calls for each file. The host reads, renames and refuses as ever,
+    and gets its models back as they were.
+
+    Args:
+        module: the host's module with these functions.
+        forget: has the host look again at what is asked for, which it compares with what it has loaded last.
+    """
+
+    def __init__(self, module: Any, forget: Callable[[], None]) -> None:
+        self._module, self._forget = module, forget
+        self._originals: dict[str, Callable[..., Any]] = {}
+        self._known: WeakValueDictionary[tuple[str, int], Network] = WeakValueDictionary()
+        self.networks: list[Network] = []
+        """What the host has loaded last, in its order."""
+
+    def begin(self) -> None:
+        """A generation of ours begins."""
+        for name, own in (("load_networks", self._load_networks), ("load_lora_for_models", self._load)):
+            if name not in self._originals:
+                self._originals[name] = getattr(self._module, name)
+                setattr(self._module, name, own)
+
+    def end(self) -> None:
+        """A generation of ours is over, or one of somebody else's begins inside it."""
+        for name, own in (("load_networks", self._load_networks), ("load_lora_for_models", self._load)):
+            if name in self._originals and getattr(self._module, name) == own:
+                setattr(self._module, name, self._originals.pop(name))
+        self._forget()
+        self.networks = []
+
+    def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
+        """With a name that has no file, the host would load none of them."""
+        self._forget()
+        self.networks = []
+        known = [number for number, name in enumerate(names) if self.file_of(name) is not None]
+
+        def chosen(column: Any) -> Any:
+            return [column[number] for number in known] if isinstance(column, list) else column
+
+        load = self._originals["load_networks"]
+        return load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
+
+    def file_of(self, name: str) -> Any:
+        """The file that a tag with this name means; None for none."""
+        for look in (lambda: self._module.update_available_networks_by_names([name]), lambda: None):
+            is_ambiguous = name.lower() in self._module.forbidden_network_aliases
+            files = self._module.available_networks if is_ambiguous else self._module.available_network_aliases
+            if name in files:
+                return files[name]
+            look()
+        return None
+
+    def _load(
+        self, model: Any, clip: Any, lora: Any, unet_multiplier: float, te_multiplier: float,
+        filename: str = "default", *args: Any, **kwargs: Any,
+    ) -> tuple[Any, Any]:
+        network = self._known.get((filename, id(model.model)))
+        if network is None:
+            network = self.read(model, clip, lora, filename, *args, **kwargs)
+            self._known[filename, id(model.model)] = network
+        network.name = self._name_of(filename)
+        network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)
+        self.networks.append(network)
+        return model, clip
+
+    def read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
+        """What the host makes of a file for a model, at strength 1."""
+        original = self._originals.get("load_lora_for_models", self._module.load_lora_for_models)
+        new_model, new_clip = original(model, clip, lora, 1.0, 1.0, filename, *args, **kwargs)
+        network = Network(self._name_of(filename))
+        for new, old in ((new_model, model), (new_clip.patcher, clip.patcher)):
+            for key, patches in _added(new, old).items():
+                parameters = network.patches.setdefault(layer_name(key), {})
+                parameters.setdefault(key.rpartition(".")[2], []).extend(patches)
+        return network
+
+    def _name_of(self, filename: str) -> str:
+        """The name that the prompt has for a file."""
+        for net in self._module.loaded_networks:
+            if net.network_on_disk.filename == filename:
+                return str(net.name)
+        files: Mapping[str, Any] = self._module.available_networks
+        return next((name for name, file in files.items() if file.filename == filename), filename)
