@@ -175,8 +175,8 @@ class Forge:
         reasons = {}
         for name in wanted:
             if name not in loaded:
-                is_there = self._loading.file_of(name) is not None
-                reasons[name] = "the host cannot load its file, see the console" if is_there else "there is no such file"
+                lacks_file = self._loading.file_of(name) is None
+                reasons[name] = "there is no such file" if lacks_file else "the host cannot load its file"
             elif not loaded[name].patches:
-                reasons[name] = "the host finds nothing in its file that fits this model, see the console"
+                reasons[name] = "the host finds nothing in its file that fits this model"
         return reasons
