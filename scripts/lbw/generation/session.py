@@ -171,6 +171,7 @@ class Session:
         if not self.engine.rests:
             return
         self.host.before_forward({})
+        self._warn_of_layers_elsewhere()
         self.engine.settle(of_text_encoder=True)
         self._applied, self._samples = None, not self.host.prepares_late()
         if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
@@ -316,6 +317,12 @@ class Session:
         })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
+
+    def _warn_of_layers_elsewhere(self) -> None:
+        """A host that prepares late may keep layers in RAM, and bring copies of their weights to the GPU each time."""
+        left = [bound for bound in self.engine.waiting if not bound.is_text_encoder]
+        if self.plan is not None and self._samples and self.host.prepares_late() and left:
+            self.warn(f"{len(left)} layers were not on the GPU while they were at work, and are without LoRAs")
 
     def _warn_of_empty_schedules(self) -> None:
         assert self.plan is not None

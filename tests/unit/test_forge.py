@@ -1,0 +1,278 @@
+"""What is ours of the Forge adapter, without such a host: what it records of the host's loading, parts, and steps."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lbw.engine.deltas import UnsupportedPartError
+from lbw.engine.engine import LoraEngine
+from lbw.hosts.forge import steps
+from lbw.hosts.forge.ledger import OwnPages
+from lbw.hosts.forge.networks import Loading, Network, layer_name
+from lbw.hosts.forge.parts import PatchParts
+from tests.unit.ulp import ulp_distance
+
+KEY = "diffusion_model.input_blocks.1.1.attn1.to_q.weight"
+LAYER = "diffusion_model_input_blocks_1_1_attn1_to_q"
+NAMES = (("a", 1.0, 1.0, None),)
+
+
+class Patcher:
+    """A host's model with patches, in either of the two ways of keeping them."""
+
+    def __init__(self, model: Any, *, by_file: bool) -> None:
+        self.model, self.by_file = model, by_file
+        self.lora_patches: dict[Any, Any] = {}
+        self.patches: dict[str, list[Any]] = {}
+
+    def patched(self, filename: str, values: dict[str, Any], strength: float) -> Patcher:
+        new = Patcher(self.model, by_file=self.by_file)
+        entries = {key: [(strength, each, 1.0, None, None)] for key, each in values.items()}
+        if self.by_file:
+            new.lora_patches = {**self.lora_patches, (filename, strength, 1.0, False): entries}
+        else:
+            new.patches = {key: [*self.patches.get(key, []), *entry] for key, entry in entries.items()}
+        return new
+
+
+class HostModule:
+    """The host's module of networks, with what the adapter touches of it."""
+
+    def __init__(self, *, by_file: bool) -> None:
+        self.files = {"a": {KEY: lora_values(1)}, "b": {KEY: lora_values(2)}}
+        self.available_networks = {name: SimpleNamespace(name=name, filename=f"/loras/{name}.x") for name in self.files}
+        self.available_network_aliases = dict(self.available_networks)
+        self.forbidden_network_aliases: dict[str, int] = {}
+        self.loaded_networks: list[Any] = []
+        self.unet = Patcher(object(), by_file=by_file)
+        self.clip = SimpleNamespace(patcher=Patcher(object(), by_file=by_file))
+        self.last: Any = None
+        self.merged: list[Any] = []
+
+    def update_available_networks_by_names(self, names: Sequence[str]) -> None:
+        pass
+
+    def load_networks(self, names: Sequence[str], te: Sequence[float], unet: Sequence[float], dyn: Any = None) -> None:
+        self.loaded_networks[:] = [
+            SimpleNamespace(name=name, network_on_disk=self.available_network_aliases[name]) for name in names
+        ]
+        asked = [*zip(names, te, unet, strict=True)]
+        if asked == self.last:
+            return
+        self.last, model, clip = asked, self.unet, self.clip
+        for name, of_te, of_unet in asked:
+            file = self.available_network_aliases[name].filename
+            model, clip = self.load_lora_for_models(model, clip, self.files[name], of_unet, of_te, filename=file)
+        self.merged = [model, clip]
+
+    def load_lora_for_models(self, model: Any, clip: Any, lora: Any, unet: float, te: float, filename: str) -> Any:
+        return model.patched(filename, lora, unet), SimpleNamespace(patcher=clip.patcher)
+
+
+def lora_values(seed: int, out: int = 16, into: int = 24, alpha: float | None = 2.0) -> Any:
+    random = torch.Generator().manual_seed(seed)
+    up, down = torch.randn(out, 4, generator=random), torch.randn(4, into, generator=random)
+    return "lora", (up * 0.1, down, None if alpha is None else torch.tensor(alpha), None, None)
+
+
+def delta_of_lora(values: Any) -> Tensor:
+    up, down, alpha = values[1][:3]
+    return up.double() @ down.double() * (1.0 if alpha is None else float(alpha) / len(down))
+
+
+@pytest.fixture(params=[True, False], ids=["patches by file", "patches by key"])
+def host(request: pytest.FixtureRequest) -> HostModule:
+    return HostModule(by_file=request.param)
+
+
+def forgetting(host: HostModule) -> Loading:
+    return Loading(host, lambda: setattr(host, "last", None))
+
+
+def test_the_host_gets_its_models_back_without_patches(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a", "b"], [0.5, 1.0], [0.8, 1.0])
+    assert host.merged == [host.unet, host.clip]
+    assert [(net.name, net.te_multiplier, net.unet_multiplier) for net in loading.networks] == [
+        ("a", 0.5, 0.8), ("b", 1.0, 1.0),
+    ]  # fmt: skip
+    assert [[*net.patches] for net in loading.networks] == [[LAYER], [LAYER]]
+    assert loading.networks[0].patches[LAYER]["weight"] == [(host.files["a"][KEY], None, None)]
+
+
+def test_each_pass_is_told_although_the_host_would_not_load_again(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    (first,) = loading.networks
+    host.load_networks(["a"], [1.0], [1.0])
+    assert loading.networks == [first]
+    host.load_networks([], [], [])
+    assert loading.networks == []
+
+
+def test_a_name_without_a_file_costs_that_lora_alone(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["nope", "a"], [0.1, 0.5], [0.2, 0.8], [None, None])
+    assert [(net.name, net.te_multiplier, net.unet_multiplier) for net in loading.networks] == [("a", 0.5, 0.8)]
+
+
+def test_afterwards_the_host_loads_by_itself(host: HostModule):
+    load = host.load_networks
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    loading.end()
+    assert host.load_networks == load and loading.networks == []
+    host.load_networks(["a"], [1.0], [1.0])
+    assert host.merged[0] is not host.unet, "it looks again at what it had not loaded itself"
+
+
+def test_networks_go_when_nobody_has_them(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    loading.end()
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Network)]
+
+
+def host_merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
+    """Half of the weight is added for each patch of a kind that only the host knows."""
+    return weight + sum(0.5 * weight for _entry in entries)
+
+
+def delta(values: Any, shape: tuple[int, ...] = (16, 24), dtype: torch.dtype = torch.float32) -> Any:
+    part = {"weight": [(values, None, None)]}
+    return PatchParts(host_merge).delta(Network("a"), part, torch.Size(shape), dtype)
+
+
+@pytest.mark.parametrize("alpha", [2.0, None])
+def test_a_lora_is_its_formula(alpha: float | None):
+    values = lora_values(1, alpha=alpha)
+    found = delta(values).materialize(torch.device("cpu"), torch.float64).reshape(16, 24)
+    assert torch.allclose(found, delta_of_lora(values), rtol=1e-6)
+
+
+def test_a_loha_and_a_lokr_are_their_formulas():
+    random = torch.Generator().manual_seed(3)
+    a, b, c, d = (torch.randn(*size, generator=random) for size in ((16, 2), (2, 24), (16, 2), (2, 24)))
+    found = delta(("loha", (a, b, torch.tensor(1.0), c, d, None, None, None)))
+    wanted = (a.double() @ b.double()) * (c.double() @ d.double()) / 2
+    assert torch.allclose(found.materialize(torch.device("cpu"), torch.float64).reshape(16, 24), wanted, rtol=1e-5)
+    w1, w2a, w2b = (torch.randn(*size, generator=random) for size in ((4, 4), (4, 2), (2, 6)))
+    found = delta(("lokr", (w1, None, torch.tensor(1.0), None, None, w2a, w2b, None, None)))
+    wanted = torch.kron(w1.double(), w2a.double() @ w2b.double()) / 2
+    assert torch.allclose(found.materialize(torch.device("cpu"), torch.float64).reshape(16, 24), wanted, rtol=1e-5)
+
+
+def test_an_adapter_object_is_read_as_a_tuple_is():
+    kind, values = lora_values(1)
+    found = delta(SimpleNamespace(name=kind, weights=(*values, None)))
+    assert torch.allclose(found.materialize(torch.device("cpu"), torch.float64).reshape(16, 24),
+                          delta_of_lora((kind, values)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [("oft", (None,)), ("lora", (*lora_values(1)[1][:4], torch.ones(16, 1))), ("set", (torch.ones(16, 24),))],
+    ids=["another type", "DoRA", "set"],
+)
+def test_what_has_no_formula_here_is_merged_by_the_host(values: Any):
+    weight = torch.randn(16, 24)
+    assert torch.allclose(delta(values).compute(weight), 0.5 * weight)
+
+
+def test_a_part_of_a_fused_weight_is_merged_by_the_host():
+    part = {"weight": [(lora_values(1), (0, 0, 8), None)]}
+    found = PatchParts(host_merge).delta(Network("a"), part, torch.Size((16, 24)), torch.float32)
+    weight = torch.randn(16, 24)
+    assert torch.allclose(found.compute(weight), 0.5 * weight)
+
+
+def test_a_part_for_another_shape_is_refused_by_name():
+    with pytest.raises(UnsupportedPartError, match=r"16x24, the layer's is \(16, 32\)"):
+        delta(lora_values(1), shape=(16, 32))
+
+
+class Bed:
+    """A layer with a bias, and the engine with this family's ledger and parts."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.layer = nn.Linear(24, 16).half().requires_grad_(False)
+        self.base, self.bias = self.layer.weight.clone(), self.layer.bias.clone()
+        self.engine = LoraEngine(OwnPages(), PatchParts(host_merge))
+        self.network = Network("a", patches={LAYER: {
+            "weight": [(lora_values(1), None, None)], "bias": [(("diff", (torch.ones(16),)), None, None)],
+        }})  # fmt: skip
+        self.engine.bind(self, {LAYER: self.layer}, [self.network])
+
+    def update(self, strength: float, *, samples: bool = True) -> int:
+        return self.engine.manual_lora_update({LAYER: (strength,)}, NAMES, samples=samples).layers_updated
+
+    def is_pristine(self) -> bool:
+        return self.layer.weight.equal(self.base) and self.layer.bias.equal(self.bias)
+
+
+def test_weight_and_bias_are_written_and_brought_back_at_rest():
+    bed = Bed()
+    assert bed.engine.rests
+    assert bed.update(0.5) == 1
+    delta = delta_of_lora(lora_values(1))
+    assert ulp_distance(bed.layer.weight, (bed.base.double() + 0.5 * delta).half()) <= 1
+    assert torch.allclose(bed.layer.bias.float(), bed.bias.float() + 0.5, rtol=1e-3)
+    bed.engine.settle()
+    assert bed.is_pristine()
+
+
+def test_a_layer_that_is_not_at_work_waits():
+    bed = Bed()
+    assert bed.update(1.0, samples=False) == 0 and bed.is_pristine()
+    assert [bound.layer for bound in bed.engine.waiting] == [bed.layer]
+    assert bed.update(1.0) == 1 and not bed.engine.waiting
+
+
+def test_weights_that_the_host_has_replaced_at_rest_are_the_pristine_ones():
+    bed = Bed()
+    bed.update(1.0)
+    bed.engine.settle()
+    bed.layer.weight = nn.Parameter(torch.randn(16, 24).half(), requires_grad=False)
+    bed.base = bed.layer.weight.clone()
+    bed.update(1.0)
+    assert ulp_distance(bed.layer.weight, (bed.base.double() + delta_of_lora(lora_values(1))).half()) <= 1
+    bed.engine.settle()
+    assert bed.is_pristine()
+
+
+def test_layers_have_the_names_that_blocks_are_found_by():
+    assert layer_name(KEY) == LAYER
+
+
+def loop(evaluate: Any) -> None:
+    for i in range(2):
+        for _ in range(i + 1):
+            evaluate(i)
+
+
+def without_loop(evaluate: Any) -> None:
+    evaluate(None)
+
+
+def test_the_step_is_that_of_the_samplers_loop():
+    sampler = SimpleNamespace(func=loop, config=SimpleNamespace(name="Any"))
+    found: list[Any] = []
+    loop(lambda _i: found.append(steps.of_loop(sampler)))
+    assert found == [0, 1, 1]
+    sampler.func = without_loop
+    without_loop(lambda _i: found.append(steps.of_loop(sampler)))
+    assert found[-1] is None
