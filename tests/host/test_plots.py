@@ -254,6 +254,8 @@ def test_img2img_has_plots_too(bench: Bench):
 def test_what_is_done_is_returned(bench: Bench, evaluations: Callable[..., Any], stop: str):
     """Interrupt, interrupt after the current image, and skip, each in the first step of the second of four cells."""
     state = bench.webui.shared.state
+    if not hasattr(state, stop):
+        pytest.skip("this host has no such button")
 
     def press(count: int) -> None:
         if count == SHORT["steps"] + 1:
