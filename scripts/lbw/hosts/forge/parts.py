@@ -29,17 +29,19 @@ _WEIGHT = (Slot("", "weight"),)
 
 @dataclass(eq=False)
 class HostMerge(WeightDependent):
-    """What the host's own merge at strength 1 adds to a weight."""
+    """What the host's own merge at strength 1 adds to a weight: in float32, in which the host does it. There are types
+    that it leaves out, with a line in the console, in any other."""
 
     patches: list[Patch]
     merge: Merge
 
     def compute(self, weight: Tensor) -> Tensor:
         entries = [(1.0, values, 1.0, offset, function) for values, offset, function in self.patches]
-        merged = self.merge(entries, weight.clone())
+        single = weight.to(torch.float32, copy=True)
+        merged = self.merge(entries, single.clone())
         if merged.shape != weight.shape:
             raise UnsupportedPartError(f"the host makes {tuple(merged.shape)} of a weight of {tuple(weight.shape)}")
-        return merged - weight
+        return merged.to(weight.dtype) - single.to(weight.dtype)
 
 
 class PatchParts:
