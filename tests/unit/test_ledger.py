@@ -85,6 +85,18 @@ def test_a_release_clears_all_pages(bed: Bed):
     assert all(set(page.values()) == {(), None} for page in bed.ledger.pages.values())
 
 
+def test_a_host_may_work_in_inference_mode(bed: Bed, caplog: pytest.LogCaptureFixture):
+    with torch.inference_mode():
+        made = Bed(bed.engine.policy, is_grouping=bed.engine._is_grouping)
+        made.update(1.0)
+        assert made.names() == {NAMES} and not made.is_pristine()
+    made.engine.settle()
+    assert made.is_pristine()
+    made.update(0.5)
+    made.engine.release()
+    assert made.is_pristine() and caplog.messages == []
+
+
 def test_pages_go_with_their_layers():
     ledger = OwnPages()
     layer: nn.Module = nn.Linear(2, 2)

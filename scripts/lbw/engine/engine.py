@@ -59,6 +59,8 @@ class LoraEngine:
         self.headroom = Headroom(self.device)
         """What room the device has to spare."""
         self._ledger, self._parts, self._is_grouping = ledger, parts, is_grouping
+        # Hosts with books of their own work in inference mode, and what is made there cannot be changed elsewhere.
+        self._guard = torch.no_grad if ledger.is_shared else torch.inference_mode
         self._records: WeakKeyDictionary[Layer, Record] = WeakKeyDictionary()
         self._partition: Partition | None = None
         self._reach = Reach(0)
@@ -134,7 +136,7 @@ class LoraEngine:
         self._partition = Partition(
             self.binding.layers, self._reach, self.device,
             is_grouping=self._is_grouping, is_short=is_short, settles_all=not self._ledger.is_shared,
-            residence=self._residence, report=self._report,
+            guard=self._guard, residence=self._residence, report=self._report,
         )  # fmt: skip
         self._partition.place_singles(is_short=is_short)
         return self._partition
@@ -230,7 +232,7 @@ class LoraEngine:
             self._unbind()
         current = set(layers)
         others = [(layer, record) for layer, record in self._records.items() if layer not in current]
-        with torch.no_grad():
+        with self._guard():
             for batch in {record.batch for _layer, record in others if record.batch is not None}:
                 leave(batch, self._report)
             for layer, record in others:
@@ -239,7 +241,7 @@ class LoraEngine:
 
     def release(self) -> None:
         """Leave every layer as if the engine had never run: pristine, without backup, nothing known of it."""
-        with torch.no_grad():
+        with self._guard():
             self.settle()
             records = list(self._records.items())
             for batch in {record.batch for _layer, record in records if record.batch is not None}:

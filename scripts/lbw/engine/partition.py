@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -37,6 +39,7 @@ class Partition:
         is_grouping: whether many layers may be written together.
         is_short: whether the device's memory is short.
         settles_all: whether layers that are written one by one are to be restored on a CPU, too.
+        guard: makes the context in which weights are written.
         residence: tells what is to be kept of weights of so many bytes.
         report: says a thing once.
     """
@@ -50,6 +53,7 @@ class Partition:
         is_grouping: bool,
         is_short: bool,
         settles_all: bool,
+        guard: Callable[[], AbstractContextManager[Any]],
         residence: Callable[[int], Residence],
         report: Callable[[str], None],
     ) -> None:
@@ -64,9 +68,7 @@ class Partition:
         self.batches = Batches(together, reach, device, residence, report)
         self.batches.is_short = is_short
         self._singles = Singles(others, device, self.batches.dissolve, report)
-        self._device, self._residence, self._settles_all = device, residence, settles_all
-        # Such hosts work in inference mode, and what is made there cannot be changed elsewhere.
-        self._guard = torch.inference_mode if settles_all else torch.no_grad
+        self._device, self._residence, self._settles_all, self._guard = device, residence, settles_all, guard
 
     def place_singles(self, *, is_short: bool) -> None:
         """Say where copies of weights go that are written one by one."""

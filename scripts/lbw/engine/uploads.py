@@ -82,7 +82,7 @@ class Staging:
 
 
 def _joined(sources: list[Tensor], into: Tensor) -> Tensor:
-    with torch.no_grad():
+    with torch.inference_mode():  # a mode of each thread by itself; the tensors may be of either
         return torch.cat(sources, out=into)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge import steps
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
@@ -50,6 +51,8 @@ class Forge:
     """The :class:`lbw.hosts.adapter.Adapter` protocol."""
 
     def __init__(self) -> None:
+        if _host_lora is None:
+            raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge)
         self._loading = Loading(host_networks, self._forget_what_is_loaded)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
