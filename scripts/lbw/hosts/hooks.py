@@ -139,15 +139,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         engine.release()
         adapter.end_generation()
         caches.drop_others(p, ())
-        if arguments.active and obstacle is not None:
-            if any("<lora:" in text for text in p.all_prompts):
-                messages = [f"off, because {obstacle}; the host applies the LoRAs itself, as a whole and in all steps"]
-                p.comment(f"{NAME}: {messages[0]}")
-            return
         if arguments.active:
-            message = "off, because the option lora_functional is on and this request does not restore its settings"
-            logger.warning("LoRA Block Weight: %s", message)
-            p.comment(f"LoRA Block Weight: {message}")
+            _tell_why_off(p, obstacle)
         return
     plot = plots.plot_of(p)
     if plot is not None:
@@ -171,6 +164,17 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     p.close = Closer(p)
     adapter.watch_sampling(p, sampled)
     adapter.begin_generation()
+
+
+def _tell_why_off(p: Any, obstacle: str | None) -> None:
+    if obstacle is None:
+        message = "off, because the option lora_functional is on and this request does not restore its settings"
+    elif any("<lora:" in text for text in p.all_prompts):
+        message = f"off, because {obstacle}; the host applies the LoRAs itself, as a whole and in all steps"
+    else:
+        return
+    logger.warning("LoRA Block Weight: %s", message)
+    p.comment(f"{NAME}: {message}")
 
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
@@ -314,7 +318,8 @@ def end(p: Any) -> None:
     if session is not None:
         _under_way.discard(session)
         session.end()
-        adapter.end_generation()
+        if not _under_way:
+            adapter.end_generation()
         if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
             engine.release()
 
@@ -334,6 +339,7 @@ def model_loaded(_model: Any) -> None:
 def unload() -> None:
     """The extension is being unloaded, or the UI reloaded: off is off."""
     engine.release()
+    adapter.end_generation()
 
 
 def _remove_stand_ins(p: Any) -> None:

@@ -107,6 +107,7 @@ class TagReader:
         self._session = session
 
     def __call__(self) -> Any:
+        adapter.begin_generation()  # another generation may have come in between, and ended its own
         result = self._parse()
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
