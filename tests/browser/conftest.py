@@ -48,8 +48,10 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
     def note(message: ConsoleMessage) -> None:
         url = message.location.get("url", "")
-        # While the server restarts, the page keeps asking whether it is back, and the browser notes each refusal.
-        if message.type == "error" and not url.endswith("/internal/ping"):
+        # While the server restarts, the page keeps asking whether it is back, and the browser notes each refusal, that
+        # of a last question for the progress of an image, too.
+        is_refusal = "ERR_CONNECTION_REFUSED" in message.text and url.endswith("/internal/progress")
+        if message.type == "error" and not url.endswith("/internal/ping") and not is_refusal:
             complaints.append(f"{message.text} ({url})")
 
     page.on("console", note)
