@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.engine import LoraEngine
-from lbw.engine.parameters import Layer
 from lbw.hosts.a1111.parts import ModuleParts
+from lbw.hosts.forge.ledger import OwnPages
 from tests.unit.cuda_on_cpu import available
 from tests.unit.networks import random_network, small_model
 
 NAMES = (("a", 1.0, 1.0, None),)
-
-
-class OwnPages:
-    names_key, weights_key, bias_key = "what", "base", "base bias"
-    is_shared = False
-
-    def __init__(self) -> None:
-        self.pages: WeakKeyDictionary[Layer, dict[str, Any]] = WeakKeyDictionary()
-
-    def page(self, layer: Layer) -> dict[str, Any]:
-        return self.pages.setdefault(layer, {})
-
-    def master(self, layer: Layer, parameter: str) -> Tensor | None:
-        return None
 
 
 class Bed:
@@ -50,7 +35,7 @@ class Bed:
         return all(layer.weight.equal(self.base[name]) for name, layer in self.layers.items())
 
     def names(self) -> set[Any]:
-        return {self.ledger.page(layer)["what"] for layer in self.layers.values()}
+        return {self.ledger.page(layer)["names"] for layer in self.layers.values()}
 
 
 @pytest.fixture(params=[("single", Policy.AUTO), ("grouped", Policy.GPU), ("grouped", Policy.LEAN)], ids=str)
@@ -72,8 +57,8 @@ def test_what_somebody_else_has_noted_on_a_page_is_undone(bed: Bed):
     wanted = {name: layer.weight.clone() for name, layer in bed.layers.items()}
     layer = next(iter(bed.layers.values()))
     page = bed.ledger.page(layer)
-    layer.weight.copy_(page["base"]).add_(1.0)
-    page["what"] = (("somebody", 1.0, 1.0, None),)
+    layer.weight.copy_(page["weights"]).add_(1.0)
+    page["names"] = (("somebody", 1.0, 1.0, None),)
     bed.update(1.0)
     assert all(layer.weight.equal(wanted[name]) for name, layer in bed.layers.items())
 
@@ -82,7 +67,7 @@ def test_a_release_clears_all_pages(bed: Bed):
     bed.update(1.0)
     bed.engine.release()
     assert bed.is_pristine()
-    assert all(set(page.values()) == {(), None} for page in bed.ledger.pages.values())
+    assert all(set(page.values()) == {(), None} for page in map(bed.ledger.page, bed.layers.values()))
 
 
 def test_a_host_may_work_in_inference_mode(bed: Bed, caplog: pytest.LogCaptureFixture):
@@ -102,4 +87,4 @@ def test_pages_go_with_their_layers():
     layer: nn.Module = nn.Linear(2, 2)
     ledger.page(layer)
     del layer
-    assert not ledger.pages
+    assert not ledger._pages

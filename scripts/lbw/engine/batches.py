@@ -137,8 +137,9 @@ class Batches:
         come = set(layers)
         self._waiting = [bound for bound in self._waiting if bound not in come]
         layers = [bound for bound in layers if self._make_pristine(bound)]
-        self.refused += [bound for bound in layers if layout_of(bound.layer) != bound.layout]
-        layers = [bound for bound in layers if layout_of(bound.layer) == bound.layout]
+        others = {bound for bound in layers if layout_of(bound.layer) != bound.layout}
+        self.refused += [bound for bound in layers if bound in others]
+        layers = [bound for bound in layers if bound not in others]
         limits = {bound: self._reach.of(bound) for bound in layers}
         is_brief = self._residence_of(sum(size_of(bound.layer) for bound in layers)) is Residence.RAM
         for portion in _portions(layers) if is_brief else [layers] if layers else []:

@@ -135,8 +135,8 @@ class LoraEngine:
         self._is_grouping = self._is_grouping and not (self._partition and self._partition.batches.has_failed)
         self._partition = Partition(
             self.binding.layers, self._reach, self.device,
-            is_grouping=self._is_grouping, is_short=is_short, settles_all=not self._ledger.is_shared,
-            guard=self._guard, residence=self._residence, report=self._report,
+            is_grouping=self._is_grouping, is_short=is_short, guard=self._guard,
+            residence=self._residence, report=self._report,
         )  # fmt: skip
         self._partition.place_singles(is_short=is_short)
         return self._partition

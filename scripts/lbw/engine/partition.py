@@ -38,7 +38,6 @@ class Partition:
         device: where the model works.
         is_grouping: whether many layers may be written together.
         is_short: whether the device's memory is short.
-        settles_all: whether layers that are written one by one are to be restored on a CPU, too.
         guard: makes the context in which weights are written.
         residence: tells what is to be kept of weights of so many bytes.
         report: says a thing once.
@@ -52,7 +51,6 @@ class Partition:
         *,
         is_grouping: bool,
         is_short: bool,
-        settles_all: bool,
         guard: Callable[[], AbstractContextManager[Any]],
         residence: Callable[[int], Residence],
         report: Callable[[str], None],
@@ -68,7 +66,7 @@ class Partition:
         self.batches = Batches(together, reach, device, residence, report)
         self.batches.is_short = is_short
         self._singles = Singles(others, device, self.batches.dissolve, report)
-        self._device, self._residence, self._settles_all, self._guard = device, residence, settles_all, guard
+        self._device, self._residence, self._guard = device, residence, guard
 
     def place_singles(self, *, is_short: bool) -> None:
         """Say where copies of weights go that are written one by one."""
@@ -112,7 +110,7 @@ class Partition:
         """
         with self._guard():
             self.batches.settle(of_text_encoder=of_text_encoder)
-            self._singles.settle(of_text_encoder=of_text_encoder, on_cpu=self._settles_all)
+            self._singles.settle(of_text_encoder=of_text_encoder)
 
     def disown(self) -> None:
         """Note names of no network where layers are not pristine."""

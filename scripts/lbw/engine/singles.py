@@ -149,18 +149,19 @@ class Singles:
             self._place([bound.page])
             write(bound, wanted, _CPU)
 
-    def settle(self, *, of_text_encoder: bool | None = None, on_cpu: bool = False) -> None:
-        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there.
+    def settle(self, *, of_text_encoder: bool | None = None) -> None:
+        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there. Those
+        on a CPU, too, if the host does not restore them by itself.
 
         Args:
             of_text_encoder: only those of the text encoder, or only the others.
-            on_cpu: layers that are on a CPU, too.
         """
         with kernel.exact_arithmetic():
             for bound in self.layers:
                 if of_text_encoder not in (None, bound.is_text_encoder) or contents_of(bound) is None:
                     continue
-                if (on_cpu or device_of(bound.layer).type == "cuda") and bound.page.names != ():
+                is_ours_to_restore = device_of(bound.layer).type == "cuda" or not bound.page.ledger.is_shared
+                if is_ours_to_restore and bound.page.names != ():
                     base_weights.restore(bound.page)
                     bound.record.bias_is_changed = False
                     bound.record.token, bound.record.holding = (), Holding()

@@ -51,11 +51,6 @@ class Adapter(Host, Protocol):
         """Whether a model is in memory; asking the host for it would load one."""
         ...
 
-    def parses_tags(self) -> bool:
-        """Whether the host's own Lora network reads the tags; one that took its place, derived from it or not, may have
-        a syntax of its own."""
-        ...
-
     def watch_sampling(self, p: Any, around: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
         """Where the host has no hook before a pass of ``p`` is sampled: have ``around`` called with ``p`` and what runs
         all steps of the pass, and run what it returns."""

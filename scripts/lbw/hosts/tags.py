@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import networks as host_networks
 from lbw.generation.session import Session
 from lbw.hosts.serving import adapter
 from lbw.tags import prompt
@@ -17,6 +18,12 @@ def _is_lora_tag(kind: str) -> bool:
     """Whether ``<kind:...>`` is handled by the host's Lora network, or by one that took its place."""
     network = extra_networks.extra_network_registry.get(kind) or extra_networks.extra_network_aliases.get(kind)
     return network is not None and network.name == "lora"
+
+
+def _host_parses_tags() -> bool:
+    """Whether the built-in Lora network reads the tags; one that took its place, derived from it or not, may have a
+    syntax of its own."""
+    return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
 
 
 def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
@@ -83,7 +90,7 @@ def make_readable_for_others(params: Any) -> None:
 
 def request_of(params: Any, is_hires: bool, warn: prompt.Warn) -> prompt.LoraRequest:
     """The request of a tag whose network is loaded. A strength that another extension reads is in the network."""
-    if adapter.parses_tags():
+    if _host_parses_tags():
         return prompt.parse(params.items, warn).in_pass(is_hires)
     request = prompt.parse(prompt.without_strengths(params.items), warn).in_pass(is_hires)
     net = next((net for net in adapter.networks() if net.name == request.name), None)
@@ -114,7 +121,7 @@ class TagReader:
             adopt_alias(data)
             drop_tags_beyond_limit(data, self._session.warn)
             for params in lora_tags(data):
-                if not adapter.parses_tags():
+                if not _host_parses_tags():
                     make_readable_for_others(params)
                     continue
                 request = prompt.parse(params.items, self._session.warn)

@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
+from lbw.hosts import file_lists
 from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.ledger import LayerAttributes
 from lbw.hosts.a1111.parts import ModuleParts
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
-from modules import extra_networks, sd_models, shared
+from modules import sd_models, shared
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
@@ -85,9 +86,6 @@ class A1111:
     def is_loaded(self) -> bool:
         return sd_models.model_data.sd_model is not None
 
-    def parses_tags(self) -> bool:
-        return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
-
     def watch_sampling(self, p: Any, around: Callable[[Any, announcement.Run], announcement.Run]) -> None:
         if announcement.is_needed():
             announcement.watch(p, around)
@@ -125,7 +123,7 @@ class A1111:
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
         """Of a name without a file the host tells its user by itself, of a file that it cannot load not."""
         loaded = {net.name for net in self.networks()}
-        lost = [name for name in wanted if name not in loaded and network_files.known(name) is not None]
+        lost = [name for name in wanted if name not in loaded and file_lists.known(host_networks, name) is not None]
         return dict.fromkeys(lost, "the host cannot load its file, see the console")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.hosts import file_lists
 from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge import steps
 from lbw.hosts.forge.ledger import OwnPages
@@ -20,7 +21,7 @@ from lbw.hosts.forge.parts import PatchParts
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
 from lbw.tags.limits import shortened
-from modules import extra_networks, shared
+from modules import shared
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -97,17 +98,14 @@ class Forge:
 
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
         for hooks, part in zip((self._unet_hooks, self._clip_hooks), self._parts_of_model(), strict=False):
-            inside = set(self._layers_of(part).values()) if calls else set()
-            hooks.set(part, {layer: call for layer, call in calls.items() if layer in inside})
+            inside = self._layers_of(part).values() if calls else ()
+            hooks.set(part, {layer: calls[layer] for layer in inside if layer in calls})
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, None) for net in self.networks())
 
     def is_loaded(self) -> bool:
         return hasattr(shared.sd_model, "forge_objects_original")
-
-    def parses_tags(self) -> bool:
-        return type(extra_networks.extra_network_registry.get("lora")) is type(host_networks.extra_network_lora)
 
     def patches_in_forward(self) -> bool:
         return False
@@ -157,10 +155,10 @@ class Forge:
     def network_names(self, *, renewed: bool) -> list[str]:
         if renewed:
             host_networks.list_available_networks()
-        return sorted(host_networks.available_networks, key=str.casefold)
+        return file_lists.names(host_networks)
 
     def network_file(self, name: str) -> Any:
-        file = self._loading.file_of(name)
+        file = file_lists.find(host_networks, name)
         if file is None:
             raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
         return file
@@ -178,7 +176,7 @@ class Forge:
         reasons = {}
         for name in wanted:
             if name not in loaded:
-                lacks_file = self._loading.file_of(name) is None
+                lacks_file = file_lists.find(host_networks, name) is None
                 reasons[name] = "there is no such file" if lacks_file else "the host cannot load its file"
             elif not loaded[name].patches:
                 reasons[name] = "the host finds nothing in its file that fits this model"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from lbw.hosts.file_lists import find
+
 Patch = tuple[Any, Any, Any]
 """(values, offset, function) for one parameter: a tuple that begins with its type, or an adapter object; which rows or
 columns of the parameter it is for; and what is done with the delta."""
@@ -83,23 +85,13 @@ class Loading:
         """With a name that has no file, the host would load none of them."""
         self._forget()
         self.networks = []
-        known = [number for number, name in enumerate(names) if self.file_of(name) is not None]
+        known = [number for number, name in enumerate(names) if find(self._module, name) is not None]
 
         def chosen(column: Any) -> Any:
             return [column[number] for number in known] if isinstance(column, list) else column
 
         load = self._originals["load_networks"]
         return load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
-
-    def file_of(self, name: str) -> Any:
-        """The file that a tag with this name means; None for none."""
-        for look in (lambda: self._module.update_available_networks_by_names([name]), lambda: None):
-            is_ambiguous = name.lower() in self._module.forbidden_network_aliases
-            files = self._module.available_networks if is_ambiguous else self._module.available_network_aliases
-            if name in files:
-                return files[name]
-            look()
-        return None
 
     def _load(
         self, model: Any, clip: Any, lora: Any, unet_multiplier: float, te_multiplier: float,

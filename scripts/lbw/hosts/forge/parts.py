@@ -3,7 +3,6 @@ host's own, which differs from host to host."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from torch import Tensor
 from lbw.engine.deltas import Delta, Dense, UnsupportedPartError, WeightDependent, full, loha, lokr, lora
 from lbw.engine.parameters import Layer, Slot
 from lbw.hosts.forge.networks import Network, Patch
-
-logger = logging.getLogger("lbw")
 
 Merge = Callable[[Sequence[Any], Tensor], Tensor]
 """(patches as the host keeps them, a weight) -> the weight with the patches, in the weight's own type."""

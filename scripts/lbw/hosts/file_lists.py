@@ -1,0 +1,28 @@
+"""The lists that a host's module of networks keeps of network files; both families have the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def names(networks: Any) -> list[str]:
+    return sorted(networks.available_networks, key=str.casefold)
+
+
+def known(networks: Any, name: str) -> Any:
+    """The file that the host takes this name for; None for none."""
+    is_ambiguous = name.lower() in networks.forbidden_network_aliases
+    files = networks.available_networks if is_ambiguous else networks.available_network_aliases
+    return files.get(name)
+
+
+def find(networks: Any, name: str) -> Any:
+    """As :func:`known`, of files too that came after the host had looked."""
+    file = known(networks, name)
+    if file is not None:
+        return file
+    if hasattr(networks, "update_available_networks_by_names"):
+        networks.update_available_networks_by_names([name])
+    else:  # before 1.8 the host looks for all files only
+        networks.list_available_networks()
+    return known(networks, name)
