@@ -150,8 +150,8 @@ class Singles:
             write(bound, wanted, _CPU)
 
     def settle(self, *, of_text_encoder: bool | None = None) -> None:
-        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there. Those
-        on a CPU, too, if the host does not restore them by itself.
+        """Bring layers that are on a GPU back to their pristine weights, and give back what is kept of them there.
+        Those on a CPU, too, if the host does not restore them by itself.
 
         Args:
             of_text_encoder: only those of the text encoder, or only the others.
