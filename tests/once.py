@@ -103,7 +103,7 @@ def summary(blocks: dict[str, Any]) -> str:
 
 def generate(webui: WebUI, prompt: str, watch: Watch, **fields: Any) -> Any:
     with (
-        restore_counter(webui.networks) as counter,
+        restore_counter(webui) as counter,
         webui.observing(watch.before_evaluation, before=True),
         webui.observing(lambda _params: watch.after_evaluation(counter.take())),
     ):

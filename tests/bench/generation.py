@@ -55,7 +55,7 @@ class Clock:
 
     def time(self, generate: Any) -> Timing:
         timing = Timing()
-        with restore_counter(self.webui.networks) as counter, self._callbacks_timed(timing):
+        with restore_counter(self.webui) as counter, self._callbacks_timed(timing):
             began = time.perf_counter()
             with self.webui.observing(lambda _params: self._first(timing, began), before=True):
                 generate()

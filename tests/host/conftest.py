@@ -32,7 +32,7 @@ class Bench:
     deltas: dict[str, dict[str, Tensor]]
 
     def layers(self) -> dict[str, Any]:
-        return self.webui.shared.sd_model.network_layer_mapping
+        return self.webui.layers()
 
     def record(self, *names: str, args: list[Any] | None = None, **fields: Any) -> tuple[Any, Recording]:
         """Generate, and record the strengths of ``names`` at each evaluation."""
@@ -66,7 +66,7 @@ def write_test_loras(folder: Path, layers: dict[str, Any]) -> dict[str, dict[str
 
 @pytest.fixture(scope="session")
 def _bench(webui: WebUI) -> Bench:
-    layers = webui.shared.sd_model.network_layer_mapping
+    layers = webui.layers()
     return Bench(webui, copy_weights(layers), copy_weights(layers, "bias"), write_test_loras(webui.lora_folder, layers))
 
 

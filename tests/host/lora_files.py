@@ -20,7 +20,7 @@ def attention_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         name: layer
         for name, layer in layers.items()
         if (ATTENTION_PARTS.search(name) if name.startswith("diffusion_model") else TEXT_ENCODER_PARTS.search(name))
-        and isinstance(layer, nn.Linear | nn.Conv2d)
+        and layer.weight.dim() > 1
     }
 
 
@@ -29,7 +29,7 @@ def conv_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {
         name: layer
         for name, layer in layers.items()
-        if name.startswith("diffusion_model") and isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        if name.startswith("diffusion_model") and layer.weight.shape[2:] == (3, 3)
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,32 +82,44 @@ class RestoreCounter:
 
 
 @contextmanager
-def restore_counter(networks: Any) -> Iterator[RestoreCounter]:
-    """Count while the block runs, at the function through which the host restores a layer before it patches it."""
+def restore_counter(webui: Any) -> Iterator[RestoreCounter]:
+    """Count while the block runs, at the function through which the host restores a layer before it patches it; on the
+    Forge family, at the one through which it merges patches into a model."""
     counter = RestoreCounter()
-    original = networks.network_restore_weights_from_backup
+    owner, name, is_one = _patching(webui)
+    original = getattr(owner, name)
 
-    def restore(layer: Any) -> Any:
-        if next(layer.parameters(), None) is not None:
+    def patch(*args: Any, **kwargs: Any) -> Any:
+        if is_one(*args):
             counter.add()
-        return original(layer)
+        return original(*args, **kwargs)
 
-    networks.network_restore_weights_from_backup = restore
+    setattr(owner, name, patch)
     try:
         yield counter
     finally:
-        networks.network_restore_weights_from_backup = original
+        setattr(owner, name, original)
+
+
+def _patching(webui: Any) -> tuple[Any, str, Callable[..., bool]]:
+    """(where the host's function is, its name, whether a call of it changes weights)."""
+    if not webui.is_forge:
+        restores = lambda layer: next(layer.parameters(), None) is not None  # noqa: E731
+        return webui.networks, "network_restore_weights_from_backup", restores
+    unet = webui.shared.sd_model.forge_objects_original.unet
+    if hasattr(unet.model, "lora_loader"):
+        return type(unet.model.lora_loader), "refresh", lambda _loader, patches, *_: bool(patches)
+    return type(unet), "patch_weight_to_device", lambda patcher, key, *_: key in patcher.patches
 
 
 @contextmanager
 def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterator[Recording]:
     """Record each evaluation after the model has run, when every layer has what it computed with."""
     record = Recording()
-    with restore_counter(webui.networks) as counter:
+    with restore_counter(webui) as counter:
 
         def after_evaluation(params: Any) -> None:
-            layers = webui.shared.sd_model.network_layer_mapping
-            record.strengths.append(strengths(layers, base, deltas))
+            record.strengths.append(strengths(webui.layers(), base, deltas))
             record.sampling_steps.append(params.sampling_step)
             record.host_layers_restored.append(counter.take())
 

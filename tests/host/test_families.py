@@ -112,7 +112,7 @@ def test_every_layer_of_a_model_of_the_family_has_the_strength_of_its_block(
     watch = Watch(bench.layers(), [(one, strength_of_one), (two, strength_of_two)])
     fields = fields_of(family)
     with (
-        restore_counter(bench.webui.networks) as counter,
+        restore_counter(bench.webui) as counter,
         bench.webui.observing(watch),
         caplog.at_level(logging.DEBUG, logger="lbw"),
     ):

@@ -64,7 +64,7 @@ def test_weights_that_move_between_evaluations(bench: Bench, moves: list[nn.Modu
     usual = bench.webui.generate(prompt=SCHEDULED, steps=STEPS)
     with model_loaded_with(bench, **{switch: True}):
         moves.clear()
-        with restore_counter(bench.webui.networks) as counter:
+        with restore_counter(bench.webui) as counter:
             result, record = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
             assert counter.take() == 0, "the host re-patched"
         unet = bench.webui.shared.sd_model.model.diffusion_model
@@ -94,7 +94,7 @@ def test_channels_last(bench: Bench):
     with model_loaded_with(bench, opt_channelslast=True):
         kernel = bench.layers()["diffusion_model_output_blocks_5_0_in_layers_2"].weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
-        with restore_counter(bench.webui.networks) as counter:
+        with restore_counter(bench.webui) as counter:
             result, record = bench.record("t_locon", prompt=SCHEDULED.replace("t_lora", "t_locon"), steps=STEPS)
             assert counter.take() == 0, "the host re-patched"
         assert output_block(record, "t_locon") == [1, 1, 0, 0]
@@ -163,7 +163,7 @@ def test_weights_stored_in_8_bits(bench: Bench, in_8_bits: Callable[[bool], None
     weights = Weights(bench)
     assert {weight.dtype for weight in weights.base.values()} == {torch.float8_e4m3fn}
     origins = {name: layers[name].fp16_weight if master else weight for name, weight in weights.base.items()}
-    with restore_counter(bench.webui.networks) as counter, bench.webui.observing(weights):
+    with restore_counter(bench.webui) as counter, bench.webui.observing(weights):
         result = bench.webui.generate(prompt=SCHEDULED.replace(":1:", ":0.7:"), steps=STEPS)
         assert counter.take() == 0, "the host re-patched"
     weights.assert_exact(origins, 0.7, [True, True, False, False])
@@ -184,7 +184,7 @@ def test_weights_in_16_bits(bench: Bench, dtype: torch.dtype):
     try:
         weights = Weights(bench)
         with (
-            restore_counter(bench.webui.networks) as counter,
+            restore_counter(bench.webui) as counter,
             bench.webui.observing(weights),
             torch.autocast("cpu", dtype=torch.bfloat16),
         ):

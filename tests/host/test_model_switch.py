@@ -56,7 +56,7 @@ def test_sdxl_with_both_text_encoders(bench: Bench, other_checkpoints: list[str]
     write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
     base = attention()
     assert base, "the second text encoder has MultiheadAttention"
-    with restore_counter(bench.webui.networks) as counter:
+    with restore_counter(bench.webui) as counter:
         ours = bench.webui.generate(prompt=SDXL_PROMPT)
         assert counter.take() == 0
     assert difference(ours, slow_path.generate(bench.webui, SDXL_PROMPT)) <= 1
@@ -85,7 +85,7 @@ def test_another_vae_leaves_the_lora_where_it_is(bench: Bench, option: Callable[
     for vae in ("pale.safetensors", "None"):
         option(sd_vae=vae)
         sd_vae.reload_vae_weights()
-        with restore_counter(bench.webui.networks) as counter:
+        with restore_counter(bench.webui) as counter:
             result, record = bench.record("t_lora", prompt=SCHEDULED)
             assert counter.take() == 0, "the host re-patched"
         assert [round(found["t_lora"]["OUT05"][0], 2) for found in record.strengths] == [1] * 4 + [0] * 4

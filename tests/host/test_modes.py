@@ -31,7 +31,7 @@ class TestFunctional:
     def test_blocks_and_steps_count(self, bench: Bench, option: Callable[..., None]):
         usual = bench.webui.generate(prompt=SCHEDULED, steps=STEPS)
         option(lora_functional=True)
-        with restore_counter(bench.webui.networks) as counter:
+        with restore_counter(bench.webui) as counter:
             result, record = bench.record("t_lora", prompt=SCHEDULED, steps=STEPS)
             assert counter.take() == 0
         assert output_block(record) == [1, 1, 0, 0]
@@ -105,7 +105,7 @@ def test_a_file_replaced_on_disk_counts_from_the_next_generation_on(
 )
 def test_composed_and_edited_prompts(bench: Bench, prompt: str):
     """Wherever the tag stands, it counts for all of the prompt; the host takes it out before it reads the rest."""
-    with restore_counter(bench.webui.networks) as counter:
+    with restore_counter(bench.webui) as counter:
         result, record = bench.record("t_lora", prompt=prompt, steps=STEPS)
         assert counter.take() == 0, "the host re-patched"
     assert output_block(record) == [0.8, 0.8, 0, 0]
@@ -128,7 +128,7 @@ def test_a_model_that_is_unloaded_and_comes_back(bench: Bench):
 
 def test_a_network_named_twice_with_other_blocks_and_steps(bench: Bench):
     prompt = "a red cat <lora:t_lora:0.5:lbw=INALL:stop=3> <lora:t_lora:1:lbw=OUTALL:start=1>"
-    with restore_counter(bench.webui.networks) as counter:
+    with restore_counter(bench.webui) as counter:
         _, record = bench.record("t_lora", prompt=prompt, steps=STEPS)
         assert counter.take() == 0
     assert output_block(record, block="IN04") == [0.5, 0.5, 0.5, 0]
@@ -232,7 +232,7 @@ def weight_scheduler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_a_lora_network_of_another_extension_the_strengths_are_its_own(
     bench: Bench, weight_scheduler: None, tag: str, wanted: list[float]
 ):
-    with restore_counter(bench.webui.networks) as counter:
+    with restore_counter(bench.webui) as counter:
         presets = f"OUTALL:{OUTPUT_BLOCKS}"
         result, record = bench.record("t_lora", args=[presets], prompt=f"a red cat {tag}", steps=STEPS)
         assert counter.take() == 0, "the host re-patched"

@@ -72,7 +72,7 @@ def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
     formulas = write(bench, kind)
     before = bench.base_biases
     watch = Watch(bench, set(formulas))
-    with restore_counter(bench.webui.networks) as counter, bench.webui.observing(watch):
+    with restore_counter(bench.webui) as counter, bench.webui.observing(watch):
         result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:-0.7:lbw={OUTPUT_BLOCKS}:stop={STOP}>", steps=5)
         assert counter.take() == 0, "the host re-patched"
     assert messages(result) == []
@@ -117,7 +117,7 @@ def test_two_types_on_one_layer_follow_the_order_of_the_tags(bench: Bench, pair:
     assert both
     watch = Watch(bench, both)
     prompt = f"a red cat <lora:t_{pair[0]}:0.8:start=1> <lora:t_{pair[1]}:-0.5:stop=2>"
-    with restore_counter(bench.webui.networks) as counter, bench.webui.observing(watch):
+    with restore_counter(bench.webui) as counter, bench.webui.observing(watch):
         bench.webui.generate(prompt=prompt, steps=3)
         assert counter.take() == 0, "the host re-patched"
     unet = [name for name in watch.names if name.startswith("diffusion_model")]
@@ -142,7 +142,7 @@ def test_a_part_for_another_layer_is_left_out_by_name_and_the_rest_works(bench: 
     path = bench.webui.lora_folder / f"t_{kind}.safetensors"
     write_network(path, kind, {wrong: layers[right], right: layers[right]}, seed=1)
     watch = Watch(bench, {wrong, right})
-    with restore_counter(bench.webui.networks) as counter, bench.webui.observing(watch):
+    with restore_counter(bench.webui) as counter, bench.webui.observing(watch):
         result = bench.webui.generate(prompt=f"a red cat <lora:t_{kind}:1:lbw={','.join(['1'] * 26)}>", steps=1)
         assert counter.take() == 0, "the host re-patched"
     assert result.comments.count(f"<lora:t_{kind}>") == 1 and f"first {wrong}" in result.comments

@@ -93,7 +93,7 @@ def test_the_refiner_reads_the_prompt_with_the_blocks_of_the_tag(
 ):
     """The host encodes it anew before anybody is told of a further evaluation, and would use its own multipliers."""
     prompt = f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop=5>"
-    with restore_counter(bench.webui.networks) as counter:
+    with restore_counter(bench.webui) as counter:
         ours, _stages = refine(limit, prompt)
         assert counter.take() == 0, "the host re-patched"
     slowly, _ = refine(limit, prompt, slowly=True)

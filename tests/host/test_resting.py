@@ -178,7 +178,7 @@ def test_weights_are_exact_in_each_step_and_pristine_behind_the_last(small: Smal
     truth = Truth(small)
     with options(small.bench, lbw_base_weights=policy), small.bench.webui.observing(truth):
         for _ in range(2):
-            with restore_counter(small.bench.webui.networks) as counter:
+            with restore_counter(small.bench.webui) as counter:
                 small.generate(prompt=STOP)
                 assert counter.take() == 0, "the host re-patched"
             truth.assert_unet({"r_lora": ("OUT", [1, 1, 0, 0])})

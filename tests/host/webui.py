@@ -1,13 +1,11 @@
 """The WebUI under test, in this process: the stand-in in tests/webui, or the real one that WEBUI_ROOT names.
 
-Only the host's public contract is used, so the same code drives both. For a real host, WEBUI_ARGS holds its command
-line (checkpoint and so on); it has to be run by the Python that the host is installed for.
+Only the host's public contract is used, so the same code drives both, and AUTOMATIC1111's as well as the Forge family.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,8 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
-STAND_IN = PROJECT / "tests" / "webui"
+from torch import Tensor, nn
+
+from tests.host import real_host
+from tests.host.real_host import STAND_IN
 
 DEFAULTS = {
     "prompt": "a red cat",
@@ -44,19 +44,23 @@ class WebUI:
         self.lora_folder = data / "models" / "Lora"
         self.lora_folder.mkdir(parents=True, exist_ok=True)
         if os.environ.get("WEBUI_ROOT"):
-            self._boot_real(Path(os.environ["WEBUI_ROOT"]))
+            real_host.boot(Path(os.environ["WEBUI_ROOT"]), self.data)
         else:
             self._boot_stand_in()
         import networks
         from modules import processing, script_callbacks, scripts, shared
 
         self.networks, self.processing, self.scripts, self.shared = networks, processing, scripts, shared
+        self.is_forge = hasattr(networks, "load_lora_for_models")
         self.p: Any = None
         """The request that was run last."""
         self.before_evaluation: list[Callable[[Any], None]] = []
         self.after_evaluation: list[Callable[[Any], None]] = []
         script_callbacks.on_cfg_denoiser(lambda params: self._call(self.before_evaluation, params))
-        script_callbacks.on_cfg_denoised(lambda params: self._call(self.after_evaluation, params))
+        after = script_callbacks.on_cfg_after_cfg if self.is_forge else script_callbacks.on_cfg_denoised
+        after(lambda params: self._call(self.after_evaluation, params))
+        if self.is_forge:
+            self.generate(prompt="nothing", steps=1)  # the model is loaded for the first one
 
     @staticmethod
     def _call(observers: list[Callable[[Any], None]], params: Any) -> None:
@@ -81,35 +85,18 @@ class WebUI:
         initialize.initialize(["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)])
         initialize.create_script_runners()
 
-    def _boot_real(self, root: Path) -> None:
-        extensions = self.data / "extensions"
-        extensions.mkdir(exist_ok=True)
-        (extensions / "sd-webui-lora-block-weight").symlink_to(PROJECT)
-        os.chdir(root)
-        sys.path[:] = [str(root), *(folder for folder in sys.path if Path(folder) != STAND_IN)]
-        sys.argv = ["launch.py", "--skip-prepare-environment", "--nowebui", "--api"]
-        late = "--skip-load-model-at-start"  # since 1.7
-        sys.argv += [late] if late in (root / "modules" / "cmd_args.py").read_text() else []
-        sys.argv += ["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)]
-        sys.argv += shlex.split(os.environ.get("WEBUI_ARGS", ""))
-        os.environ.pop("COMMANDLINE_ARGS", None)
-        import launch  # noqa: F401  reads sys.argv
-        import webui
-        from fastapi import FastAPI
-
-        from modules import devices, initialize, script_callbacks, scripts, sd_hijack, shared, ui
-
-        initialize.initialize()
-        app = FastAPI()
-        webui.create_api(app)
-        script_callbacks.before_ui_callback()
-        script_callbacks.app_started_callback(None, app)
-        if not scripts.scripts_txt2img.scripts:  # before 1.8 the API has them made for its first request
-            ui.create_ui()
-        assert shared.sd_model is not None
-        if sd_hijack.current_optimizer is None:
-            sd_hijack.apply_optimizations()
-        devices.first_time_calculation()
+    def layers(self) -> dict[str, Any]:
+        """{name: layer} of the model in use, named as a LoRA in kohya's format has them."""
+        if hasattr(self.shared.sd_model, "network_layer_mapping"):
+            mapping: dict[str, Any] = self.shared.sd_model.network_layer_mapping
+            return mapping
+        objects = self.shared.sd_model.forge_objects_original
+        return {
+            name.replace(".", "_"): layer
+            for part in (objects.unet.model, objects.clip.cond_stage_model)
+            for name, layer in part.named_modules()
+            if isinstance(getattr(layer, "weight", None), Tensor) and not isinstance(layer, nn.Embedding)
+        }
 
     def script(self, runner: Any) -> Any:
         """Our script in ``scripts_txt2img`` or ``scripts_img2img``."""
@@ -120,7 +107,7 @@ class WebUI:
         is_img2img = "init_images" in fields
         runner = self.scripts.scripts_img2img if is_img2img else self.scripts.scripts_txt2img
         kind = "StableDiffusionProcessingImg2Img" if is_img2img else "StableDiffusionProcessingTxt2Img"
-        p = getattr(self.processing, kind)(sd_model=self.shared.sd_model, **{**DEFAULTS, **fields})
+        p = getattr(self.processing, kind)(**{**DEFAULTS, **fields})
         p.is_api = True
         p.scripts = runner
         p.outpath_samples = p.outpath_grids = str(self.data)
