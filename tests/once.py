@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from tests.host.measure import Strengths, changed_layers, copy_weights, restore_counter, strengths
-from tests.host.webui import PROJECT, WebUI
+from tests.host.real_host import PROJECT
+from tests.host.webui import WebUI
 
 
 def deltas_of(network: Any) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.webui import PROJECT
+from tests.host.real_host import PROJECT
 
 PROGRAM = """
 import json, sys, types
