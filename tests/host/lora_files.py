@@ -14,13 +14,19 @@ ATTENTION_PARTS = re.compile(r"(attn[12]_to_(q|k|v|out_0)|ff_net_0_proj|ff_net_2
 TEXT_ENCODER_PARTS = re.compile(r"(self_attn_(q|k|v|out)_proj|mlp_fc[12])$")
 
 
+def shape_of(layer: nn.Module) -> torch.Size:
+    """The shape of the layer's weight; hosts have classes of their own for linear layers."""
+    weight = getattr(layer, "weight", None)
+    return weight.shape if isinstance(weight, Tensor) else torch.Size()
+
+
 def attention_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """What kohya's scripts train by default: the attention of the U-Net, and the text encoder."""
     return {
         name: layer
         for name, layer in layers.items()
         if (ATTENTION_PARTS.search(name) if name.startswith("diffusion_model") else TEXT_ENCODER_PARTS.search(name))
-        and layer.weight.dim() > 1
+        and len(shape_of(layer)) > 1
     }
 
 
@@ -29,7 +35,7 @@ def conv_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {
         name: layer
         for name, layer in layers.items()
-        if name.startswith("diffusion_model") and layer.weight.shape[2:] == (3, 3)
+        if name.startswith("diffusion_model") and shape_of(layer)[2:] == (3, 3)
     }
 
 

@@ -91,7 +91,7 @@ class Binding:
     """The layers of one model and the networks that are loaded.
 
     Args:
-        layers: every layer that the host would back up, bound.
+        layers: every layer that the host would back up, and that can be written, bound.
         messages: what of the networks could not be used, one line each.
     """
 
@@ -139,6 +139,8 @@ def bind(
     misfits: dict[str, list[str]] = {}
     for name, layer in layers.items():
         slots = parts.slots(layer)
+        if not slots:
+            continue
         keys = tuple(name + slot.suffix for slot in slots)
         record = records.get(layer)
         if record is None:

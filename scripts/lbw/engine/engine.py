@@ -180,6 +180,12 @@ class LoraEngine:
         self._sample = partition.sample()
         return Update(count, time.perf_counter() - start)
 
+    def unwritable(self, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+        """Those of the layers that are not among the bound ones, as their weights cannot be written."""
+        assert self.binding is not None
+        bound = {each.layer for each in self.binding.layers}
+        return {name: layer for name, layer in layers.items() if layer not in bound}
+
     @property
     def waiting(self) -> list[BoundLayer]:
         """Layers that the last update has left until they are on the device, or at work."""

@@ -22,7 +22,7 @@ class Parts(Protocol):
         ...
 
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
-        """The slots of a layer that networks may have parts for."""
+        """The slots of a layer that networks may have parts for; none if its weights cannot be written."""
         ...
 
     def of(self, network: Network, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:

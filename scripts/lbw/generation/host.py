@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -43,6 +43,18 @@ class Host(Protocol):
     def before_forward(self, calls: Mapping[nn.Module, Callable[[], None]]) -> None:
         """Have the call of a layer called whenever the layer is about to be at work. No other that was named before
         counts any more, whoever named it."""
+        ...
+
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> Collection[str]:
+        """Have what networks add to weights that cannot be written added in each forward of their layers. What was
+        wanted before does not count any more.
+
+        Args:
+            wanted: {layer name: (layer, one coefficient for each network, each once)}.
+
+        Returns:
+            The names of layers for which that is done.
+        """
         ...
 
     def wanted_names(self) -> tuple[Any, ...]:

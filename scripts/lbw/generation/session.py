@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+from torch import nn
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
 from lbw.generation.host import Host
-from lbw.plan.plan import Pass, Plan, build
+from lbw.plan.plan import Coefficients, Pass, Plan, build
 from lbw.tags.blocks import block_of, family_of_layers
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
@@ -63,6 +65,10 @@ class Session:
         self.most_held = 0
         """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
+        self._unwritable: dict[str, nn.Module] = {}
+        """Layers whose weights cannot be written, wherever they are."""
+        self._left: set[str] = set()
+        """Layers that were at work without what networks add to them."""
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
@@ -154,7 +160,7 @@ class Session:
         if self.plan is not None and self.host.wanted_names() == self._told and self._is_bound():
             self._apply()
         else:
-            self.host.before_forward({})
+            self._stop_at_forwards()
 
     def has_encoded(self) -> None:
         """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
@@ -170,8 +176,8 @@ class Session:
         there is room to spare. Other generations may come before the next pass."""
         if not self.engine.rests:
             return
-        self.host.before_forward({})
-        self._warn_of_layers_elsewhere()
+        self._stop_at_forwards()
+        self._warn_of_layers_left()
         self.engine.settle(of_text_encoder=True)
         self._applied, self._samples = None, not self.host.prepares_late()
         if self.host.moves_parts() or not self.engine.headroom.may_hold(self.engine.held):
@@ -180,6 +186,7 @@ class Session:
 
     def rest(self) -> None:
         """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
+        self.host.add_in_forward({})
         self.engine.settle()
         self._applied = None
 
@@ -244,8 +251,12 @@ class Session:
         self._applied = None
 
     def _stop_listening(self) -> None:
-        self.host.before_forward({})
+        self._stop_at_forwards()
         self.host.before_departure(None)
+
+    def _stop_at_forwards(self) -> None:
+        self.host.before_forward({})
+        self.host.add_in_forward({})
 
     def _disown(self) -> None:
         self.engine.end_pass(names_are_true=self.plan is None or self.plan.is_plain)
@@ -275,6 +286,7 @@ class Session:
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
         self.engine.begin_pass(plan.reach())
+        self._unwritable = self.engine.unwritable(layers)
         self._list_unclaimed(layers, {layer for net in networks for layer in keys_of(net)})
         return plan
 
@@ -311,18 +323,35 @@ class Session:
         self.placement = self.engine.placement or self.placement
         self.most_held = max(self.most_held, self.engine.held)
         self.host.before_departure(self.rest if self.engine.rests and names else None)
+        served = self._add_in_forward(coefficients)
         self.host.before_forward({
             each.layer: self._encoder_works if each.is_text_encoder else self._layers_work
             for each in self.engine.waiting
+            if each.keys[0] not in served
         })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 
-    def _warn_of_layers_elsewhere(self) -> None:
-        """A host that prepares late may keep layers in RAM, and bring copies of their weights to the GPU each time."""
-        left = [bound for bound in self.engine.waiting if not bound.is_text_encoder]
-        if self.plan is not None and self._samples and self.host.prepares_late() and left:
-            self.warn(f"{len(left)} layers were not on the GPU while they were at work, and are without LoRAs")
+    def _add_in_forward(self, coefficients: Coefficients) -> Collection[str]:
+        """Layers that are at work and could not be brought to their coefficients get what is added to them from the
+        host. Returns the names of those that do."""
+        wanted = dict(self._unwritable)
+        if self.host.prepares_late():
+            at_work = (each for each in self.engine.waiting if self._is_at_work(each.is_text_encoder))
+            wanted |= {each.keys[0]: each.layer for each in at_work}
+        names = coefficients.keys() & wanted.keys()
+        served = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
+        self._left |= {name for name in names if name not in served and any(coefficients[name])}
+        return served
+
+    def _is_at_work(self, is_text_encoder: bool) -> bool:
+        return self._encodes if is_text_encoder else self._samples
+
+    def _warn_of_layers_left(self) -> None:
+        if self._left:
+            first = min(self._left)
+            self.warn(f"{len(self._left)} layers, first {first}, can be patched in no way, and were without LoRAs")
+            self._left.clear()
 
     def _warn_of_empty_schedules(self) -> None:
         assert self.plan is not None

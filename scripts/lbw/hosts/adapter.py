@@ -35,10 +35,6 @@ class Adapter(Host, Protocol):
         """It is over, or another one that is not ours begins."""
         ...
 
-    def obstacle(self) -> str | None:
-        """Why LoRAs of the model in use cannot be put into its weights; None if they can."""
-        ...
-
     def patches_in_forward(self) -> bool:
         """Whether the host adds networks to the output of layers instead, with one multiplier for all blocks."""
         ...

@@ -134,13 +134,14 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     arguments = _arguments(values, messages.append)
     for earlier in _under_way:
         earlier.suspend()
-    obstacle = adapter.obstacle()
-    if not arguments.active or obstacle is not None or adapter.patches_in_forward():
+    if not arguments.active or adapter.patches_in_forward():
         engine.release()
         adapter.end_generation()
         caches.drop_others(p, ())
         if arguments.active:
-            _tell_why_off(p, obstacle)
+            message = "off, because the option lora_functional is on and this request does not restore its settings"
+            logger.warning("LoRA Block Weight: %s", message)
+            p.comment(f"{NAME}: {message}")
         return
     plot = plots.plot_of(p)
     if plot is not None:
@@ -164,17 +165,6 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     p.close = Closer(p)
     adapter.watch_sampling(p, sampled)
     adapter.begin_generation()
-
-
-def _tell_why_off(p: Any, obstacle: str | None) -> None:
-    if obstacle is None:
-        message = "off, because the option lora_functional is on and this request does not restore its settings"
-    elif any("<lora:" in text for text in p.all_prompts):
-        message = f"off, because {obstacle}; the host applies the LoRAs itself, as a whole and in all steps"
-    else:
-        return
-    logger.warning("LoRA Block Weight: %s", message)
-    p.comment(f"{NAME}: {message}")
 
 
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:

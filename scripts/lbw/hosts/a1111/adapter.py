@@ -65,6 +65,10 @@ class A1111:
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
         self._hooks.set(shared.sd_model, calls)
 
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
+        """The host brings weights to the GPU before it works with them, all of which can be written."""
+        return set()
+
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
 
@@ -73,9 +77,6 @@ class A1111:
 
     def end_generation(self) -> None:
         """The host needs not be told."""
-
-    def obstacle(self) -> str | None:
-        return None
 
     def patches_in_forward(self) -> bool:
         return bool(shared.opts.lora_functional)

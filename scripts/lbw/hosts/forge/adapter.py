@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 import networks as host_networks
@@ -15,6 +14,7 @@ from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
 from lbw.hosts import file_lists
 from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge import steps
+from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
@@ -22,8 +22,6 @@ from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
 from lbw.tags.limits import shortened
 from modules import shared
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _module(*names: str) -> Any:
@@ -56,6 +54,7 @@ class Forge:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge)
         self._loading = Loading(host_networks, self._forget_what_is_loaded)
+        self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()
 
@@ -101,6 +100,24 @@ class Forge:
             inside = self._layers_of(part).values() if calls else ()
             hooks.set(part, {layer: calls[layer] for layer in inside if layer in calls})
 
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
+        networks = list({id(net): net for net in self.networks()}.values())
+        served = {name: layer for name, (layer, _coefficients) in wanted.items() if can_patch(layer)}
+        self._forward_patches.set({
+            layer: self._entries(name, zip(networks, wanted[name][1], strict=True)) for name, layer in served.items()
+        })  # fmt: skip
+        return {*served}
+
+    @staticmethod
+    def _entries(layer_name: str, networks: Iterable[tuple[Network, float]]) -> Entries:
+        """The host's form of what networks have for a layer, each with its coefficient."""
+        found: Entries = {}
+        for net, coefficient in networks:
+            for parameter, patches in net.patches.get(layer_name, {}).items() if coefficient else ():
+                entries = found.setdefault(parameter, [])
+                entries += [(coefficient, values, 1.0, offset, function) for values, offset, function in patches]
+        return found
+
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, None) for net in self.networks())
 
@@ -109,14 +126,6 @@ class Forge:
 
     def patches_in_forward(self) -> bool:
         return False
-
-    def obstacle(self) -> str | None:
-        if not self.is_loaded():
-            return None
-        storage = getattr(shared.sd_model.forge_objects_original.unet.model, "storage_dtype", torch.float16)
-        if storage in _FLOATS:
-            return None
-        return f"its weights are stored as {storage}, which are not written into"
 
     def begin_generation(self) -> None:
         self._loading.begin()

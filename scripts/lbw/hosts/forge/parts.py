@@ -23,6 +23,8 @@ Part = dict[str, list[Patch]]
 
 _WEIGHT = (Slot("", "weight"),)
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
 
 @dataclass(eq=False)
 class HostMerge(WeightDependent):
@@ -56,7 +58,9 @@ class PatchParts:
         return network.patches
 
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
-        return _WEIGHT
+        """None of a layer whose weight is not what it computes with."""
+        is_itself = layer.weight.dtype in _FLOATS and getattr(layer, "scale_weight", None) is None
+        return _WEIGHT if is_itself else ()
 
     def of(self, network: Network, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
         part = network.patches.get(keys[0])
