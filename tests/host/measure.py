@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lbw.tags.blocks import block_of
+from lbw.tags.blocks import block_of, is_text_encoder
 
 
 def messages(result: Any) -> list[str]:
@@ -113,13 +114,42 @@ def _patching(webui: Any) -> tuple[Any, str, Callable[..., bool]]:
 
 
 @contextmanager
+def _encoder_watched(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterator[Callable[[], Strengths]]:
+    """Tells the strengths that the text encoder had when it was at work last, on a host that needs its weights only
+    then. What the host has encoded before is forgotten, so that it does so again."""
+    encoding = {name: {k: v for k, v in each.items() if is_text_encoder(k)} for name, each in deltas.items()}
+    known: list[Strengths] = []
+    last = max((layer for each in encoding.values() for layer in each), default=None, key=natural)
+    if last is None:
+        yield dict
+        return
+    for kind in (webui.processing.StableDiffusionProcessingTxt2Img, webui.processing.StableDiffusionProcessingImg2Img):
+        forget_conditioning(kind)
+    layers = webui.layers()
+    hook = layers[last].register_forward_hook(lambda *_: known.append(strengths(layers, base, encoding)))
+    try:
+        yield lambda: known[-1]
+    finally:
+        hook.remove()
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names by what they are worth."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+@contextmanager
 def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterator[Recording]:
     """Record each evaluation after the model has run, when every layer has what it computed with."""
     record = Recording()
-    with restore_counter(webui) as counter:
+    watched = _encoder_watched(webui, base, deltas) if webui.is_forge else nullcontext(dict)
+    with restore_counter(webui) as counter, watched as encoded:
 
         def after_evaluation(params: Any) -> None:
-            record.strengths.append(strengths(webui.layers(), base, deltas))
+            found = strengths(webui.layers(), base, deltas)
+            for name, blocks in encoded().items():
+                found[name] |= blocks
+            record.strengths.append(found)
             record.sampling_steps.append(params.sampling_step)
             record.host_layers_restored.append(counter.take())
 
@@ -128,3 +158,10 @@ def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterato
 
         with webui.observing(before_evaluation, before=True), webui.observing(after_evaluation):
             yield record
+
+
+def forget_conditioning(p: Any) -> None:
+    """Have the host encode the prompts of a request, or those of a kind of request, anew."""
+    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
+        if hasattr(p, name):
+            getattr(p, name)[:] = [None, None]

@@ -12,6 +12,7 @@ from typing import Any
 from lbw.plan.plan import Plan, build
 from lbw.request.arguments import Arguments
 from lbw.tags import prompt as tags
+from tests.host.measure import forget_conditioning
 from tests.host.webui import WebUI
 
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>")
@@ -99,10 +100,3 @@ def generate(webui: WebUI, prompt: str, **fields: Any) -> Any:
     finally:
         path.end()
         forget_conditioning(p)
-
-
-def forget_conditioning(p: Any) -> None:
-    """The host's cache knows nothing of multipliers that were set behind its back."""
-    for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
-        if hasattr(p, name):
-            getattr(p, name)[:] = [None, None]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.host.conftest import Bench
-from tests.host.slow_path import forget_conditioning
+from tests.host.measure import forget_conditioning
 
 PLAIN = "a red cat <lora:t_lora:1>"
 SCHEDULED = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=4>"

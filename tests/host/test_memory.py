@@ -11,7 +11,7 @@ import torch
 
 from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
-from tests.host.slow_path import forget_conditioning
+from tests.host.measure import forget_conditioning
 from tests.host.test_isolation import PLAIN, SCHEDULED, difference, without_scripts
 
 

@@ -23,8 +23,7 @@ from lbw.engine.headroom import Headroom
 from lbw.tags.blocks import block_of
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
-from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter
-from tests.host.slow_path import forget_conditioning
+from tests.host.measure import OUTPUT_BLOCKS, copy_weights, forget_conditioning, messages, restore_counter
 from tests.host.test_isolation import difference, without_scripts
 from tests.host.test_memory import options
 from tests.host.test_memory_modes import HIRES, model_loaded_with, same_bits
