@@ -143,10 +143,14 @@ def recording(webui: Any, base: Mapping[str, Tensor], deltas: Deltas) -> Iterato
     """Record each evaluation after the model has run, when every layer has what it computed with."""
     record = Recording()
     watched = _encoder_watched(webui, base, deltas) if webui.is_forge else nullcontext(dict)
+    at_work = {
+        name: {layer: value for layer, value in each.items() if not (webui.is_forge and is_text_encoder(layer))}
+        for name, each in deltas.items()
+    }
     with restore_counter(webui) as counter, watched as encoded:
 
         def after_evaluation(params: Any) -> None:
-            found = strengths(webui.layers(), base, deltas)
+            found = strengths(webui.layers(), base, at_work)
             for name, blocks in encoded().items():
                 found[name] |= blocks
             record.strengths.append(found)

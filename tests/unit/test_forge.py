@@ -192,11 +192,33 @@ def test_what_has_no_formula_here_is_merged_by_the_host(values: Any):
     assert torch.allclose(delta(values).compute(weight), 0.5 * weight)
 
 
-def test_a_part_of_a_fused_weight_is_merged_by_the_host():
-    part = {"weight": [(lora_values(1), (0, 0, 8), None)]}
-    found = PatchParts(host_merge).delta(Network("a"), part, torch.Size((16, 24)), torch.float32)
-    weight = torch.randn(16, 24)
-    assert torch.allclose(found.compute(weight), 0.5 * weight)
+def fused(*patches: Any, shape: tuple[int, ...]) -> Any:
+    return PatchParts(host_merge).delta(Network("a"), {"weight": [*patches]}, torch.Size(shape), torch.float32)
+
+
+@pytest.mark.parametrize("dimension", [0, 1])
+def test_parts_of_a_fused_weight_are_one_delta(dimension: int):
+    first, second = lora_values(1), lora_values(2, alpha=8.0)
+    shape = (48, 24) if dimension == 0 else (16, 72)
+    size = shape[dimension] // 3
+    found = fused(
+        (first, (dimension, 0, size), None), (second, (dimension, 2 * size, size), None), shape=shape
+    ).materialize(torch.device("cpu"), torch.float64)
+    wanted = torch.zeros(shape, dtype=torch.float64)
+    wanted.narrow(dimension, 0, size).copy_(delta_of_lora(first))
+    wanted.narrow(dimension, 2 * size, size).copy_(delta_of_lora(second))
+    assert torch.allclose(found.reshape(shape), wanted, rtol=1e-5)
+
+
+def test_a_part_of_a_fused_weight_that_does_not_fit_is_refused():
+    with pytest.raises(UnsupportedPartError):
+        fused((lora_values(1), (0, 0, 12), None), shape=(48, 24))
+
+
+def test_parts_of_a_fused_weight_that_are_no_loras_are_merged_by_the_host():
+    values = ("loha", (*lora_values(1)[1][:3], *lora_values(2)[1][:2], None, None, None))
+    weight = torch.randn(48, 24)
+    assert torch.allclose(fused((values, (0, 0, 16), None), shape=(48, 24)).compute(weight), 0.5 * weight)
 
 
 def test_a_part_for_another_shape_is_refused_by_name():

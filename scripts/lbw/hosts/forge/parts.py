@@ -85,7 +85,7 @@ class PatchParts:
         if not weight:
             delta = Dense(torch.zeros(shape))
         else:
-            found = _own_formula(*weight[0], shape, dtype) if len(weight) == 1 else None
+            found = _own_formula(weight, shape, dtype)
             delta = HostMerge(weight, self._merge) if found is None else found
             if found is None:
                 delta.compute(torch.ones(shape))  # it shows whether it fits
@@ -112,16 +112,17 @@ def _kind(values: Any) -> tuple[str, Sequence[Any]]:
     return str(values[0]), values[1]
 
 
-def _own_formula(
-    values: Any, offset: Any, function: Any, shape: torch.Size, dtype: torch.dtype
-) -> Delta | None:
+def _own_formula(patches: Sequence[Patch], shape: torch.Size, dtype: torch.dtype) -> Delta | None:
     """The delta by a formula of ours; None if the host's own is needed."""
-    if offset is not None or function is not None:
+    if len(patches) > 1 or patches[0][1] is not None:
+        return _fused(patches, shape, dtype)
+    values, _offset, function = patches[0]
+    if function is not None:
         return None
     kind, found = _kind(values)
     if kind == "diff" and isinstance(found[0], Tensor):
         return full.build(found[0], None, shape, dtype, scale=1.0)
-    if kind == "lora" and found[4] is None and all(each is None for each in found[5:]):
+    if kind == "lora" and _is_plain(found):
         up, down, alpha, mid = found[:4]
         return lora.build(up, down, mid, shape, dtype, scale=_scale(alpha, len(down)))
     if kind == "loha" and found[7] is None:
@@ -133,6 +134,34 @@ def _own_formula(
         first, second = (w1a, w1b) if w1 is None else w1, (w2a, w2b) if w2 is None else w2
         return lokr.build(first, second, t2, shape, dtype, scale=1.0 if rank is None else _scale(alpha, rank))
     return None
+
+
+def _is_plain(values: Sequence[Any]) -> bool:
+    """Whether a LoRA has neither a magnitude (DoRA) nor anything else that is not a factor."""
+    return all(each is None for each in values[4:])
+
+
+def _fused(patches: Sequence[Patch], shape: torch.Size, dtype: torch.dtype) -> Delta | None:
+    """Several LoRAs for one weight, each for some rows or columns of it: one LoRA, with zeros where each is not for."""
+    ups, downs = [], []
+    for values, offset, function in patches:
+        kind, found = _kind(values)
+        if kind != "lora" or function is not None or found[3] is not None or not _is_plain(found):
+            return None
+        up, down = found[0].float().flatten(1) * _scale(found[2], len(found[1])), found[1].flatten(1)
+        dimension, start, length = offset or (0, 0, shape[0])
+        ups.append(_placed(up, 0, shape[0], start, length) if dimension == 0 else up)
+        downs.append(_placed(down, 1, shape[1:].numel(), start, length) if dimension == 1 else down)
+    return lora.build(torch.cat(ups, 1), torch.cat(downs), None, shape, dtype, scale=1.0)
+
+
+def _placed(factor: Tensor, dimension: int, size: int, start: int, length: int) -> Tensor:
+    """A factor with zeros before and behind it, so that it has ``size`` rows or columns."""
+    shape = [*factor.shape]
+    shape[dimension] = size
+    placed = factor.new_zeros(shape)
+    placed.narrow(dimension, start, length).copy_(factor)
+    return placed
 
 
 def _scale(alpha: Any, rank: int) -> float:
