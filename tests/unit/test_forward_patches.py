@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -38,8 +38,8 @@ class Online(nn.Linear):
 class Functions(nn.Linear):
     """Has functions for copies of its parameters."""
 
-    weight_function: Any = []
-    bias_function: Any = []
+    weight_function: ClassVar[list[Any]] = []
+    bias_function: ClassVar[list[Any]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
