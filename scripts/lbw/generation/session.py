@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
 from lbw.generation.host import Host
 from lbw.plan.plan import Coefficients, Pass, Plan, build
-from lbw.tags.blocks import block_of, family_of_layers
+from lbw.tags.blocks import block_of, family_of_layers, is_text_encoder
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.tags.prompt import LoraRequest
@@ -65,6 +66,9 @@ class Session:
         self.most_held = 0
         """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
+        self.most_in_forward = 0
+        """Layers that the host patched in their forwards, at a time."""
+        self._in_forward: Collection[str] = ()
         self._unwritable: dict[str, nn.Module] = {}
         """Layers whose weights cannot be written, wherever they are."""
         self._left: set[str] = set()
@@ -318,31 +322,32 @@ class Session:
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
         update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
+        update += self._add_in_forward(coefficients)
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
         self.most_held = max(self.most_held, self.engine.held)
         self.host.before_departure(self.rest if self.engine.rests and names else None)
-        served = self._add_in_forward(coefficients)
         self.host.before_forward({
             each.layer: self._encoder_works if each.is_text_encoder else self._layers_work
             for each in self.engine.waiting
-            if each.keys[0] not in served
+            if each.keys[0] not in self._in_forward
         })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 
-    def _add_in_forward(self, coefficients: Coefficients) -> Collection[str]:
+    def _add_in_forward(self, coefficients: Coefficients) -> Update:
         """Layers that are at work and could not be brought to their coefficients get what is added to them from the
-        host. Returns the names of those that do."""
+        host."""
+        start = time.perf_counter()
         wanted = dict(self._unwritable)
         if self.host.prepares_late():
-            at_work = (each for each in self.engine.waiting if self._is_at_work(each.is_text_encoder))
-            wanted |= {each.keys[0]: each.layer for each in at_work}
-        names = coefficients.keys() & wanted.keys()
-        served = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
-        self._left |= {name for name in names if name not in served and any(coefficients[name])}
-        return served
+            wanted |= {each.keys[0]: each.layer for each in self.engine.waiting}
+        names = {name for name in coefficients.keys() & wanted.keys() if self._is_at_work(is_text_encoder(name))}
+        self._in_forward = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
+        self.most_in_forward = max(self.most_in_forward, len(self._in_forward))
+        self._left |= {name for name in names if name not in self._in_forward and any(coefficients[name])}
+        return Update(len(self._in_forward), time.perf_counter() - start)
 
     def _is_at_work(self, is_text_encoder: bool) -> bool:
         return self._encodes if is_text_encoder else self._samples

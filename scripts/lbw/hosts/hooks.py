@@ -295,10 +295,13 @@ def _tell_summary(session: Session, processed: Any) -> None:
 def _memory_mode(session: Session) -> str:
     """Where the pristine weights were of the layers that LoRAs changed, and what that took of the GPU's memory."""
     places = {None: "as they are", Policy.GPU: "beside the layers (gpu)", Policy.LEAN: "lean", Policy.RAM: "in RAM"}
-    if not session.most_held:
-        return places[session.placement]
-    most = f"up to {session.most_held / 1e6:.0f} MB of GPU memory for switches"
-    return f"{places[session.placement]}, {most}, {f'{engine.held / 1e6:.0f} MB' if engine.held else 'none'} now"
+    found = [places[session.placement]]
+    if session.most_in_forward:
+        found.append(f"{session.most_in_forward} layers patched in each of their forwards")
+    if session.most_held:
+        found += [f"up to {session.most_held / 1e6:.0f} MB of GPU memory for switches"]
+        found += [f"{engine.held / 1e6:.0f} MB now" if engine.held else "none now"]
+    return ", ".join(found)
 
 
 def end(p: Any) -> None:
