@@ -48,6 +48,11 @@ class Bench:
         if name not in sd_samplers.all_samplers_map or (scheduler != "Automatic" and not has_choice):
             pytest.skip(f"this host has no {name}, {scheduler}")
 
+    def not_on_forge(self, reason: str) -> None:
+        """Skip the test on a host of the Forge family."""
+        if self.webui.is_forge:
+            pytest.skip(f"the Forge family: {reason}")
+
     def differences_from_base(self) -> list[str]:
         """The layers whose weight or bias is not bit-equal to what it was at the start."""
         layers = self.layers()

@@ -91,7 +91,7 @@ def restore_counter(webui: Any) -> Iterator[RestoreCounter]:
     original = getattr(owner, name)
 
     def patch(*args: Any, **kwargs: Any) -> Any:
-        if is_one(*args):
+        if is_one(*args, **kwargs):
             counter.add()
         return original(*args, **kwargs)
 
@@ -109,8 +109,8 @@ def _patching(webui: Any) -> tuple[Any, str, Callable[..., bool]]:
         return webui.networks, "network_restore_weights_from_backup", restores
     unet = webui.shared.sd_model.forge_objects_original.unet
     if hasattr(unet.model, "lora_loader"):
-        return type(unet.model.lora_loader), "refresh", lambda _loader, patches, *_: bool(patches)
-    return type(unet), "patch_weight_to_device", lambda patcher, key, *_: key in patcher.patches
+        return type(unet.model.lora_loader), "refresh", lambda _loader, lora_patches, *_, **__: bool(lora_patches)
+    return type(unet), "patch_weight_to_device", lambda patcher, key, *_, **__: key in patcher.patches
 
 
 @contextmanager

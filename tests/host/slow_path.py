@@ -7,11 +7,16 @@ given is the multiplier of each module in each step.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lbw.plan.plan import Plan, build
 from lbw.request.arguments import Arguments
 from lbw.tags import prompt as tags
+from lbw.tags.blocks import is_text_encoder
 from tests.host.measure import forget_conditioning
 from tests.host.webui import WebUI
 
@@ -73,6 +78,63 @@ class SlowPath:
                 vars(module).pop("multiplier", None)
 
 
+class MergingPath:
+    """On the Forge family, whose hosts merge once: its own merge from the pristine weights, in each step."""
+
+    def __init__(self, webui: WebUI, requests: list[tags.LoraRequest]) -> None:
+        self.webui = webui
+        self.requests = requests
+        self.networks: dict[str, Any] = {}
+        self.plan: Plan | None = None
+        self._pristine: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+
+    def begin(self, steps: int) -> None:
+        from lbw.hosts.preset_files import library  # can be imported once a host runs
+        from lbw.hosts.serving import adapter
+
+        names = dict.fromkeys(request.name for request in self.requests)
+        self.networks = {name: adapter.read_network(adapter.network_file(name)) for name in names}
+        layers = {name: tuple(net.patches) for name, net in self.networks.items()}
+        requests = sorted(self.requests, key=lambda request: [*names].index(request.name))
+        self.plan = build(requests, layers, library(Arguments()), lambda _message: None)
+        coefficients = self.plan.coefficients(0, steps)
+        for name in filter(is_text_encoder, coefficients):  # when it is at work: the host moves it before
+            layer, strengths = self.webui.layers()[name], coefficients[name]
+            write = partial(self._write, name, strengths)
+            self._hooks.append(layer.register_forward_pre_hook(lambda *_, write=write: write()))
+
+    def _write(self, name: str, coefficients: tuple[float, ...]) -> None:
+        from lbw.hosts.forge.adapter import merge
+
+        layer = self.webui.layers()[name]
+        pristine = self._pristine.setdefault(name, layer.weight.detach().clone())
+        entries = [
+            (coefficient, values, 1.0, offset, function)
+            for net, coefficient in zip(self.networks.values(), coefficients, strict=True)
+            for values, offset, function in net.patches.get(name, {}).get("weight", [])
+        ]
+        with torch.inference_mode():
+            layer.weight.copy_(merge(entries, pristine.float()))
+
+    def before_evaluation(self, params: Any) -> None:
+        from lbw.hosts.serving import adapter
+
+        assert self.plan is not None
+        step = adapter.solver_step(self.webui.denoiser(params), params.sampling_step)
+        for name, coefficients in self.plan.coefficients(step, params.total_sampling_steps).items():
+            if not is_text_encoder(name):
+                self._write(name, coefficients)
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        layers = self.webui.layers()
+        with torch.inference_mode():
+            for name, pristine in self._pristine.items():
+                layers[name].weight.copy_(pristine)
+
+
 class _Constant:
     def __init__(self, value: float) -> None:
         self.value = value
@@ -84,8 +146,9 @@ class _Constant:
 def generate(webui: WebUI, prompt: str, **fields: Any) -> Any:
     """Make the image of ``prompt`` with the extension switched off and the host doing all the work."""
     requests = requests_of(prompt)
-    path = SlowPath(webui, requests)
-    p = webui.request(args=["", False], prompt=with_plain_tags(prompt, requests), **fields)
+    path = (MergingPath if webui.is_forge else SlowPath)(webui, requests)
+    plain = _TAG.sub("", prompt) if webui.is_forge else with_plain_tags(prompt, requests)
+    p = webui.request(args=["", False], prompt=plain, **fields)
     setup_conds = p.setup_conds
 
     def encode() -> None:

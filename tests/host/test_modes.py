@@ -28,6 +28,10 @@ def output_block(record: Any, network: str = "t_lora", block: str = "OUT05") -> 
 class TestFunctional:
     """The option lora_functional, with which the host leaves the weights alone and adds to each layer's output."""
 
+    @pytest.fixture(autouse=True)
+    def _only_where_it_is(self, bench: Bench) -> None:
+        bench.not_on_forge("has no such option")
+
     def test_blocks_and_steps_count(self, bench: Bench, option: Callable[..., None]):
         usual = bench.webui.generate(prompt=SCHEDULED, steps=STEPS)
         option(lora_functional=True)
@@ -140,6 +144,8 @@ def test_another_script_generates_in_the_middle_of_sampling(bench: Bench):
     """Its networks take the place of ours in the host, and in the weights; ours come back with the next step."""
     prompt = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=4>"
     alone = bench.webui.generate(prompt=prompt, steps=5)
+    from lbw.hosts.serving import adapter
+
     networks, state = bench.webui.networks, bench.webui.shared.state
     strengths_inside: list[float] = []
 
@@ -150,7 +156,7 @@ def test_another_script_generates_in_the_middle_of_sampling(bench: Bench):
         strengths_inside.append(0.0)
 
         def note(_params: Any) -> None:
-            strengths_inside.append(networks.loaded_networks[0].unet_multiplier)
+            strengths_inside.append(adapter.networks()[0].unet_multiplier)
 
         with bench.webui.observing(note):
             bench.webui.processing.process_images(
@@ -170,6 +176,7 @@ def test_another_script_generates_in_the_middle_of_sampling(bench: Bench):
 
 def test_a_multiplier_written_before_each_evaluation_takes_effect(bench: Bench):
     """As regional prompters do, which give each region's evaluation a strength of its own."""
+    bench.not_on_forge("looks at multipliers when it loads networks, and never again")
     strengths = iter([0.2, 0.8, 0.4, 0.6])
 
     def write(_params: Any) -> None:
@@ -185,6 +192,7 @@ def test_a_multiplier_written_before_each_evaluation_takes_effect(bench: Bench):
 def weight_scheduler(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """As loractl: a Lora network of its own, derived from the host's, reads keyframes where that has a number, and
     raises at all else; the multipliers of the host's networks are properties that follow the host's step counter."""
+    bench.not_on_forge("looks at multipliers when it loads networks, and never again")
     import extra_networks_lora
     import network
     from modules import extra_networks
@@ -257,6 +265,7 @@ def write_bundle(bench: Bench, word: str) -> None:
 
 def test_words_that_a_network_brings_along_are_the_hosts_business(bench: Bench, capfd: pytest.CaptureFixture):
     """Bundled textual inversions are in force as long as the network is loaded, and nothing stumbles over them."""
+    bench.not_on_forge("knows no words in files of networks")
     from modules.sd_hijack import model_hijack
 
     write_bundle(bench, "qxword")

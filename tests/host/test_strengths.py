@@ -30,6 +30,9 @@ def state(bench: Bench) -> tuple[Any, ...]:
     """What a measurement must not touch: networks, weights, backups and names."""
     host = bench.webui.networks
     layers = bench.layers().values()
+    if bench.webui.is_forge:
+        objects = bench.webui.shared.sd_model.forge_objects
+        return ([id(objects.unet), id(objects.clip)], [id(layer.weight) for layer in layers])
     kept = ("network_weights_backup", "network_bias_backup", "network_current_names")
     return (
         [(id(net), net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in host.loaded_networks],
@@ -41,7 +44,8 @@ def state(bench: Bench) -> tuple[Any, ...]:
 def test_strengths_are_those_of_the_file_whatever_is_in_the_weights(bench: Bench):
     bench.webui.generate(prompt=SCHEDULED)
     before, weights = state(bench), copy_weights(bench.layers())
-    assert any(not weights[name].equal(bench.base[name]) for name in weights), "the LoRA has to be in the weights"
+    if not bench.webui.is_forge:
+        assert any(not weights[name].equal(bench.base[name]) for name in weights), "the LoRA has to be in the weights"
     for name in ("t_lora", "t_locon", "t_mid"):
         found = measure(name)
         assert found.name == name and found.messages == ()

@@ -107,6 +107,8 @@ class WebUI:
         is_img2img = "init_images" in fields
         runner = self.scripts.scripts_img2img if is_img2img else self.scripts.scripts_txt2img
         kind = "StableDiffusionProcessingImg2Img" if is_img2img else "StableDiffusionProcessingTxt2Img"
+        if self.is_forge and fields.get("enable_hr"):
+            fields.setdefault("hr_additional_modules", ["Use same choices"])
         p = getattr(self.processing, kind)(**{**DEFAULTS, **fields})
         p.is_api = True
         p.scripts = runner

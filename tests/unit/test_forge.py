@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,15 +48,20 @@ class Patcher:
 class HostModule:
     """The host's module of networks, with what the adapter touches of it."""
 
-    def __init__(self, *, by_file: bool) -> None:
-        self.files = {"a": {KEY: lora_values(1)}, "b": {KEY: lora_values(2)}}
-        self.available_networks = {name: SimpleNamespace(name=name, filename=f"/loras/{name}.x") for name in self.files}
+    def __init__(self, folder: Path, *, by_file: bool) -> None:
+        self.files: dict[str, Any] = {"a": {KEY: lora_values(1)}, "b": {KEY: lora_values(2)}, "cut off": None}
+        self.available_networks = {
+            name: SimpleNamespace(name=name, filename=str(folder / f"{name}.x")) for name in self.files
+        }
+        for file in self.available_networks.values():
+            Path(file.filename).touch()
         self.available_network_aliases = dict(self.available_networks)
         self.forbidden_network_aliases: dict[str, int] = {}
         self.loaded_networks: list[Any] = []
-        self.unet = Patcher(object(), by_file=by_file)
-        self.clip = SimpleNamespace(patcher=Patcher(object(), by_file=by_file))
+        self.unet = Patcher(nn.Identity(), by_file=by_file)
+        self.clip = SimpleNamespace(patcher=Patcher(nn.Identity(), by_file=by_file))
         self.last: Any = None
+        self.load_lora_state_dict = cache(self._read)
         self.merged: list[Any] = []
 
     def update_available_networks_by_names(self, names: Sequence[str]) -> None:
@@ -69,8 +77,15 @@ class HostModule:
         self.last, model, clip = asked, self.unet, self.clip
         for name, of_te, of_unet in asked:
             file = self.available_network_aliases[name].filename
-            model, clip = self.load_lora_for_models(model, clip, self.files[name], of_unet, of_te, filename=file)
+            tensors = self.load_lora_state_dict(file)
+            model, clip = self.load_lora_for_models(model, clip, tensors, of_unet, of_te, filename=file)
         self.merged = [model, clip]
+
+    def _read(self, filename: str) -> dict[str, Any]:
+        tensors = self.files[Path(filename).stem]
+        if tensors is None:
+            raise OSError("the file is cut off")
+        return dict(tensors)
 
     def load_lora_for_models(self, model: Any, clip: Any, lora: Any, unet: float, te: float, filename: str) -> Any:
         return model.patched(filename, lora, unet), SimpleNamespace(patcher=clip.patcher)
@@ -88,8 +103,8 @@ def delta_of_lora(values: Any) -> Tensor:
 
 
 @pytest.fixture(params=[True, False], ids=["patches by file", "patches by key"])
-def host(request: pytest.FixtureRequest) -> HostModule:
-    return HostModule(by_file=request.param)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> HostModule:
+    return HostModule(tmp_path, by_file=request.param)
 
 
 def forgetting(host: HostModule) -> Loading:
@@ -124,6 +139,44 @@ def test_a_name_without_a_file_costs_that_lora_alone(host: HostModule):
     loading.begin()
     host.load_networks(["nope", "a"], [0.1, 0.5], [0.2, 0.8], [None, None])
     assert [(net.name, net.te_multiplier, net.unet_multiplier) for net in loading.networks] == [("a", 0.5, 0.8)]
+
+
+def test_a_file_that_cannot_be_read_costs_that_lora_alone(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["cut off", "a"], [1.0, 0.5], [1.0, 0.8])
+    assert [(net.name, net.fault) for net in loading.networks] == [
+        ("cut off", "its file cannot be read (OSError)"), ("a", None),
+    ]  # fmt: skip
+    assert not loading.networks[0].patches and loading.networks[1].patches
+
+
+def test_a_file_that_the_host_stumbles_over_costs_that_lora_alone(host: HostModule, monkeypatch: pytest.MonkeyPatch):
+    load = host.load_lora_for_models
+
+    def stumble(model: Any, clip: Any, lora: Any, *args: Any, **kwargs: Any) -> Any:
+        if lora[KEY] is host.files["b"][KEY]:
+            raise ValueError("of another model")
+        return load(model, clip, lora, *args, **kwargs)
+
+    monkeypatch.setattr(host, "load_lora_for_models", stumble)
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["b", "a"], [1.0, 1.0], [1.0, 1.0])
+    assert [net.fault for net in loading.networks] == ["the host cannot load its file (ValueError)", None]
+
+
+def test_a_file_that_was_replaced_is_read_again(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    host.files["a"] = {KEY: lora_values(7)}
+    host.load_networks(["a"], [1.0], [1.0])
+    os.utime(host.available_networks["a"].filename, (1, 1))
+    old = loading.networks[0]
+    host.load_networks(["a"], [1.0], [1.0])
+    assert loading.networks != [old]
+    assert loading.networks[0].patches[LAYER]["weight"] == [(host.files["a"][KEY], None, None)]
 
 
 def test_afterwards_the_host_loads_by_itself(host: HostModule):

@@ -175,7 +175,7 @@ class Forge:
     def read_network(self, file: Any) -> Network:
         objects = shared.sd_model.forge_objects_original
         try:
-            tensors = host_networks.load_lora_state_dict(file.filename)
+            tensors = self._loading.tensors(file.filename)
             return self._loading.read(objects.unet, objects.clip, dict(tensors), file.filename)
         except Exception as error:  # whatever is wrong with a file of whatever type; the message may have its path
             raise UnmeasurableError(f"{file.name}: the file cannot be read ({type(error).__name__})") from error
@@ -188,5 +188,6 @@ class Forge:
                 lacks_file = file_lists.find(host_networks, name) is None
                 reasons[name] = "there is no such file" if lacks_file else "the host cannot load its file"
             elif not loaded[name].patches:
-                reasons[name] = "the host finds nothing in its file that fits this model"
+                nothing = "the host finds nothing in its file that fits this model"
+                reasons[name] = loaded[name].fault or nothing
         return reasons

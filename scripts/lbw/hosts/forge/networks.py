@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from lbw.hosts.file_lists import find
 
@@ -22,6 +23,8 @@ class Network:
     te_multiplier: float = 1.0
     unet_multiplier: float = 1.0
     dyn_dim: None = None
+    fault: str | None = None
+    """Why there are no patches."""
     patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
 
 
@@ -50,9 +53,9 @@ def _added(new: Any, old: Any) -> dict[str, list[Patch]]:
 
 
 class Loading:
-    """Stands in for two functions of the host during our generations: ``load_networks``, which it calls for the tags of
-    a pass, and ``load_lora_for_models``, which that calls for each file. The host reads, renames and refuses as ever,
-    and gets its models back as they were.
+    """Stands in for functions of the host during our generations: ``load_networks``, which it calls for the tags of a
+    pass, and those that this calls for each file, ``load_lora_state_dict`` and ``load_lora_for_models``. The host
+    reads, renames and refuses as ever, and gets its models back as they were.
 
     Args:
         module: the host's module with these functions.
@@ -62,24 +65,37 @@ class Loading:
     def __init__(self, module: Any, forget: Callable[[], None]) -> None:
         self._module, self._forget = module, forget
         self._originals: dict[str, Callable[..., Any]] = {}
-        self._known: WeakValueDictionary[tuple[str, int], Network] = WeakValueDictionary()
+        self._own: dict[str, Callable[..., Any]] = {
+            "load_networks": self._load_networks,
+            "load_lora_state_dict": self._read_file,
+            "load_lora_for_models": self._load,
+        }
+        self._known: WeakKeyDictionary[Any, WeakValueDictionary[tuple[str, int], Network]] = WeakKeyDictionary()
+        self._versions: dict[str, int] = {}
+        """{path: when the file that was read last had been written}"""
+        self._faults: dict[str, str] = {}
+        """{path: why the file could not be read}"""
         self.networks: list[Network] = []
         """What the host has loaded last, in its order."""
 
     def begin(self) -> None:
         """A generation of ours begins."""
-        for name, own in (("load_networks", self._load_networks), ("load_lora_for_models", self._load)):
+        for name, own in self._own.items():
             if name not in self._originals:
                 self._originals[name] = getattr(self._module, name)
                 setattr(self._module, name, own)
 
     def end(self) -> None:
         """A generation of ours is over, or one of somebody else's begins inside it."""
-        for name, own in (("load_networks", self._load_networks), ("load_lora_for_models", self._load)):
+        for name, own in self._own.items():
             if name in self._originals and getattr(self._module, name) == own:
                 setattr(self._module, name, self._originals.pop(name))
         self._forget()
         self.networks = []
+
+    def _original(self, name: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = self._originals.get(name) or getattr(self._module, name)
+        return found
 
     def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
         """With a name that has no file, the host would load none of them."""
@@ -90,25 +106,48 @@ class Loading:
         def chosen(column: Any) -> Any:
             return [column[number] for number in known] if isinstance(column, list) else column
 
-        load = self._originals["load_networks"]
+        load = self._original("load_networks")
         return load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
+
+    def _read_file(self, filename: str) -> Any:
+        """With a file that cannot be read, the host would load none of those behind it."""
+        try:
+            return self.tensors(filename)
+        except Exception as error:  # whatever is wrong with a file of whatever type
+            self._faults[filename] = f"its file cannot be read ({type(error).__name__})"
+            return {}
+
+    def tensors(self, filename: str) -> Any:
+        """The tensors of a file, as it is now: the host does not look again at those that it has read."""
+        read, version = self._original("load_lora_state_dict"), os.stat(filename).st_mtime_ns
+        if self._versions.get(filename, version) != version and hasattr(read, "cache_clear"):
+            read.cache_clear()
+        self._versions[filename] = version
+        self._faults.pop(filename, None)
+        return read(filename)
 
     def _load(
         self, model: Any, clip: Any, lora: Any, unet_multiplier: float, te_multiplier: float,
         filename: str = "default", *args: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:
-        network = self._known.get((filename, id(model.model)))
+        known = self._known.setdefault(model.model, WeakValueDictionary())
+        version = (filename, self._versions.get(filename, 0))
+        network = known.get(version)
         if network is None:
-            network = self.read(model, clip, lora, filename, *args, **kwargs)
-            self._known[filename, id(model.model)] = network
-        network.name = self._name_of(filename)
+            try:
+                network = self.read(model, clip, lora, filename, *args, **kwargs)
+            except Exception as error:
+                network = Network(self._name_of(filename))
+                self._faults[filename] = f"the host cannot load its file ({type(error).__name__})"
+            known[version] = network
+        network.name, network.fault = self._name_of(filename), self._faults.get(filename)
         network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)
         self.networks.append(network)
         return model, clip
 
     def read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
         """What the host makes of a file for a model, at strength 1."""
-        original = self._originals.get("load_lora_for_models", self._module.load_lora_for_models)
+        original = self._original("load_lora_for_models")
         new_model, new_clip = original(model, clip, lora, 1.0, 1.0, filename, *args, **kwargs)
         network = Network(self._name_of(filename))
         for new, old in ((new_model, model), (new_clip.patcher, clip.patcher)):
