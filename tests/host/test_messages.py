@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_off_costs_that_lora_alone(bench: Bench):
     path.write_bytes((bench.webui.lora_folder / "t_lora.safetensors").read_bytes()[:2000])
     prompt = "a red cat <lora:t_cut:1:lbw=OUTD> <lora:t_lora:1:stop=3>"
     result, record = bench.record("t_lora", prompt=prompt)
-    path.unlink()
+    path.unlink(missing_ok=True)  # there are hosts that put it aside
     told = [line for line in messages(result) if "t_cut" in line]
     assert len(told) == 1 and "it is left out" in told[0]
     assert len(result.images) == 1

@@ -81,7 +81,7 @@ def test_a_broken_file_is_said_to_be_one_without_its_path(bench: Bench):
         measure("t_broken")
     assert "t_broken: the file cannot be read" in str(error.value)
     assert str(path.parent) not in str(error.value)
-    path.unlink()
+    path.unlink(missing_ok=True)  # there are hosts that put it aside
 
 
 def test_other_weights_in_the_same_layers_are_measured_anew(bench: Bench):
