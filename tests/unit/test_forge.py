@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lbw.engine.base_weights import Policy
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.engine import LoraEngine
 from lbw.hosts.forge import steps
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
+from tests.unit.cuda_on_cpu import available
 from tests.unit.ulp import ulp_distance
 
 KEY = "diffusion_model.input_blocks.1.1.attn1.to_q.weight"
@@ -282,51 +284,70 @@ def test_a_part_for_another_shape_is_refused_by_name():
 class Bed:
     """A layer with a bias, and the engine with this family's ledger and parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str, policy: Policy) -> None:
         torch.manual_seed(1)
-        self.layer = nn.Linear(24, 16).half().requires_grad_(False)
+        self.layer = nn.Linear(24, 16).half().to(device).requires_grad_(False)
         self.base, self.bias = self.layer.weight.clone(), self.layer.bias.clone()
-        self.engine = LoraEngine(OwnPages(), PatchParts(host_merge))
+        self.engine = LoraEngine(OwnPages(), PatchParts(host_merge), policy, device=torch.device(device))
         self.network = Network("a", patches={LAYER: {
             "weight": [(lora_values(1), None, None)], "bias": [(("diff", (torch.ones(16),)), None, None)],
         }})  # fmt: skip
-        self.engine.bind(self, {LAYER: self.layer}, [self.network])
 
     def update(self, strength: float, *, samples: bool = True) -> int:
+        self.engine.bind(self, {LAYER: self.layer}, [self.network])
         return self.engine.manual_lora_update({LAYER: (strength,)}, NAMES, samples=samples).layers_updated
+
+    def has(self, strength: float) -> bool:
+        delta = strength * delta_of_lora(lora_values(1)).to(self.base.device)
+        return ulp_distance(self.layer.weight, (self.base.double() + delta).half()) <= 1
 
     def is_pristine(self) -> bool:
         return self.layer.weight.equal(self.base) and self.layer.bias.equal(self.bias)
 
 
-def test_weight_and_bias_are_written_and_brought_back_at_rest():
-    bed = Bed()
+BEDS = [("cpu", "single", Policy.AUTO)]
+BEDS += [(device, "grouped", policy) for device in ("cpu", "cuda") for policy in (Policy.GPU, Policy.LEAN, Policy.RAM)]
+
+
+@pytest.fixture(params=BEDS, ids=lambda place: f"{place[0]}-{place[1]}-{place[2].value}")
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    device, way, policy = request.param
+    with available(device, way):
+        yield Bed(device, policy)
+
+
+def test_weight_and_bias_are_written_and_brought_back_at_rest(bed: Bed):
     assert bed.engine.rests
     assert bed.update(0.5) == 1
-    delta = delta_of_lora(lora_values(1))
-    assert ulp_distance(bed.layer.weight, (bed.base.double() + 0.5 * delta).half()) <= 1
+    assert bed.has(0.5)
     assert torch.allclose(bed.layer.bias.float(), bed.bias.float() + 0.5, rtol=1e-3)
     bed.engine.settle()
     assert bed.is_pristine()
 
 
-def test_a_layer_that_is_not_at_work_waits():
-    bed = Bed()
+def test_a_layer_that_is_not_at_work_waits(bed: Bed):
     assert bed.update(1.0, samples=False) == 0 and bed.is_pristine()
     assert [bound.layer for bound in bed.engine.waiting] == [bed.layer]
     assert bed.update(1.0) == 1 and not bed.engine.waiting
 
 
-def test_weights_that_the_host_has_replaced_at_rest_are_the_pristine_ones():
-    bed = Bed()
-    bed.update(1.0)
-    bed.engine.settle()
-    bed.layer.weight = nn.Parameter(torch.randn(16, 24).half(), requires_grad=False)
-    bed.base = bed.layer.weight.clone()
-    bed.update(1.0)
-    assert ulp_distance(bed.layer.weight, (bed.base.double() + delta_of_lora(lora_values(1))).half()) <= 1
-    bed.engine.settle()
-    assert bed.is_pristine()
+@pytest.mark.parametrize("in_place", [False, True])
+def test_weights_that_the_host_has_replaced_at_rest_are_the_pristine_ones(bed: Bed, in_place: bool):
+    """It merges what another extension patches while nothing of ours is in them."""
+    for _ in range(3):
+        bed.update(1.0)
+        bed.engine.settle()
+        bed.base = torch.randn(16, 24).half().to(bed.layer.weight.device)
+        if in_place:
+            bed.layer.weight.copy_(bed.base)
+        else:
+            bed.layer.weight = nn.Parameter(bed.base.clone(), requires_grad=False)
+        bed.update(1.0)
+        assert bed.has(1.0)
+        bed.update(0.3)
+        assert bed.has(0.3)
+        bed.engine.settle()
+        assert bed.is_pristine()
 
 
 def test_layers_have_the_names_that_blocks_are_found_by():
