@@ -80,4 +80,18 @@ def use(checkpoints: list[str], name: str) -> None:
     title = next((title for title in checkpoints if name in title), None)
     if title is None:
         pytest.skip(f"this host has no checkpoint {name}")
-    sd_models.reload_model_weights(info=sd_models.get_closet_checkpoint_match(title))
+    switch(sd_models.get_closet_checkpoint_match(title))
+
+
+def switch(info: Any) -> None:
+    """Put a checkpoint into use, as the menu of the host does."""
+    from modules import sd_models, shared
+
+    if not hasattr(sd_models, "forge_model_reload"):
+        sd_models.reload_model_weights(info=info)
+        return
+    from modules_forge.main_entry import refresh_model_loading_parameters
+
+    shared.opts.set("sd_model_checkpoint", info.title)
+    refresh_model_loading_parameters()
+    sd_models.forge_model_reload()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.host.checkpoints import with_channels, write_checkpoint
+from tests.host.checkpoints import switch, with_channels, write_checkpoint
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import Recording, changed_layers, copy_weights, recording
 from tests.host.webui import STAND_IN, WebUI
@@ -127,4 +127,4 @@ def checkpoints(bench: Bench, _rarer_checkpoints: None) -> Iterator[list[str]]:
 
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     yield list(sd_models.checkpoints_list)
-    sd_models.reload_model_weights(info=first)
+    switch(first)

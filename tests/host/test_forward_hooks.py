@@ -136,6 +136,16 @@ def test_told_before_a_module_leaves_for_the_cpu(departures: Any, move: Any, lea
     assert calls == ([torch.float32] if leaves else [])
 
 
+def test_told_before_other_weights_are_loaded(departures: Any):
+    module, other, calls = nn.Linear(2, 2), nn.Linear(2, 2), []
+    before = module.weight.detach().clone()
+    departures.watch([module], lambda: calls.append(module.weight.equal(before)))
+    module.load_state_dict(other.state_dict())
+    assert calls == [True] and module.weight.equal(other.weight)
+    departures.watch([], lambda: None)
+    assert "load_state_dict" not in vars(module)
+
+
 def test_watched_no_more_a_module_is_as_before(departures: Any):
     first, second, calls = nn.Linear(2, 2), nn.Linear(2, 2), []
     departures.watch([first], lambda: calls.append("first"))

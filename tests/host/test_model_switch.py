@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.host import slow_path
-from tests.host.checkpoints import other_weights, use, write_checkpoint
+from tests.host.checkpoints import other_weights, switch, use, write_checkpoint
 from tests.host.conftest import Bench
 from tests.host.families import trained_layers, write_family_lora
 from tests.host.measure import restore_counter
@@ -26,7 +26,7 @@ def other_checkpoints(bench: Bench) -> Iterator[list[str]]:
 
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     yield [title for title, info in sd_models.checkpoints_list.items() if info.filename != first.filename]
-    sd_models.reload_model_weights(info=first)
+    switch(first)
 
 
 def test_another_checkpoint_of_the_same_kind_is_the_new_base(bench: Bench, other_checkpoints: list[str]):
@@ -38,9 +38,8 @@ def test_another_checkpoint_of_the_same_kind_is_the_new_base(bench: Bench, other
     there = bench.webui.generate(prompt=SCHEDULED)
     assert difference(before, there) > 1
     assert difference(there, slow_path.generate(bench.webui, SCHEDULED)) <= 1
-    from modules import sd_models
 
-    sd_models.reload_model_weights(info=first)
+    switch(first)
     assert difference(before, bench.webui.generate(prompt=SCHEDULED)) == 0
 
 
@@ -74,6 +73,7 @@ def test_the_17_value_trap_on_sdxl_is_told(bench: Bench, other_checkpoints: list
 
 def test_another_vae_leaves_the_lora_where_it_is(bench: Bench, option: Callable[..., None]):
     """The host takes the model apart for it, and announces it as newly loaded."""
+    bench.not_on_forge("loads a VAE with the checkpoint")
     from modules import sd_vae
 
     before = bench.webui.generate(prompt=SCHEDULED)
@@ -95,6 +95,7 @@ def test_another_vae_leaves_the_lora_where_it_is(bench: Bench, option: Callable[
 
 def test_the_vae_is_no_business_of_ours(bench: Bench):
     """It has layers of the same kinds, which networks cannot name."""
+    bench.not_on_forge("has the VAE apart from the model")
     vae = bench.webui.shared.sd_model.first_stage_model
     bench.webui.generate(prompt=SCHEDULED)
     layers = [layer for layer in vae.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

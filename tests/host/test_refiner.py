@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from tests.host import slow_path
-from tests.host.checkpoints import other_weights, use, write_checkpoint
+from tests.host.checkpoints import other_weights, switch, use, write_checkpoint
 from tests.host.conftest import Bench
 from tests.host.families import trained_layers, weights_of, write_family_lora
 from tests.host.measure import Strengths, copy_weights, restore_counter, strengths
@@ -30,7 +30,7 @@ class Stages:
     def __call__(self, _params: Any) -> None:
         name = self.bench.webui.shared.sd_model.sd_checkpoint_info.name_for_extra
         self.checkpoints.append(name)
-        self.configs.append(self.bench.webui.shared.sd_model.used_config)
+        self.configs.append(getattr(self.bench.webui.shared.sd_model, "used_config", ""))
         deltas = {"t_lora": self.bench.deltas["t_lora"]}
         self.strengths.append(strengths(self.bench.layers(), self.bases[name], deltas))
 
@@ -44,16 +44,15 @@ Refined = tuple[Any, Stages]
 @pytest.fixture
 def refine(bench: Bench, option: Callable[..., None]) -> Iterator[Callable[..., Refined]]:
     """Generate with a refiner of the same kind as the checkpoint, with so many checkpoints in memory."""
-    from modules import sd_models
 
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     info = write_checkpoint(bench.webui, "refining", other_weights)
 
     def run(limit: int, prompt: str, *, slowly: bool = False, **fields: Any) -> Refined:
         option(sd_checkpoints_limit=limit)
-        sd_models.reload_model_weights(info=info)
+        switch(info)
         bases = {first.name_for_extra: bench.base, info.name_for_extra: copy_weights(bench.layers())}
-        sd_models.reload_model_weights(info=first)
+        switch(first)
         stages = Stages(bench, bases)
         fields = {"steps": STEPS, "refiner_checkpoint": info.title, "refiner_switch_at": 0.6, **fields}
         with bench.webui.observing(stages):
@@ -63,7 +62,7 @@ def refine(bench: Bench, option: Callable[..., None]) -> Iterator[Callable[..., 
 
     yield run
     option(sd_checkpoints_limit=1)
-    sd_models.reload_model_weights(info=first)
+    switch(first)
 
 
 def reaches_refiner(stages: Stages, limit: int) -> bool:

@@ -93,7 +93,9 @@ class Forge:
         return True
 
     def before_departure(self, call: Call | None) -> None:
-        self._departures.watch([] if call is None else self._parts_of_model(), call or (lambda: None))
+        parts = [] if call is None else self._parts_of_model()
+        parts += [each for part in parts if (each := getattr(part, "diffusion_model", None)) is not None]
+        self._departures.watch(parts, call or (lambda: None))
 
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
         for hooks, part in zip((self._unet_hooks, self._clip_hooks), self._parts_of_model(), strict=False):
