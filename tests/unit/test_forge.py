@@ -30,16 +30,17 @@ NAMES = (("a", 1.0, 1.0, None),)
 
 
 class Patcher:
-    """A host's model with patches, in either of the two ways of keeping them."""
+    """A host's model with patches, in one of the ways of keeping them."""
 
-    def __init__(self, model: Any, *, by_file: bool) -> None:
-        self.model, self.by_file = model, by_file
+    def __init__(self, model: Any, *, by_file: bool, of_parts: bool) -> None:
+        self.model, self.by_file, self.of_parts = model, by_file, of_parts
         self.lora_patches: dict[Any, Any] = {}
         self.patches: dict[str, list[Any]] = {}
 
     def patched(self, filename: str, values: dict[str, Any], strength: float) -> Patcher:
-        new = Patcher(self.model, by_file=self.by_file)
-        entries = {key: [(strength, each, 1.0, None, None)] for key, each in values.items()}
+        new = Patcher(self.model, by_file=self.by_file, of_parts=self.of_parts)
+        part = (None, None) if self.of_parts else ()
+        entries = {key: [(strength, each, 1.0, *part)] for key, each in values.items()}
         if self.by_file:
             new.lora_patches = {**self.lora_patches, (filename, strength, 1.0, False): entries}
         else:
@@ -50,7 +51,7 @@ class Patcher:
 class HostModule:
     """The host's module of networks, with what the adapter touches of it."""
 
-    def __init__(self, folder: Path, *, by_file: bool) -> None:
+    def __init__(self, folder: Path, *, by_file: bool, of_parts: bool) -> None:
         self.files: dict[str, Any] = {"a": {KEY: lora_values(1)}, "b": {KEY: lora_values(2)}, "cut off": None}
         self.available_networks = {
             name: SimpleNamespace(name=name, filename=str(folder / f"{name}.x")) for name in self.files
@@ -60,8 +61,8 @@ class HostModule:
         self.available_network_aliases = dict(self.available_networks)
         self.forbidden_network_aliases: dict[str, int] = {}
         self.loaded_networks: list[Any] = []
-        self.unet = Patcher(nn.Identity(), by_file=by_file)
-        self.clip = SimpleNamespace(patcher=Patcher(nn.Identity(), by_file=by_file))
+        self.unet = Patcher(nn.Identity(), by_file=by_file, of_parts=of_parts)
+        self.clip = SimpleNamespace(patcher=Patcher(nn.Identity(), by_file=by_file, of_parts=of_parts))
         self.last: Any = None
         self.load_lora_state_dict = cache(self._read)
         self.merged: list[Any] = []
@@ -104,9 +105,13 @@ def delta_of_lora(values: Any) -> Tensor:
     return up.double() @ down.double() * (1.0 if alpha is None else float(alpha) / len(down))
 
 
-@pytest.fixture(params=[True, False], ids=["patches by file", "patches by key"])
+@pytest.fixture(
+    params=[(True, True), (False, True), (False, False)],
+    ids=["patches by file", "patches by key", "patches by key, of whole weights"],
+)
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> HostModule:
-    return HostModule(tmp_path, by_file=request.param)
+    by_file, of_parts = request.param
+    return HostModule(tmp_path, by_file=by_file, of_parts=of_parts)
 
 
 def forgetting(host: HostModule) -> Loading:
@@ -179,6 +184,15 @@ def test_a_file_that_was_replaced_is_read_again(host: HostModule):
     host.load_networks(["a"], [1.0], [1.0])
     assert loading.networks != [old]
     assert loading.networks[0].patches[LAYER]["weight"] == [(host.files["a"][KEY], None, None)]
+
+
+def test_names_that_the_host_was_not_asked_for_are_told_apart_from_those_it_could_not_load(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["nope", "a"], [1.0, 1.0], [1.0, 1.0])
+    assert loading.asked == {"nope", "a"}
+    loading.end()
+    assert not loading.asked
 
 
 def test_afterwards_the_host_loads_by_itself(host: HostModule):

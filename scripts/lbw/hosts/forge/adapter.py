@@ -139,8 +139,12 @@ class Forge:
         """The host compares what it has with what is asked for: have it look again."""
         if self.is_loaded():
             shared.sd_model.current_lora_hash = None
+            objects = shared.sd_model.forge_objects_original
+            for patcher in (objects.unet, objects.clip.patcher):
+                if hasattr(patcher, "patch_status"):  # LoRAs may be left merged: have it take them out before it merges
+                    patcher.patch_status.l_cache = None
         if hasattr(shared, "cached_lora_hash"):
-            shared.cached_lora_hash = None
+            shared.cached_lora_hash = []  # a list for the host, which clears it when it loads a model
 
     def watch_sampling(self, p: Any, around: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> None:
         """The host has a hook for it."""
@@ -186,10 +190,10 @@ class Forge:
         loaded = {net.name: net for net in self.networks()}
         reasons = {}
         for name in wanted:
-            if name not in loaded:
+            if name not in loaded and name in self._loading.asked:
                 lacks_file = file_lists.find(host_networks, name) is None
                 reasons[name] = "there is no such file" if lacks_file else "the host cannot load its file"
-            elif not loaded[name].patches:
+            elif name in loaded and not loaded[name].patches:
                 nothing = "the host finds nothing in its file that fits this model"
                 reasons[name] = loaded[name].fault or nothing
         return reasons

@@ -38,7 +38,9 @@ def _added(new: Any, old: Any) -> dict[str, list[Patch]]:
     found: dict[str, list[Patch]] = {}
 
     def add(key: str, entries: Any) -> None:
-        found.setdefault(key, []).extend((entry[1], entry[3], entry[4]) for entry in entries)
+        for _strength, values, _of_weight, *rest in entries:  # a host that patches whole weights only has no rest
+            offset, function = rest[:2] if rest else (None, None)
+            found.setdefault(key, []).append((values, offset, function))
 
     before = getattr(old, "lora_patches", {})
     for identifier, patches in getattr(new, "lora_patches", {}).items():
@@ -77,6 +79,8 @@ class Loading:
         """{path: why the file could not be read}"""
         self.networks: list[Network] = []
         """What the host has loaded last, in its order."""
+        self.asked: frozenset[str] = frozenset()
+        """The names that the host was asked to load last: not those of all tags, it leaves out some that do nothing."""
 
     def begin(self) -> None:
         """A generation of ours begins."""
@@ -91,7 +95,7 @@ class Loading:
             if name in self._originals and getattr(self._module, name) == own:
                 setattr(self._module, name, self._originals.pop(name))
         self._forget()
-        self.networks = []
+        self.networks, self.asked = [], frozenset()
 
     def _original(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = self._originals.get(name) or getattr(self._module, name)
@@ -100,7 +104,7 @@ class Loading:
     def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
         """With a name that has no file, the host would load none of them."""
         self._forget()
-        self.networks = []
+        self.networks, self.asked = [], frozenset(names)
         known = [number for number, name in enumerate(names) if find(self._module, name) is not None]
 
         def chosen(column: Any) -> Any:
