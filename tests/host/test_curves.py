@@ -40,7 +40,7 @@ def linear(steps: int, places: list[float], values: list[float]) -> list[float]:
 def test_every_evaluation_of_a_step_has_the_curves_value(bench: Bench, sampler: str):
     result, record = bench.record("t_lora", prompt="a red cat <lora:t_lora:0@0,1@0.5,0@1>", sampler_name=sampler)
     wanted = linear(8, [0, 0.5, 1], [0, 1, 0])
-    steps = solver_steps(sampler, len(record.strengths))
+    steps = solver_steps(bench, sampler, record)
     assert unet(record) == pytest.approx([wanted[step] for step in steps], abs=2e-3)
     assert [text_encoder(found) for found in record.strengths] == [0] * len(record.strengths)
     assert sum(record.host_layers_restored) == 0
@@ -186,9 +186,7 @@ SIGMA_TAG = "<lora:t_lora:1@14sigma,0@0.7sigma:unet=0.25@10sigma,1@2sigma:te=1@2
 
 
 def check_against_noise(bench: Bench, record: Recording, sampler: str) -> None:
-    steps = solver_steps(sampler, len(record.strengths))
-    if sampler in ("DPM fast", "DPM adaptive"):
-        steps = record.sampling_steps
+    steps = solver_steps(bench, sampler, record)
     seen = levels(record, bench, sampler)
     wanted = np.interp(first_of_each_step(steps, seen), [2, 10], [1, 0.25])
     assert unet(record) == pytest.approx(wanted, abs=3e-3)

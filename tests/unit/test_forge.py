@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lbw.engine.base_weights import Policy
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.engine import LoraEngine
-from lbw.hosts.forge import steps
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
@@ -366,23 +365,3 @@ def test_weights_that_the_host_has_replaced_at_rest_are_the_pristine_ones(bed: B
 
 def test_layers_have_the_names_that_blocks_are_found_by():
     assert layer_name(KEY) == LAYER
-
-
-def loop(evaluate: Any) -> None:
-    for i in range(2):
-        for _ in range(i + 1):
-            evaluate(i)
-
-
-def without_loop(evaluate: Any) -> None:
-    evaluate(None)
-
-
-def test_the_step_is_that_of_the_samplers_loop():
-    sampler = SimpleNamespace(func=loop, config=SimpleNamespace(name="Any"))
-    found: list[Any] = []
-    loop(lambda _i: found.append(steps.of_loop(sampler)))
-    assert found == [0, 1, 1]
-    sampler.func = without_loop
-    without_loop(lambda _i: found.append(steps.of_loop(sampler)))
-    assert found[-1] is None

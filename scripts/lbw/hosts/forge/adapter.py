@@ -156,13 +156,7 @@ class Forge:
         return params.denoiser
 
     def solver_step(self, denoiser: Any, sampling_step: int) -> int:
-        step = steps.of_loop(denoiser.sampler)
-        if step is not None:
-            return step
-        evaluation: int = denoiser.step
-        if denoiser.sampler.config.options.get("second_order", False):
-            return evaluation // 2
-        return min(evaluation, sampling_step + 1)
+        return steps.of(denoiser, sampling_step)
 
     def counts_timesteps(self, denoiser: Any) -> bool:
         return False
