@@ -1,4 +1,4 @@
-"""Starts the stand-in WebUI: `python webui.py [--api] [--port N] [--nowebui] [--model sd1|sdxl] [--data-dir DIR]`."""
+"""Starts the stand-in WebUI: `python webui.py [--api] [--port N] [--nowebui] [--family NAME] [--data-dir DIR] ...`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,10 @@ parser = argparse.ArgumentParser(prog="webui.py")
 _START = parser.add_argument_group("start")
 _START.add_argument("--data-dir", default=None, help="folder for models, settings and outputs (or env WEBUI_DATA)")
 _START.add_argument("--models-dir", default=None, help="folder for models, if not DATA_DIR/models")
+_START.add_argument(
+    "--family", choices=["a1111", "forge-g1", "forge-g2", "forge-g3"], default=None,
+    help="which hosts to behave like (or env WEBUI_FAMILY): AUTOMATIC1111, or those Forges that patch LoRAs like Forge "
+    "of 2025 (g1), like Forge Classic (g2), or like reForge (g3)")
 _START.add_argument("--model", choices=["sd1", "sdxl"], default="sd1", help="which demo checkpoint to start with")
 _START.add_argument("--ckpt", default=None, help="checkpoint file or title to start with")
 _START.add_argument("--ckpt-dir", default=None, help="a further folder with checkpoints")

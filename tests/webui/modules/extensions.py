@@ -8,7 +8,7 @@ import sys
 from collections import namedtuple
 from dataclasses import dataclass
 
-from modules import errors, paths, shared
+from modules import errors, family, paths, shared
 
 # Three folders up: modules -> webui -> tests -> the project, which is the extension under test.
 PROJECT_ROOT = os.path.dirname(os.path.dirname(paths.script_path))
@@ -63,7 +63,8 @@ def _folders() -> list[tuple[str, bool]]:
     found = []
     for parent, is_builtin in ((paths.extensions_builtin_dir, True), (paths.extensions_dir, False)):
         names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
-        found += [(os.path.join(parent, name), is_builtin) for name in names]
+        others = {*family.LORA_EXTENSIONS} - {family.current.lora_extension} if is_builtin else ()
+        found += [(os.path.join(parent, name), is_builtin) for name in names if name not in others]
         if is_builtin:
             found.append((PROJECT_ROOT, False))
     return [(path, is_builtin) for path, is_builtin in found if os.path.isdir(path)]

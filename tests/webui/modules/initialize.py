@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from modules import shared_cmd_options
+from modules import family, shared_cmd_options
 from modules.shared_cmd_options import cmd_opts
 
 
@@ -15,14 +15,17 @@ def initialize(argv: list[str] | None = None) -> None:
         argv: the arguments without the program's name; none by default.
 
     Raises:
-        ValueError: `--data-dir` names another folder than the one that was fixed when `modules.paths` was imported.
+        ValueError: `--data-dir` names another folder than the one that was fixed when `modules.paths` was imported, or
+            the family is another one than this process has been a host of.
     """
     shared_cmd_options.parse(argv or [])
     if cmd_opts.data_dir is not None:
         _use_data_folder(cmd_opts.data_dir)
     _prepare_shared()
+    family.choose(cmd_opts.family)
     from modules import extensions, sd_models, sd_vae, shared
 
+    family.current.install()
     for option in ("sd_model_checkpoint", "fp8_storage"):
         shared.opts.onchange(option, lambda: _queued(sd_models.reload_model_weights), call=False)
     shared.opts.onchange("sd_vae", lambda: _queued(sd_vae.reload_vae_weights), call=False)

@@ -20,7 +20,7 @@ def is_needed(sd_model: nn.Module) -> bool:
 
 
 def is_enabled(sd_model: nn.Module) -> bool:
-    return sd_model.lowvram
+    return getattr(sd_model, "lowvram", False)
 
 
 def apply(sd_model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from modules import (
     devices,
     extra_networks,
+    family,
     images,
     lowvram,
     paths,
@@ -68,6 +69,7 @@ def _overrides_in_force(p: StableDiffusionProcessing) -> Iterator[None]:
     before = [(name, opts.data.get(name, opts.get_default(name))) for name in known]
     try:
         _apply_overrides(p.override_settings)
+        family.current.bring_model(p)
         yield
     finally:
         for name, value in before if p.override_settings_restore_afterwards else ():
@@ -112,7 +114,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
         p.scripts.process(p)
     infotexts: list[str] = []
     output_images: list[Image.Image] = []
-    with torch.no_grad(), p.sd_model.ema_scope():
+    with family.current.guard(p):
         with devices.autocast():
             p.init(p.all_prompts, p.all_seeds, p.all_subseeds)
         state.job_count = p.n_iter if state.job_count == -1 else state.job_count
@@ -166,7 +168,8 @@ def _note_encoding(p: StableDiffusionProcessing, n: int) -> None:
 
 def _begin_batch(p: StableDiffusionProcessing, n: int) -> bool:
     """Tags, networks, prompts of one batch, up to where it can be sampled; False if there is nothing to do."""
-    sd_models.reload_model_weights()  # the batch before may have ended with a refiner
+    family.current.bring_model_back()
+    family.current.begin_batch(p)
     _take_batch(p, n)
     channels = getattr(shared.sd_model, "latent_channels", opt_C)
     p.rng = rng.ImageRNG(
@@ -178,6 +181,7 @@ def _begin_batch(p: StableDiffusionProcessing, n: int) -> bool:
         return False
     p.parse_extra_network_prompts()
     p.activate_extra_networks(p.extra_network_data)
+    family.current.use_networks(p)
     _call_batch_hook(p, "process_batch", n)
     p.setup_conds()
     _note_encoding(p, n)

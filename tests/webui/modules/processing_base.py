@@ -8,7 +8,17 @@ from typing import Any
 
 import torch
 
-from modules import devices, extra_networks, prompt_parser, rng, scripts, sd_samplers, sd_samplers_common, shared
+from modules import (
+    devices,
+    extra_networks,
+    family,
+    prompt_parser,
+    rng,
+    scripts,
+    sd_samplers,
+    sd_samplers_common,
+    shared,
+)
 from modules.sd_samplers_common import decode_first_stage
 from modules.shared import opts, state
 
@@ -188,7 +198,7 @@ class StableDiffusionProcessing:
 
     def txt2img_image_conditioning(self, x, width=None, height=None) -> torch.Tensor:
         """For an inpainting model: all is masked, and the image below the mask is grey."""
-        if self.sd_model.model.conditioning_key != "hybrid":
+        if family.current.conditioning_key(self.sd_model) != "hybrid":
             return empty_image_conditioning(x)
         model = self.sd_model
         grey = torch.full((len(x), 3, *(8 * side for side in x.shape[2:])), 0.5, device=x.device)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from modules import devices, images, masking, scripts, sd_hijack, sd_samplers
+from modules import devices, family, images, masking, scripts, sd_hijack, sd_samplers
 from modules.processing_base import StableDiffusionProcessing, create_random_tensors, opt_f
 from modules.processing_txt2img import image_to_tensor
 from modules.sd_samplers_common import images_tensor_to_samples
@@ -148,6 +148,7 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         if strength != 1.0:
             noise = noise * strength
             self.extra_generation_params["Noise multiplier"] = strength
+        family.current.use_networks(self)
         if self.scripts is not None:
             self.scripts.process_before_every_sampling(
                 p=self, x=start, noise=noise, c=conditioning, uc=unconditional_conditioning)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, extra_networks, images, lowvram, prompt_parser, rng, sd_models, sd_samplers, shared
+from modules import devices, extra_networks, family, images, prompt_parser, rng, sd_models, sd_samplers, shared
 from modules.processing_base import StableDiffusionProcessing, decode_latent_batch, opt_f
 from modules.processing_result import create_infotext
 from modules.sd_samplers_common import images_tensor_to_samples
@@ -161,7 +161,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             start = self._start_from_image(self.firstpass_image)
         devices.torch_gc()
         with sd_models.SkipWritingToConfig():
-            sd_models.reload_model_weights(info=self.hr_checkpoint_info)
+            family.current.change_model(self.hr_checkpoint_info)
         return self.sample_hr_pass(*start, seeds, subseeds, subseed_strength, prompts)
 
     def _announce_sampling(self, x: torch.Tensor, noise: torch.Tensor, c, uc) -> None:
@@ -171,6 +171,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def _denoise_from_noise(self, c, uc) -> torch.Tensor:
         """The first pass."""
         noise = self.rng.next()
+        family.current.use_networks(self)
         self._announce_sampling(noise, noise, c, uc)
         return self.sampler.sample(self, noise, c, uc, image_conditioning=self.txt2img_image_conditioning(noise))
 
@@ -249,7 +250,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         start = self._cut_to_target(stretched)
         noise = self._restart_noise(start.shape[1:])
         self._use_hires_prompts()
-        self._announce_sampling(start, noise, self.hr_c, self.hr_uc)
+        family.current.announce_hires(self, lambda: self._announce_sampling(start, noise, self.hr_c, self.hr_uc))
         latents = self.sampler.sample_img2img(
             self, start, noise, self.hr_c, self.hr_uc, steps=self.hr_second_pass_steps or self.steps,
             image_conditioning=image_conditioning)
@@ -308,7 +309,7 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             return
         if opts.hires_fix_use_firstpass_conds:
             self.calculate_hr_conds()
-        elif lowvram.is_enabled(self.sd_model) and self.sd_model.sd_checkpoint_info == sd_models.select_checkpoint():
+        elif family.current.encodes_hires_prompts_early(self):
             # Now, before the text encoder makes room for the U-Net; with the networks that the second pass will have.
             self._activate(self.hr_extra_network_data)
             self.calculate_hr_conds()

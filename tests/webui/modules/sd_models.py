@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch
 
-from modules import devices, errors, lowvram, script_callbacks, sd_hijack, sd_vae, shared
+from modules import devices, errors, family, lowvram, script_callbacks, sd_hijack, sd_vae, shared
 from modules.diffusion.latent_diffusion import LatentDiffusionBase
 from modules.models import MODEL_CLASSES
 from modules.sd_checkpoints import (  # noqa: F401  (part of this module's interface)
@@ -202,6 +202,8 @@ def load_model(
 ) -> LatentDiffusionBase:
     """Build a model for a checkpoint and put it into use, in place of the one in use."""
     checkpoint_info = checkpoint_info or select_checkpoint()
+    if not family.current.keeps_models:
+        return family.current.load_model(checkpoint_info)
     started = time.perf_counter()
     if model_data.sd_model is not None:
         send_model_to_trash(model_data.sd_model)
@@ -321,6 +323,8 @@ def reload_model_weights(
     otherwise a new model is built, and with it the active extra networks are switched off (see `get_empty_cond`).
     """
     wanted = info or select_checkpoint()
+    if not family.current.keeps_models:
+        return family.current.reload_model(wanted, forced_reload)
     candidate = sd_model or model_data.sd_model
     forced_reload = forced_reload or (candidate is not None and check_fp8(candidate) != devices.fp8)
     if forced_reload or not _holds(candidate, wanted):

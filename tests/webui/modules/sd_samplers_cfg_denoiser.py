@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import prompt_parser, scripts, sd_samplers_common, shared
+from modules import family, prompt_parser, scripts, sd_samplers_common, shared
 from modules.script_callbacks import (
     AfterCFGCallbackParams,
     CFGDenoisedParams,
@@ -43,6 +43,9 @@ class CFGDenoiser(torch.nn.Module):
     `step` counts evaluations of the running pass, `steps` is what the user asked for, and `total_steps` how many
     evaluations the sampler's table expects for that.
     """
+
+    classic_ddim_eps_estimation = False
+    """The sampler goes by timesteps and wants the noise, but model and callbacks are given noise levels."""
 
     def __init__(self, sampler):
         super().__init__()
@@ -92,7 +95,7 @@ class CFGDenoiser(torch.nn.Module):
     @property
     def _edits(self) -> bool:
         """Whether the image to be edited has a guidance of its own, for which a third set of rows goes without it."""
-        return shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (None, 1.0)
+        return getattr(shared.sd_model, "cond_stage_key", "txt") == "edit" and self.image_cfg_scale not in (None, 1.0)
 
     def combine_denoised_for_edit_model(self, x_out, cond_scale: float):
         with_both, with_image, with_none = x_out.chunk(3)
@@ -130,9 +133,15 @@ class CFGDenoiser(torch.nn.Module):
 
     def _call_model(self, x, sigma, cond, image_cond):
         """Call the model with a conditioning in the model's own form."""
-        if isinstance(cond, dict):
-            return self.inner_model(x, sigma, cond={**cond, "c_concat": [image_cond]})
-        return self.inner_model(x, sigma, cond={"c_crossattn": [cond], "c_concat": [image_cond]})
+        parts = cond if isinstance(cond, dict) else {"c_crossattn": [cond]}
+        return family.current.evaluate(self.inner_model, x, sigma, {**parts, "c_concat": [image_cond]})
+
+    def _at_noise_level(self, x, timestep):
+        """What a sampler over timesteps gives the model, as one over noise levels would."""
+        alpha = self.inner_model.inner_model.alphas_cumprod
+        levels = ((1 - alpha) / alpha).sqrt()
+        sigma = levels[timestep.round().long().clamp(0, len(levels) - 1)]
+        return x * (sigma**2 + 1).sqrt()[:, None, None, None], sigma
 
     def _evaluate(self, x, sigma, cond, uncond, image_cond, batch_size: int):
         """All rows of one evaluation: in one call where the lengths agree, else prompts and negative prompts apart."""
@@ -157,6 +166,8 @@ class CFGDenoiser(torch.nn.Module):
     def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         if state.interrupted or state.skipped:
             raise sd_samplers_common.InterruptedException
+        if self.classic_ddim_eps_estimation:
+            x, sigma = self._at_noise_level(x, sigma)
         if sd_samplers_common.apply_refiner(self, sigma):
             cond, uncond = self.sampler.sampler_extra_args["cond"], self.sampler.sampler_extra_args["uncond"]
         conds_list, tensor = prompt_parser.reconstruct_multicond_batch(cond, self.step)
@@ -170,11 +181,14 @@ class CFGDenoiser(torch.nn.Module):
         if self._edits:
             rows += range(len(conds_list))
             image_conds = torch.cat([image_conds, torch.zeros_like(self.init_latent)])
+        seen = (x[rows], image_conds, sigma[rows]) if family.current.callbacks_see_rows else (x, image_cond, sigma)
         params = CFGDenoiserParams(
-            x[rows], image_conds, sigma[rows], state.sampling_step, state.sampling_steps, tensor, uncond, self)
+            *seen, state.sampling_step, state.sampling_steps, tensor, uncond, self)
         cfg_denoiser_callback(params)
         x_in, tensor, uncond = params.x, params.text_cond, params.text_uncond
         sigma_in, image_cond_in = params.sigma, params.image_cond
+        if not family.current.callbacks_see_rows:
+            x_in, image_cond_in, sigma_in = x_in[rows], image_cond_in[rows], sigma_in[rows]
 
         skip_uncond = self._skips_uncond(sigma, s_min_uncond)
         if skip_uncond:
@@ -187,7 +201,9 @@ class CFGDenoiser(torch.nn.Module):
         first_rows = [parts[0][0] for parts in conds_list]
         if skip_uncond:
             x_out = torch.cat([x_out, x_out[first_rows]])
-        cfg_denoised_callback(CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model))
+        if family.current.callbacks_see_rows:
+            cfg_denoised_callback(
+                CFGDenoisedParams(x_out, state.sampling_step, state.sampling_steps, self.inner_model))
         if self.need_last_noise_uncond:
             self.last_noise_uncond = x_out[-uncond.shape[0]:].clone()
 
@@ -203,6 +219,8 @@ class CFGDenoiser(torch.nn.Module):
         after = AfterCFGCallbackParams(denoised, state.sampling_step, state.sampling_steps)
         cfg_after_cfg_callback(after)
         self.step += 1
+        if self.classic_ddim_eps_estimation:
+            return (x - after.x) / sigma[:, None, None, None]
         return after.x
 
     def _store_previews(self, x_in, x_out, denoised, sigma, first_rows: list[int]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, images, sd_models, shared
+from modules import devices, family, images, sd_models, shared
 from modules.shared import opts, state
 
 SamplerDataTuple = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
@@ -83,6 +83,8 @@ def store_latent(decoded: torch.Tensor) -> None:
 
 def _completed_ratio(cfg_denoiser, sigma) -> float:
     """How far sampling has come: in steps, or in the model's own timesteps."""
+    if not family.current.refiner_goes_by_noise:
+        return cfg_denoiser.step / cfg_denoiser.total_steps
     if opts.refiner_switch_by_sample_steps or sigma is None:
         cfg_denoiser.p.extra_generation_params["Refiner switch by sampling steps"] = True
         return cfg_denoiser.step / cfg_denoiser.total_steps
@@ -109,10 +111,12 @@ def apply_refiner(cfg_denoiser, sigma=None) -> bool:
     p.extra_generation_params["Refiner"] = info.short_title
     p.extra_generation_params["Refiner switch at"] = p.refiner_switch_at
     with sd_models.SkipWritingToConfig():
-        sd_models.reload_model_weights(info=info)
+        family.current.change_model(info)
     devices.torch_gc()
+    family.current.refine(p)
     p.setup_conds()
     cfg_denoiser.update_inner_model()
+    family.current.prepare_sampling()
     return True
 
 
@@ -156,7 +160,7 @@ class Sampler:
         self.s_noise, self.s_churn = 1.0, 0.0
         self.s_tmin, self.s_tmax = 0.0, float("inf")
         self.s_min_uncond = None
-        self.conditioning_key = shared.sd_model.model.conditioning_key
+        self.conditioning_key = family.current.conditioning_key(shared.sd_model)
         self.p = None
         self.model_wrap_cfg = None
         self.sampler_extra_args: dict | None = None

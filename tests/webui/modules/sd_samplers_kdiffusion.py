@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import devices, sd_samplers_cfg_denoiser, sd_samplers_common, sd_schedulers
+from modules import devices, family, sd_samplers_cfg_denoiser, sd_samplers_common, sd_schedulers
 from modules.sampling import denoisers, dpm_solver, ode, sde
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser  # noqa: F401  (extensions import it from here)
@@ -131,6 +131,7 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
         return (sigma.square() + 1.0).sqrt()
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        family.current.prepare_sampling()
         count = steps if steps else p.steps
         sigmas = self.get_sigmas(p, count)
         self.last_latent = x = x * self._first_noise_level(p, sigmas[0])
@@ -141,6 +142,7 @@ class KDiffusionSampler(sd_samplers_common.Sampler):
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
     ):
+        family.current.prepare_sampling()
         steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         all_sigmas = self.get_sigmas(p, steps)
         sigmas = all_sigmas[steps - t_enc - 1:]

@@ -1,10 +1,10 @@
-"""Samplers over the model's timesteps, where `sigma` of a callback is a timestep."""
+"""Samplers over the model's timesteps, where `sigma` of a callback is a timestep, or not: it is the family's choice."""
 
 from __future__ import annotations
 
 import torch
 
-from modules import devices, sd_samplers_common, shared
+from modules import devices, family, sd_samplers_common, shared
 from modules.sampling import timesteps as algorithms
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
@@ -43,8 +43,11 @@ class CFGDenoiserTimesteps(CFGDenoiser):
         super().__init__(sampler)
         self.mask_before_denoising = True
         self.alphas = shared.sd_model.alphas_cumprod
+        self.classic_ddim_eps_estimation = not family.current.sigmas_are_timesteps
 
     def get_pred_x0(self, x_in, x_out, sigma):
+        if self.classic_ddim_eps_estimation:
+            return x_out
         alpha = self.alphas[sigma.long()].reshape(-1, 1, 1, 1)
         return (x_in - (1 - alpha).sqrt() * x_out) / alpha.sqrt()
 
@@ -84,6 +87,7 @@ class CompVisSampler(sd_samplers_common.Sampler):
         return samples
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        family.current.prepare_sampling()
         count = steps if steps else p.steps
         self.last_latent = x
         conds = conditioning, unconditional_conditioning, image_conditioning
@@ -92,6 +96,7 @@ class CompVisSampler(sd_samplers_common.Sampler):
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
     ):
+        family.current.prepare_sampling()
         steps, t_enc = sd_samplers_common.setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, steps)
         alpha = shared.sd_model.alphas_cumprod[timesteps[t_enc]]

@@ -24,7 +24,17 @@ from layer_names import convert_diffusers_name_to_compvis, find_layer  # noqa: F
 from torch import nn
 
 import network
-from modules import devices, errors, paths, sd_hijack, sd_models, shared, util
+from modules import devices, errors, sd_hijack, sd_models, shared
+from modules.lora.lists import (  # noqa: F401  (part of this module's interface)
+    available_network_aliases,
+    available_network_hash_lookup,
+    available_networks,
+    files_by_names,
+    forbidden_network_aliases,
+    list_available_networks,
+    process_network_files,
+)
+from modules.lora.lists import process_network_files as update_available_networks_by_names  # noqa: F401
 from modules.models.sd3.mmdit import QkvLinear
 from modules.textual_inversion.textual_inversion import EmbeddingDatabase, create_embedding_from_data
 
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
     from extra_networks_lora import ExtraNetworkLora
 
 logger = logging.getLogger("lora")
-NETWORK_FILES = (".pt", ".ckpt", ".safetensors")
 
 module_types = [
     network_lora.ModuleTypeLora(),
@@ -48,10 +57,6 @@ module_types = [
 
 originals: lora_patches.LoraPatches | None = None
 extra_network_lora: ExtraNetworkLora | None = None
-available_networks: dict[str, network.NetworkOnDisk] = {}
-available_network_aliases: dict[str, network.NetworkOnDisk] = {}
-available_network_hash_lookup: dict[str, network.NetworkOnDisk] = {}
-forbidden_network_aliases: dict[str, int] = {}
 loaded_networks: list[network.Network] = []
 networks_in_memory: dict[str, network.Network] = {}
 
@@ -127,21 +132,6 @@ def purge_networks_from_memory() -> None:
     devices.torch_gc()
 
 
-def _file_by_name(name: str) -> network.NetworkOnDisk | None:
-    """The file that a name or an alias means; an alias that several files share means none."""
-    return (available_networks if name.lower() in forbidden_network_aliases else available_network_aliases).get(name)
-
-
-def _files_by_names(names: list[str]) -> list[network.NetworkOnDisk | None]:
-    """As `_file_by_name`; looks for new files where a name is unknown, first by the name, then for all."""
-    unknown = [name for name in names if _file_by_name(name) is None]
-    if unknown:
-        update_available_networks_by_names(unknown)
-    if any(_file_by_name(name) is None for name in names):
-        list_available_networks()
-    return [_file_by_name(name) for name in names]
-
-
 def _get_network(
     name: str, file: network.NetworkOnDisk | None, active: dict[str, network.Network]
 ) -> network.Network | None:
@@ -176,7 +166,7 @@ def load_networks(
         words.register_embedding_by_name(None, shared.sd_model, word)
     loaded_networks.clear()
     not_found = []
-    for i, (name, file) in enumerate(zip(names, _files_by_names(names), strict=True)):
+    for i, (name, file) in enumerate(zip(names, files_by_names(names), strict=True)):
         try:
             net = _get_network(name, file, active)
         except Exception as e:
@@ -403,41 +393,4 @@ network_LayerNorm_load_state_dict = _patched_load_state_dict("LayerNorm")
 network_MultiheadAttention_load_state_dict = _patched_load_state_dict("MultiheadAttention")
 
 
-def _list_file(file: network.NetworkOnDisk) -> None:
-    """Enter a file under its name and its alias; an alias that stands already is one that no prompt may use."""
-    if file.alias in available_network_aliases:
-        forbidden_network_aliases[file.alias.lower()] = 1
-    available_networks[file.name] = file
-    available_network_aliases.update({file.name: file, file.alias: file})
-
-
-def process_network_files(names: list[str] | None = None) -> None:
-    """Enter the files in the network folders into the lists; with `names`, only those of these names."""
-    for folder in (shared.cmd_opts.lora_dir, shared.cmd_opts.lyco_dir_backcompat):
-        for filename in util.walk_files(folder, allowed_extensions=NETWORK_FILES):
-            name = os.path.splitext(os.path.basename(filename))[0]
-            if os.path.isdir(filename) or (names and name not in names):
-                continue
-            try:
-                _list_file(network.NetworkOnDisk(name, filename))
-            except OSError:
-                errors.report(f"Cannot read network {name} from {filename}", exc_info=True)
-
-
-update_available_networks_by_names = process_network_files
-
-
-def list_available_networks() -> None:
-    """Look for network files anew."""
-    for known in (
-        available_networks, available_network_aliases, available_network_hash_lookup, forbidden_network_aliases
-    ):
-        known.clear()
-    forbidden_network_aliases["none"] = 1  # the word in menus for "no network"
-    os.makedirs(shared.cmd_opts.lora_dir, exist_ok=True)
-    process_network_files()
-
-
-shared.cmd_opts.lora_dir = shared.cmd_opts.lora_dir or os.path.join(paths.models_path, "Lora")
-shared.cmd_opts.lyco_dir_backcompat = shared.cmd_opts.lyco_dir_backcompat or os.path.join(paths.models_path, "LyCORIS")
 list_available_networks()
