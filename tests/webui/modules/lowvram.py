@@ -20,7 +20,7 @@ def is_needed(sd_model: nn.Module) -> bool:
 
 
 def is_enabled(sd_model: nn.Module) -> bool:
-    return getattr(sd_model, "lowvram", False)
+    return sd_model.lowvram
 
 
 def apply(sd_model: nn.Module) -> None:

@@ -228,6 +228,11 @@ class StableDiffusionProcessing:
             StableDiffusionProcessing.cached_c = [None, None]
             StableDiffusionProcessing.cached_uc = [None, None]
 
+    def clear_prompt_cache(self) -> None:
+        """Forget all encoded prompts, in caches that are new objects."""
+        self.cached_c = StableDiffusionProcessing.cached_c = [None, None]
+        self.cached_uc = StableDiffusionProcessing.cached_uc = [None, None]
+
     def get_token_merging_ratio(self, for_hr: bool = False) -> float:
         own = self.token_merging_ratio or opts.token_merging_ratio
         return (self.token_merging_ratio_hr or opts.token_merging_ratio_hr or own) if for_hr else own

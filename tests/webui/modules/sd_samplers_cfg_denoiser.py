@@ -95,7 +95,7 @@ class CFGDenoiser(torch.nn.Module):
     @property
     def _edits(self) -> bool:
         """Whether the image to be edited has a guidance of its own, for which a third set of rows goes without it."""
-        return getattr(shared.sd_model, "cond_stage_key", "txt") == "edit" and self.image_cfg_scale not in (None, 1.0)
+        return shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (None, 1.0)
 
     def combine_denoised_for_edit_model(self, x_out, cond_scale: float):
         with_both, with_image, with_none = x_out.chunk(3)

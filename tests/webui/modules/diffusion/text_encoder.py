@@ -57,13 +57,15 @@ class CLIPAttention(nn.Module):
 
 
 class CLIPMLP(nn.Module):
+    activation = staticmethod(quick_gelu)
+
     def __init__(self, dim: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, dim * 4)
         self.fc2 = nn.Linear(dim * 4, dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(quick_gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class CLIPEncoderLayer(nn.Module):

@@ -25,6 +25,8 @@ class ExtraNetworkLora(extra_networks.ExtraNetwork):
     """`errors` counts, by network name, the layers that a network could not be applied to in this generation."""
 
     remove_symbols = str.maketrans("", "", ":,")
+    leaves_zeros_out = False
+    """Whether a tag with both strengths 0 counts as not written."""
 
     def __init__(self):
         super().__init__("lora")
@@ -35,8 +37,11 @@ class ExtraNetworkLora(extra_networks.ExtraNetwork):
         self._add_network_of_settings(p, params_list)
         names, strengths = [], []
         for params in params_list:
+            of_tag = _strengths(params)
+            if self.leaves_zeros_out and of_tag[:2] == (0, 0):
+                continue
             names.append(params.positional[0])
-            strengths.append(_strengths(params))
+            strengths.append(of_tag)
         te, unet, dyn = (list(column) for column in zip(*strengths, strict=True)) if strengths else ([], [], [])
         networks.load_networks(names, te, unet, dyn)
         if shared.opts.lora_add_hashes_to_infotext:

@@ -1,0 +1,22 @@
+"""The models on the device. Patches are merged when a patcher is loaded that was not loaded before."""
+
+from __future__ import annotations
+
+from modules_forge.loaded import LoadedModels
+
+from backend.patcher.base import ModelPatcher
+
+
+def _load(patcher: ModelPatcher) -> None:
+    patcher.forge_patch_model(patcher.load_device)
+    patcher.refresh_loras()
+
+
+def _unload(patcher: ModelPatcher, leaves: bool) -> None:
+    patcher.forge_unpatch_model(patcher.offload_device if leaves else None)
+
+
+_models = LoadedModels(_load, _unload)
+current_loaded_models = _models.entries
+load_models_gpu, load_model_gpu = _models.load_models_gpu, _models.load_model_gpu
+unload_all_models = _models.unload_all_models

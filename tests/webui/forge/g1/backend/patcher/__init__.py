@@ -1,0 +1,1 @@
+"""Copies of models with patches, and how those are merged."""

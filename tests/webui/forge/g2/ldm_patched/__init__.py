@@ -1,0 +1,1 @@
+"""The names that this generation of hosts has for its parts."""
