@@ -145,6 +145,12 @@ def unipc(
         eps = evaluate(model, x, (t - 1 / schedule.count) * 1000, extra_args)
         return (x - schedule.sigma(t) * eps) / schedule.alpha(t)
 
+    return _unipc_steps(schedule, x, times, data_prediction, callback, order, variant, lower_order_final)
+
+
+def _unipc_steps(schedule, x, times, data_prediction, callback, order, variant, lower_order_final):
+    """On the hosts, too, the loop is not in the function that stands in the table of samplers."""
+    steps = len(times) - 1
     history = [(times[0], data_prediction(x, times[0]))]
     for i in range(1, steps + 1):
         step_order = min(order, i, steps + 1 - i) if lower_order_final else min(order, i)
