@@ -52,6 +52,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
     force_task_id: str | None = None
+    hr_additional_modules: list | None = None
+    """Of Forges that load text encoders from files of their own; without effect."""
 
     hr_checkpoint_info: Any = field(default=None, init=False)
     hr_upscale_to_x: int = field(default=0, init=False)

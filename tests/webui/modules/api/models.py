@@ -19,7 +19,7 @@ from modules.shared import opts, parser
 API_NOT_ALLOWED = {
     "self", "kwargs", "sd_model", "outpath_samples", "outpath_grids", "sampler_index", "extra_generation_params",
     "overlay_images", "do_not_reload_embeddings", "seed_enable_extras", "prompt_for_display",
-    "sampler_noise_scheduler_override", "ddim_discretize",
+    "sampler_noise_scheduler_override", "ddim_discretize", "hr_additional_modules",
 }
 
 
