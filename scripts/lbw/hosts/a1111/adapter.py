@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
+from lbw.generation.host import Forwards
 from lbw.hosts import file_lists
 from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.ledger import LayerAttributes
@@ -65,9 +66,9 @@ class A1111:
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
         self._hooks.set(shared.sd_model, calls)
 
-    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
+    def add_in_forward(self, *_wanted: Any) -> Forwards:
         """The host brings weights to the GPU before it works with them, all of which can be written."""
-        return set()
+        return Forwards()
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
