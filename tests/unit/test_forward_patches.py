@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lbw.hosts.forge.forward_patches import ForwardPatches, can_patch
-from lbw.hosts.forge.residents import Residents
 
 Entry = tuple[float, Any, float, Any, Any]
 
@@ -123,38 +122,3 @@ def test_what_others_set_in_between_stays(layer: Any, patches: ForwardPatches):
 
 def test_only_layers_of_the_host_can_be_patched(layer: Any):
     assert can_patch(layer) and not can_patch(nn.Linear(4, 4))
-
-
-class Adapter:
-    """A patch as some hosts have it."""
-
-    def __init__(self, weights: Any) -> None:
-        self.name, self.weights = "lora", weights
-
-
-META = torch.device("meta")
-
-
-def test_tensors_of_patches_are_held_where_forwards_need_them_each_once():
-    up, down, alpha, magnitude = torch.ones(4, 2), torch.ones(2, 4), torch.tensor(2.0), torch.ones(4, 1)
-    values, adapter = ("lora", (up, down, alpha, None)), Adapter((up, down, 1.0, magnitude))
-    residents, asked = Residents(), []
-    residents.hold([values, adapter], META, lambda size: asked.append(size) is None)
-    assert asked == [residents.nbytes] == [up.nbytes + down.nbytes + magnitude.nbytes]
-    kind, found = residents.of(values)
-    assert (kind, found[2], found[3]) == ("lora", alpha, None) and found[2] is alpha
-    assert found[0].device == found[1].device == META
-    moved = residents.of(adapter)
-    assert moved.weights[0] is found[0] and moved.weights[3].device == META and moved.weights[2] == 1.0
-    assert adapter.weights[0] is up, "the host's own stays as it is"
-    residents.hold([values], META, lambda _size: True)
-    assert residents.nbytes == up.nbytes + down.nbytes and residents.of(values)[1][0] is found[0]
-    residents.hold([], META, lambda _size: True)
-    assert residents.nbytes == 0 and residents.of(values)[1][0] is up
-
-
-def test_without_room_patches_are_used_as_they_are():
-    values, residents = ("lora", (torch.ones(4, 2), torch.ones(2, 4))), Residents()
-    residents.hold([values], META, lambda _size: True)
-    residents.hold([values], META, lambda _size: False)
-    assert residents.nbytes == 0 and residents.of(values)[1][0] is values[1][0]

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import nn
-
-
-@dataclass(frozen=True)
-class Forwards:
-    """The names of layers that the host patches in their forwards, and bytes of the device's memory that are held."""
-
-    names: frozenset[str] = frozenset()
-    held: int = 0
 
 
 class Host(Protocol):
@@ -55,19 +45,15 @@ class Host(Protocol):
         counts any more, whoever named it."""
         ...
 
-    def add_in_forward(
-        self,
-        wanted: Mapping[str, tuple[nn.Module, Sequence[float]]],
-        device: torch.device,
-        may_hold: Callable[[int], bool],
-    ) -> Forwards:
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> Collection[str]:
         """Have what networks add to weights that cannot be written added in each forward of their layers. What was
         wanted before does not count any more.
 
         Args:
             wanted: {layer name: (layer, one coefficient for each network, each once)}.
-            device: where the model works.
-            may_hold: whether so many bytes of its memory may be held for it.
+
+        Returns:
+            The names of layers for which that is done.
         """
         ...
 

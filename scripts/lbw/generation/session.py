@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from lbw.engine.base_weights import Policy
 from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
-from lbw.generation.host import Forwards, Host
+from lbw.generation.host import Host
 from lbw.plan.plan import Coefficients, Pass, Plan, build
 from lbw.tags.blocks import block_of, family_of_layers, is_text_encoder
 from lbw.tags.library import Library
@@ -68,7 +68,7 @@ class Session:
         self._unclaimed = ""
         self.most_in_forward = 0
         """Layers that the host patched in their forwards, at a time."""
-        self._in_forward = Forwards()
+        self._in_forward: Collection[str] = ()
         self._unwritable: dict[str, nn.Module] = {}
         """Layers whose weights cannot be written, wherever they are."""
         self._left: set[str] = set()
@@ -190,7 +190,7 @@ class Session:
 
     def rest(self) -> None:
         """Leave the model as it is without networks, and hold nothing, until the next evaluation."""
-        self._patch_forwards({})
+        self.host.add_in_forward({})
         self.engine.settle()
         self._applied = None
 
@@ -200,7 +200,7 @@ class Session:
         Returns:
             Whether there was anything to give back, so that it may fit now.
         """
-        held = self.held
+        held = self.engine.held
         if self.plan is None or not held or not self.engine.headroom.has_run_out():
             return False
         self.rest()
@@ -236,7 +236,7 @@ class Session:
         logger.info(
             "LoRA Block Weight: %d updates of %d layers in %.1f ms, with up to %.0f MB of GPU memory, of which %.0f MB "
             "are still held",
-            count, done.layers_updated, done.seconds * 1000, self.most_held / 1e6, self.held / 1e6,
+            count, done.layers_updated, done.seconds * 1000, self.most_held / 1e6, self.engine.held / 1e6,
         )  # fmt: skip
 
     def end(self) -> None:
@@ -260,7 +260,7 @@ class Session:
 
     def _stop_at_forwards(self) -> None:
         self.host.before_forward({})
-        self._patch_forwards({})
+        self.host.add_in_forward({})
 
     def _disown(self) -> None:
         self.engine.end_pass(names_are_true=self.plan is None or self.plan.is_plain)
@@ -326,12 +326,12 @@ class Session:
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
-        self.most_held = max(self.most_held, self.held)
+        self.most_held = max(self.most_held, self.engine.held)
         self.host.before_departure(self.rest if self.engine.rests and names else None)
         self.host.before_forward({
             each.layer: self._encoder_works if each.is_text_encoder else self._layers_work
             for each in self.engine.waiting
-            if each.keys[0] not in self._in_forward.names
+            if each.keys[0] not in self._in_forward
         })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
@@ -344,22 +344,10 @@ class Session:
         if self.host.prepares_late():
             wanted |= {each.keys[0]: each.layer for each in self.engine.waiting}
         names = {name for name in coefficients.keys() & wanted.keys() if self._is_at_work(is_text_encoder(name))}
-        self._patch_forwards({name: (wanted[name], coefficients[name]) for name in names})
-        served = self._in_forward.names
-        self.most_in_forward = max(self.most_in_forward, len(served))
-        self._left |= {name for name in names - served if any(coefficients[name])}
-        return Update(len(served), time.perf_counter() - start)
-
-    def _patch_forwards(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> None:
-        engine = self.engine
-        self._in_forward = self.host.add_in_forward(
-            wanted, engine.device, lambda size: engine.headroom.may_hold(engine.held + size)
-        )
-
-    @property
-    def held(self) -> int:
-        """Bytes of the device's memory that are held for switches."""
-        return self.engine.held + self._in_forward.held
+        self._in_forward = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
+        self.most_in_forward = max(self.most_in_forward, len(self._in_forward))
+        self._left |= {name for name in names if name not in self._in_forward and any(coefficients[name])}
+        return Update(len(self._in_forward), time.perf_counter() - start)
 
     def _is_at_work(self, is_text_encoder: bool) -> bool:
         return self._encodes if is_text_encoder else self._samples

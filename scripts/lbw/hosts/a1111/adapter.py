@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
-from lbw.generation.host import Forwards
 from lbw.hosts import file_lists
 from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.ledger import LayerAttributes
@@ -66,9 +65,9 @@ class A1111:
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
         self._hooks.set(shared.sd_model, calls)
 
-    def add_in_forward(self, *_wanted: Any) -> Forwards:
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
         """The host brings weights to the GPU before it works with them, all of which can be written."""
-        return Forwards()
+        return set()
 
     def wanted_names(self) -> tuple[Any, ...]:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())

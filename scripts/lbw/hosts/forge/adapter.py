@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
-from lbw.generation.host import Forwards
 from lbw.hosts import file_lists
 from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge import steps
@@ -20,7 +18,6 @@ from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
-from lbw.hosts.forge.residents import Residents
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
 from lbw.tags.limits import shortened
@@ -57,7 +54,7 @@ class Forge:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge)
         self._loading = Loading(host_networks, self._forget_what_is_loaded)
-        self._forward_patches, self._residents = ForwardPatches(merge), Residents()
+        self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()
 
@@ -105,30 +102,22 @@ class Forge:
             inside = self._layers_of(part).values() if calls else ()
             hooks.set(part, {layer: calls[layer] for layer in inside if layer in calls})
 
-    def add_in_forward(
-        self,
-        wanted: Mapping[str, tuple[nn.Module, Sequence[float]]],
-        device: torch.device,
-        may_hold: Callable[[int], bool],
-    ) -> Forwards:
+    def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
         networks = list({id(net): net for net in self.networks()}.values())
         served = {name: layer for name, (layer, _coefficients) in wanted.items() if can_patch(layer)}
-        patches = [patch for name in served for net in networks for patch in net.patches_of(name)]
-        self._residents.hold((values for values, _offset, _function in patches), device, may_hold)
         self._forward_patches.set({
             layer: self._entries(name, zip(networks, wanted[name][1], strict=True)) for name, layer in served.items()
         })  # fmt: skip
-        return Forwards(frozenset(served), self._residents.nbytes)
+        return {*served}
 
-    def _entries(self, layer_name: str, networks: Iterable[tuple[Network, float]]) -> Entries:
+    @staticmethod
+    def _entries(layer_name: str, networks: Iterable[tuple[Network, float]]) -> Entries:
         """The host's form of what networks have for a layer, each with its coefficient."""
         found: Entries = {}
         for net, coefficient in networks:
             for parameter, patches in net.patches.get(layer_name, {}).items() if coefficient else ():
-                found.setdefault(parameter, []).extend(
-                    (coefficient, self._residents.of(values), 1.0, offset, function)
-                    for values, offset, function in patches
-                )
+                entries = found.setdefault(parameter, [])
+                entries += [(coefficient, values, 1.0, offset, function) for values, offset, function in patches]
         return found
 
     def wanted_names(self) -> tuple[Any, ...]:

@@ -27,10 +27,6 @@ class Network:
     """Why there are no patches."""
     patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
 
-    def patches_of(self, layer: str) -> list[Patch]:
-        """All patches of one layer."""
-        return [patch for patches in self.patches.get(layer, {}).values() for patch in patches]
-
 
 def layer_name(key: str) -> str:
     """Our name of the layer that a parameter belongs to: the host's without the parameter, with underscores."""
