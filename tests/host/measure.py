@@ -110,7 +110,9 @@ def _patching(webui: Any) -> tuple[Any, str, Callable[..., bool]]:
     unet = webui.shared.sd_model.forge_objects_original.unet
     if hasattr(unet.model, "lora_loader"):
         return type(unet.model.lora_loader), "refresh", lambda _loader, lora_patches, *_, **__: bool(lora_patches)
-    return type(unet), "patch_weight_to_device", lambda patcher, key, *_, **__: key in patcher.patches
+    if hasattr(unet, "patch_weight_to_device"):
+        return type(unet), "patch_weight_to_device", lambda patcher, key, *_, **__: key in patcher.patches
+    return type(unet), "patch_model", lambda patcher, *_, **__: bool(patcher.patches)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Only the host's public contract is used, so the same code drives both, and AUTOM
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -107,9 +108,12 @@ class WebUI:
         is_img2img = "init_images" in fields
         runner = self.scripts.scripts_img2img if is_img2img else self.scripts.scripts_txt2img
         kind = "StableDiffusionProcessingImg2Img" if is_img2img else "StableDiffusionProcessingTxt2Img"
-        if self.is_forge and fields.get("enable_hr"):
-            fields.setdefault("hr_additional_modules", ["Use same choices"])
-        p = getattr(self.processing, kind)(**{**DEFAULTS, **fields})
+        make = getattr(self.processing, kind)
+        if fields.get("enable_hr"):
+            known = inspect.signature(make).parameters
+            needed = {"hr_additional_modules": ["Use same choices"], "hr_cfg_scale": DEFAULTS["cfg_scale"]}
+            fields = {name: value for name, value in needed.items() if name in known} | fields
+        p = make(**{**DEFAULTS, **fields})
         p.is_api = True
         p.scripts = runner
         p.outpath_samples = p.outpath_grids = str(self.data)
