@@ -344,6 +344,14 @@ def test_a_layer_that_is_not_at_work_waits(bed: Bed):
     assert bed.update(1.0) == 1 and not bed.engine.waiting
 
 
+def test_layers_that_stay_elsewhere_are_noticed(bed: Bed):
+    """On a host whose GPU's memory is short."""
+    bed.update(1.0, samples=False)
+    assert not bed.engine.works_elsewhere
+    bed.layer.weight = nn.Parameter(bed.base.to("meta"), requires_grad=False)
+    assert bed.engine.works_elsewhere
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_weights_that_the_host_has_replaced_at_rest_are_the_pristine_ones(bed: Bed, in_place: bool):
     """It merges what another extension patches while nothing of ours is in them."""

@@ -23,7 +23,7 @@ from lbw.engine.binding import Binding, BoundLayer, Record, bind
 from lbw.engine.deltas import Delta
 from lbw.engine.headroom import Headroom
 from lbw.engine.ledger import UNFINISHED, Ledger, Names, Page, Pages
-from lbw.engine.parameters import Layer
+from lbw.engine.parameters import Layer, is_on
 from lbw.engine.partition import Partition, touched
 from lbw.engine.parts import Network, Parts
 from lbw.engine.reach import Reach
@@ -190,6 +190,12 @@ class LoraEngine:
     def waiting(self) -> list[BoundLayer]:
         """Layers that the last update has left until they are on the device, or at work."""
         return [] if self._partition is None else self._partition.waiting
+
+    @property
+    def works_elsewhere(self) -> bool:
+        """Whether layers that may be changed, but for the text encoder's, are not on the device."""
+        layers = () if self._partition is None else self._partition.touched
+        return any(not bound.is_text_encoder and not is_on(self.device, bound.layer) for bound in layers)
 
     def holds(self, names: Names) -> bool:
         """Whether the weights are as the last update with ``names`` left them: a sample of layers is looked at."""

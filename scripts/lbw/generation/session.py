@@ -125,9 +125,17 @@ class Session:
         self._step = step
         if not self._samples:
             self._samples, self._applied = True, None
+            self._make_room()
         self.catch_up()
         if step == 0:
             self._warn_of_empty_schedules()
+
+    def _make_room(self) -> None:
+        """A host that leaves layers in RAM while they are at work counts every byte, and makes smaller batches for what
+        we hold."""
+        assert self.plan is not None
+        if self.engine.works_elsewhere and self.engine.headroom.has_run_out():
+            self.engine.begin_pass(self.plan.reach())
 
     def catch_up(self) -> None:
         """Bring the weights to the step that is under way, if they are not there: the host may be using another model
