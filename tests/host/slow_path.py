@@ -86,7 +86,7 @@ class MergingPath:
         self.requests = requests
         self.networks: dict[str, Any] = {}
         self.plan: Plan | None = None
-        self._pristine: dict[str, Tensor] = {}
+        self._pristine: dict[tuple[str, str], Tensor] = {}
         self._hooks: list[Any] = []
 
     def begin(self, steps: int) -> None:
@@ -107,15 +107,17 @@ class MergingPath:
     def _write(self, name: str, coefficients: tuple[float, ...]) -> None:
         from lbw.hosts.forge.adapter import merge
 
-        layer = self.webui.layers()[name]
-        pristine = self._pristine.setdefault(name, layer.weight.detach().clone())
-        entries = [
-            (coefficient, values, 1.0, offset, function)
-            for net, coefficient in zip(self.networks.values(), coefficients, strict=True)
-            for values, offset, function in net.patches.get(name, {}).get("weight", [])
-        ]
-        with torch.inference_mode():
-            layer.weight.copy_(merge(entries, pristine.float()))
+        for parameter in ("weight", "bias"):
+            entries = [
+                (coefficient, values, 1.0, offset, function)
+                for net, coefficient in zip(self.networks.values(), coefficients, strict=True)
+                for values, offset, function in net.patches.get(name, {}).get(parameter, [])
+            ]
+            if entries:
+                tensor = getattr(self.webui.layers()[name], parameter)
+                pristine = self._pristine.setdefault((name, parameter), tensor.detach().clone())
+                with torch.inference_mode():
+                    tensor.copy_(merge(entries, pristine.float()))
 
     def before_evaluation(self, params: Any) -> None:
         from lbw.hosts.serving import adapter
@@ -131,8 +133,8 @@ class MergingPath:
             hook.remove()
         layers = self.webui.layers()
         with torch.inference_mode():
-            for name, pristine in self._pristine.items():
-                layers[name].weight.copy_(pristine)
+            for (name, parameter), pristine in self._pristine.items():
+                getattr(layers[name], parameter).copy_(pristine)
 
 
 class _Constant:

@@ -63,7 +63,8 @@ def test_the_hires_pass_has_strengths_and_steps_of_its_own(bench: Bench):
     wanted = linear(8, [0, 1], [0, 1])
     assert [unet_strength(found) for found in first] == pytest.approx([*wanted[:6], 0, 0], abs=2e-3)
     assert [unet_strength(found) for found in second] == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=2e-3)
-    assert {text_encoder(found) for found in first} == {0}
+    if not bench.webui.is_forge:  # which encodes both before it samples
+        assert {text_encoder(found) for found in first} == {0}
     assert {text_encoder(found) for found in second} == {0.3}
     assert messages(result) == []
 
@@ -143,7 +144,8 @@ def test_a_stretch_where_a_curve_is_constant_costs_no_update(bench: Bench, monke
 
     monkeypatch.setattr(engine, "manual_lora_update", counted)
     bench.webui.generate(prompt="a red cat <lora:t_lora:0@0,1@2,1@5,0@6>")
-    assert [each.layers_updated > 0 for each in updates] == [False, True, True, True]
+    assert [each.layers_updated > 0 for each in updates].count(True) == 3
+    assert len(updates) == 4 + bench.webui.is_forge, "one more where layers are prepared late"
 
 
 def test_another_batch_begins_at_the_start_of_the_curve(bench: Bench):
@@ -169,8 +171,9 @@ def test_what_cannot_be_read_is_told_and_the_lora_works(
 
 
 def levels(record: Recording, bench: Bench, sampler: str) -> list[float]:
-    """The noise level of each evaluation, from what the sampler calls sigma; the model's timesteps are converted."""
-    if sampler not in ("DDIM", "PLMS", "UniPC"):
+    """The noise level of each evaluation, from what the sampler calls sigma; the model's timesteps are
+    converted, which the Forge family does itself."""
+    if bench.webui.is_forge or sampler not in ("DDIM", "PLMS", "UniPC"):
         return record.sigmas
     signal = bench.webui.shared.sd_model.alphas_cumprod.double().numpy()
     logarithms = np.log((1 - signal) / signal) / 2

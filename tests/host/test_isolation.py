@@ -181,7 +181,8 @@ def test_reload_ui_leaves_nothing(bench: Bench):
     hooks.unload()
     assert bench.differences_from_base() == []
     touched = [layer for name, layer in bench.layers().items() if name in bench.deltas["t_lora"]]
-    assert all(layer.network_weights_backup is None and layer.network_current_names == () for layer in touched)
+    if not bench.webui.is_forge:
+        assert all(layer.network_weights_backup is None and layer.network_current_names == () for layer in touched)
 
 
 def test_a_generation_inside_another_leaves_it_as_it_was(bench: Bench, inactive: Callable[..., Any]):
@@ -215,6 +216,10 @@ def test_a_network_that_the_settings_add_works_plainly(bench: Bench):
 
 
 def test_lyco_is_another_word_for_lora(bench: Bench):
+    from modules import extra_networks
+
+    if "lyco" not in {**extra_networks.extra_network_registry, **extra_networks.extra_network_aliases}:
+        pytest.skip("this host knows no such tag")
     _, record = bench.record("t_lora", prompt="a red cat <lyco:t_lora:0.5:INALL>")
     assert record.strengths[0]["t_lora"]["IN04"] == pytest.approx((0.5, 0.5), abs=2e-3)
     assert record.strengths[0]["t_lora"]["OUT04"] == pytest.approx((0, 0), abs=2e-3)

@@ -38,6 +38,7 @@ def real_copies(bench: Bench) -> list[str]:
 @pytest.fixture
 def fresh(bench: Bench) -> Bench:
     """Layers as after a model load: nothing patched, no backups."""
+    bench.not_on_forge("has no backups where nothing is patched")
     bench.webui.generate(args=["", False], prompt="a red cat", steps=1)
     assert not real_copies(bench)
     return bench

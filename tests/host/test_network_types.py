@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
-from lbw.tags.blocks import block_of
+from lbw.tags.blocks import block_of, is_text_encoder
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter
@@ -42,7 +44,29 @@ def trained_layers(bench: Bench) -> dict[str, nn.Module]:
 def write(bench: Bench, kind: str, seed: int = 11) -> Formulas:
     formulas = write_network(bench.webui.lora_folder / f"t_{kind}.safetensors", kind, trained_layers(bench), seed)
     assert formulas
-    return formulas
+    return formulas if not bench.webui.is_forge else by_the_host(bench, f"t_{kind}")
+
+
+def by_the_host(bench: Bench, name: str) -> Formulas:
+    """What the host's own merge does, as this family has formulas of its own; of layers that are at work last."""
+    from lbw.hosts.forge.adapter import merge
+    from lbw.hosts.serving import adapter
+
+    adapter.network_names(renewed=True)
+    network = adapter.read_network(adapter.network_file(name))
+    if not network.patches:
+        pytest.skip("the Forge family: this host loads no such file")
+
+    def formula(patches: list[Any], weight: Tensor) -> Tensor:
+        entries = [(1.0, values, 1.0, offset, function) for values, offset, function in patches]
+        with torch.inference_mode():
+            return merge(entries, weight.float()).double() - weight.float().double()
+
+    return {
+        layer: (partial(formula, parameters["weight"]), None)
+        for layer, parameters in network.patches.items()
+        if "weight" in parameters and not is_text_encoder(layer)
+    }
 
 
 class Watch:
@@ -67,6 +91,13 @@ def expected(base: Tensor, terms: list[tuple[float, Formula]]) -> Tensor:
     return weight.to(base.dtype)
 
 
+def is_near(bench: Bench, weight: Tensor, wanted: Tensor) -> bool:
+    """To one unit in the last place; what the host has made in float32, to what that leaves of it."""
+    if bench.webui.is_forge:
+        return torch.allclose(weight, wanted, rtol=1e-6, atol=1e-6)
+    return ulp_distance(weight, wanted, NOISE) <= 1
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
     formulas = write(bench, kind)
@@ -85,7 +116,7 @@ def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
             on = (block_of(name) or "").startswith("OUT") and step < STOP
             if text_encoder or on:  # the preset's BASE is 1, and no schedule switches the text encoder
                 touched += 1
-                assert ulp_distance(weight, expected(base, [(-0.7, formula)]), NOISE) <= 1, name
+                assert is_near(bench, weight, expected(base, [(-0.7, formula)])), name
                 if bias is not None:
                     wanted = (before[name].double() - 0.7 * bias).to(before[name].dtype)
                     assert ulp_distance(seen_biases[name], wanted) <= 1, name
@@ -124,7 +155,7 @@ def test_two_types_on_one_layer_follow_the_order_of_the_tags(bench: Bench, pair:
     for step, weights in enumerate(watch.weights):
         for name in unet:
             terms = [(0.8, first[name][0])] * (step >= 1) + [(-0.5, second[name][0])] * (step < 2)
-            assert ulp_distance(weights[name], expected(bench.base[name], terms), NOISE) <= 1, (step, name)
+            assert is_near(bench, weights[name], expected(bench.base[name], terms)), (step, name)
 
 
 def misfits(bench: Bench, kind: str) -> tuple[str, str]:
