@@ -75,14 +75,15 @@ BASE_AND_OUT = ",".join(["0.5", *["0"] * 7, *["1"] * 9])
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_blocks_and_steps_go_on_in_the_refiner(
-    refine: Callable[..., Refined], capfd: pytest.CaptureFixture, limit: int
+    bench: Bench, refine: Callable[..., Refined], capfd: pytest.CaptureFixture, limit: int
 ):
     _, stages = refine(limit, f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop={STEPS - 1}>", n_iter=2)
     assert stages.checkpoints == ([stages.checkpoints[0]] * 4 + ["refining"] * 2) * 2
     on = float(reaches_refiner(stages, limit))
     assert stages.of("OUT05") == [1, 1, 1, 1, on, 0] * 2
     assert stages.of("IN04") == [0] * 12
-    assert stages.of("BASE") == [0.5] * 4 + [0.5 * on] * 2 + [0.5] * 4 + [0.5 * on] * 2
+    if not bench.webui.is_forge:  # whose text encoder is at work before
+        assert stages.of("BASE") == [0.5] * 4 + [0.5 * on] * 2 + [0.5] * 4 + [0.5 * on] * 2
     assert "Error" not in "".join(capfd.readouterr())
 
 
@@ -91,6 +92,7 @@ def test_the_refiner_reads_the_prompt_with_the_blocks_of_the_tag(
     bench: Bench, refine: Callable[..., Refined], limit: int
 ):
     """The host encodes it anew before anybody is told of a further evaluation, and would use its own multipliers."""
+    bench.not_on_forge("has no slow path across two models here")
     prompt = f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop=5>"
     with restore_counter(bench.webui) as counter:
         ours, _stages = refine(limit, prompt)
@@ -105,6 +107,7 @@ def test_a_refiner_of_another_kind(
     bench: Bench, checkpoints: list[str], option: Callable[..., None], capfd: pytest.CaptureFixture, limit: int
 ):
     """SDXL's own: a LoRA that stays loaded is applied where its layers fit, and the rest is told once."""
+    bench.not_on_forge("loads the LoRAs anew for the refiner")
     option(sd_checkpoints_limit=limit)
     use(checkpoints, "refiner")
     use(checkpoints, "sdxl")

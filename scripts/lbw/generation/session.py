@@ -181,7 +181,8 @@ class Session:
         self._encodes = False
         if self.host.moves_parts():
             self.engine.settle(of_text_encoder=True)
-            self._apply()
+            if self._is_bound():  # a refiner may be in use by now
+                self._apply()
 
     def has_sampled(self) -> None:
         """The images of a pass are about to be decoded, which takes the most memory: give back what is held, unless

@@ -51,6 +51,12 @@ class Family:
         """As `load_model`, unless the checkpoint is in use already."""
         raise NotImplementedError
 
+    def unload_model(self, model: Any) -> None:
+        """Take a model off the device."""
+        from modules import sd_models
+
+        sd_models.send_model_to_cpu(model)
+
     keeps_models = True
     """Models are kept in memory, or their modules filled anew, as `modules.sd_models` does it."""
 

@@ -344,7 +344,7 @@ def reload_model_weights(
 
 def unload_model_weights(sd_model: LatentDiffusionBase | None = None, info: CheckpointInfo | None = None):
     """Move a model, by default the one in use, to the CPU."""
-    send_model_to_cpu(sd_model or shared.sd_model)
+    family.current.unload_model(sd_model or shared.sd_model)
     return sd_model
 
 

@@ -67,6 +67,9 @@ class Forge(family.Family):
     def prepare_sampling(self) -> None:
         forge_books.memory.load_models_gpu([shared.sd_model.forge_objects.unet])
 
+    def unload_model(self, model: Any) -> None:
+        forge_books.memory.unload_all_models()
+
     def evaluate(self, model: Any, x: torch.Tensor, sigma: torch.Tensor, cond: dict) -> torch.Tensor:
         return shared.sd_model.forge_objects.unet.model.apply_model(x, sigma, cond)
 
@@ -93,6 +96,7 @@ class ForgeOfGeneration1(Forge):
         accordion = ui_components.InputAccordion
         ui_components.InputAccordion = lambda value=None, **options: accordion(value, **options)
         self._loaded: str | None = None
+        sd_models.forge_model_reload = self.bring_model_back
 
     def reload_model(self, info: Any, forced: bool) -> None:
         """These hosts have kept the name of the function only."""
