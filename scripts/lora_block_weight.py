@@ -103,6 +103,9 @@ class LoraBlockWeight(scripts.Script):
     def process_before_every_sampling(self, p, *_, **__):
         hooks.before_sampling(p)
 
+    def post_sample(self, p, *_):
+        hooks.batch_sampled(p)
+
     def postprocess_batch(self, p, *_, **__):
         hooks.batch_made(p)
 

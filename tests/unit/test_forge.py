@@ -140,6 +140,62 @@ def test_each_pass_is_told_although_the_host_would_not_load_again(host: HostModu
     assert loading.networks == []
 
 
+def test_a_network_that_is_asked_for_again_is_not_loaded_again(host: HostModule, monkeypatch: pytest.MonkeyPatch):
+    loads: list[str] = []
+    load = host.load_lora_for_models
+
+    def counted(*args: Any, filename: str, **kwargs: Any) -> Any:
+        loads.append(filename)
+        return load(*args, filename=filename, **kwargs)
+
+    monkeypatch.setattr(host, "load_lora_for_models", lambda *args, **kwargs: counted(*args[:5], filename=args[5]))
+    loading = forgetting(host)
+    for _ in range(3):
+        loading.begin()
+        host.load_networks(["a"], [1.0], [1.0])
+        loading.pause()
+    assert len(loads) == 1
+
+
+def test_between_batches_the_host_loads_for_others_as_ever(host: HostModule):
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    loading.pause()
+    host.load_networks(["a"], [1.0], [1.0])
+    assert host.merged[0] is not host.unet
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    assert host.merged[0] is host.unet
+
+
+def test_where_nothing_of_ours_has_run_the_host_keeps_what_it_has_loaded(host: HostModule):
+    host.load_networks(["a"], [1.0], [1.0])
+    merged = host.merged
+    forgetting(host).end()
+    host.load_networks(["a"], [1.0], [1.0])
+    assert host.merged is merged
+
+
+def test_two_names_of_one_file_are_two_networks(host: HostModule):
+    host.available_network_aliases["other"] = host.available_networks["a"]
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a", "other"], [1.0, 1.0], [1.0, 0.5])
+    assert [(net.name, net.unet_multiplier, bool(net.patches)) for net in loading.networks] == [
+        ("a", 1.0, True), ("other", 0.5, True),
+    ]  # fmt: skip
+
+
+def test_a_model_without_weights_to_patch_gets_its_networks_from_the_host(host: HostModule):
+    loading = Loading(host, lambda: setattr(host, "last", None), lambda: True)
+    loading.begin()
+    host.load_networks(["a"], [0.5], [0.3])
+    assert host.merged[0] is not host.unet
+    (network,) = loading.networks
+    assert network.fault and not network.patches
+
+
 def test_a_name_without_a_file_costs_that_lora_alone(host: HostModule):
     loading = forgetting(host)
     loading.begin()
@@ -342,6 +398,19 @@ def test_a_layer_that_is_not_at_work_waits(bed: Bed):
     assert bed.update(1.0, samples=False) == 0 and bed.is_pristine()
     assert [bound.layer for bound in bed.engine.waiting] == [bed.layer]
     assert bed.update(1.0) == 1 and not bed.engine.waiting
+
+
+def test_layers_that_stay_on_the_cpu_can_be_written_there(bed: Bed):
+    bed.engine.device = torch.device("meta")
+    assert bed.update(1.0) == 0 and bed.is_pristine()
+    assert bed.engine.write_where_they_are({LAYER})
+    assert bed.update(1.0) == 1 and bed.has(1.0) and not bed.engine.waiting
+    assert bed.update(0.3) == 1 and bed.has(0.3)
+    bed.engine.settle()
+    assert bed.is_pristine()
+    assert bed.update(0.5) == 1 and bed.has(0.5)
+    bed.engine.settle()
+    assert bed.is_pristine()
 
 
 def test_layers_that_stay_elsewhere_are_noticed(bed: Bed):

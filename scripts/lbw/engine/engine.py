@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -190,6 +190,11 @@ class LoraEngine:
     def waiting(self) -> list[BoundLayer]:
         """Layers that the last update has left until they are on the device, or at work."""
         return [] if self._partition is None else self._partition.waiting
+
+    def write_where_they_are(self, keys: Collection[str]) -> bool:
+        """Have waiting layers with these keys written on the CPU, where they are, from the next update on. Returns
+        whether there are any."""
+        return self._partition is not None and self._partition.write_where_they_are(keys)
 
     @property
     def works_elsewhere(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -94,6 +94,13 @@ class Partition:
             raise
         self.waiting = waiting + also_waiting
         return count + others
+
+    def write_where_they_are(self, keys: Collection[str]) -> bool:
+        """Have waiting layers with these keys written by themselves on the CPU. Returns whether there are any."""
+        layers = [bound for bound in self.waiting if bound.keys[0] in keys]
+        self.batches.give_up(layers)
+        self._singles.write_anywhere(layers)
+        return bool(layers)
 
     def sample(self) -> Pages:
         """Some layers that tell whether somebody else has patched layers: written ones, and one that is not."""

@@ -43,6 +43,7 @@ class Singles:
         self.keeps_copies_in_ram = False
         """Whether copies of weights that are on a GPU go to RAM; else they stand beside the weights."""
         self._device, self._dissolve, self._report = device, dissolve, report
+        self._anywhere: set[BoundLayer] = set()
         self._memory = PinnedMemory()
         self._cohorts: list[Cohort] = []
         self._groups: Mapping[str, int] | None = None
@@ -51,6 +52,12 @@ class Singles:
         """Layers that a batch has refused."""
         self.layers += layers
         self._groups = None
+
+    def write_anywhere(self, layers: Sequence[BoundLayer]) -> None:
+        """Layers that are written where they are, whether that is the device or not."""
+        self._anywhere.update(layers)
+        known = set(self.layers)
+        self.add([bound for bound in layers if bound not in known])
 
     def bring(
         self, coefficients: Coefficients, token: Names, is_asleep: Callable[[BoundLayer], bool]
@@ -92,7 +99,8 @@ class Singles:
 
     def _can_be_written(self, bound: BoundLayer, value: Value) -> bool:
         """A layer that waits for its turn on the GPU is left alone, unless it only has to be restored."""
-        return is_on(self._device, bound.layer) or not contents(bound.deltas, value)
+        is_here = bound in self._anywhere or is_on(self._device, bound.layer)
+        return is_here or not contents(bound.deltas, value)
 
     def _is_stale(self, bound: BoundLayer, value: Value, token: Names) -> bool:
         """Whether a layer has to be written. If not, the host is told."""

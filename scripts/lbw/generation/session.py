@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -203,6 +202,14 @@ class Session:
         self.engine.settle()
         self._applied = None
 
+    def _part_leaves(self) -> None:
+        """A part of the model leaves the GPU, or gets other weights. What is at work goes on, and has to be brought
+        to its strengths again before it does."""
+        self.rest()
+        if self.plan is not None and self.host.prepares_late() and self._is_bound():
+            self._encodes = self._samples = False
+            self._apply()
+
     def gives_way(self, error: Exception) -> bool:
         """The GPU's memory ran out. Give back what is held, and hold as little as possible from now on.
 
@@ -251,6 +258,8 @@ class Session:
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""
         self._stop_listening()
+        if self.engine.rests and self.host.moves_parts():
+            self.engine.settle()
         self._disown()
         self.plan = None
 
@@ -330,33 +339,44 @@ class Session:
         names = self.host.wanted_names()
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
-        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
-        update += self._add_in_forward(coefficients)
+        update = self._bring(coefficients, names)
+        unserved = self._add_in_forward(coefficients)
+        if unserved and self.engine.write_where_they_are(unserved):
+            update += self._bring(coefficients, names)
+        self._left |= unserved & {*self._unwritable, *(each.keys[0] for each in self.engine.waiting)}
+        update += Update(len(self._in_forward))
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
         self.most_held = max(self.most_held, self.engine.held)
-        self.host.before_departure(self.rest if self.engine.rests and names else None)
+        self.host.before_departure(self._part_leaves if self.engine.rests and names else None)
+        late = {
+            name: layer
+            for name, layer in self._unwritable.items()
+            if name in coefficients and not self._is_at_work(is_text_encoder(name))
+        }
+        late |= {each.keys[0]: each.layer for each in self.engine.waiting}
         self.host.before_forward({
-            each.layer: self._encoder_works if each.is_text_encoder else self._layers_work
-            for each in self.engine.waiting
-            if each.keys[0] not in self._in_forward
+            layer: self._encoder_works if is_text_encoder(name) else self._layers_work
+            for name, layer in late.items()
+            if name not in self._in_forward
         })  # fmt: skip
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 
-    def _add_in_forward(self, coefficients: Coefficients) -> Update:
+    def _bring(self, coefficients: Coefficients, names: Any) -> Update:
+        return self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
+
+    def _add_in_forward(self, coefficients: Coefficients) -> set[str]:
         """Layers that are at work and could not be brought to their coefficients get what is added to them from the
-        host."""
-        start = time.perf_counter()
+        host. Returns those for which it has no means."""
         wanted = dict(self._unwritable)
         if self.host.prepares_late():
             wanted |= {each.keys[0]: each.layer for each in self.engine.waiting}
         names = {name for name in coefficients.keys() & wanted.keys() if self._is_at_work(is_text_encoder(name))}
         self._in_forward = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
         self.most_in_forward = max(self.most_in_forward, len(self._in_forward))
-        self._left |= {name for name in names if name not in self._in_forward and any(coefficients[name])}
-        return Update(len(self._in_forward), time.perf_counter() - start)
+        return {name for name in names if name not in self._in_forward and any(coefficients[name])}
 
     def _is_at_work(self, is_text_encoder: bool) -> bool:
         return self._encodes if is_text_encoder else self._samples

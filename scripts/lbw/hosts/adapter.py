@@ -31,6 +31,10 @@ class Adapter(Host, Protocol):
         """A generation of ours begins, within which the host loads networks for us."""
         ...
 
+    def end_batch(self) -> None:
+        """All of a batch of ours has been sampled. With the next one comes :meth:`begin_generation`."""
+        ...
+
     def end_generation(self) -> None:
         """It is over, or another one that is not ours begins."""
         ...
@@ -90,5 +94,6 @@ class Adapter(Host, Protocol):
         ...
 
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
-        """{one of the ``wanted`` networks that has no effect: why}, as far as the host does not tell its user."""
+        """{one of the ``wanted`` networks that has no effect: why, and what happens}, as far as the host does not tell
+        its user."""
         ...

@@ -176,7 +176,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
     for name, reason in adapter.not_loaded(request.name for request in requests).items():
-        session.warn(f"<lora:{shortened(name)}>: {reason}; it is left out")
+        session.warn(f"<lora:{shortened(name)}>: {reason}")
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     if is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras"):
         session.leave_to_host()
@@ -302,6 +302,12 @@ def _memory_mode(session: Session) -> str:
         found += [f"up to {session.most_held / 1e6:.0f} MB of GPU memory for switches"]
         found += [f"{engine.held / 1e6:.0f} MB now" if engine.held else "none now"]
     return ", ".join(found)
+
+
+def batch_sampled(p: Any) -> None:
+    """All passes of a batch have been sampled. What others generate from its images loads networks of its own."""
+    if session_of(p) is not None:
+        adapter.end_batch()
 
 
 def end(p: Any) -> None:

@@ -75,6 +75,9 @@ class A1111:
     def begin_generation(self) -> None:
         """The host needs not be told."""
 
+    def end_batch(self) -> None:
+        """The host loads networks for everybody in the same way."""
+
     def end_generation(self) -> None:
         """The host needs not be told."""
 
@@ -125,7 +128,7 @@ class A1111:
         """Of a name without a file the host tells its user by itself, of a file that it cannot load not."""
         loaded = {net.name for net in self.networks()}
         lost = [name for name in wanted if name not in loaded and file_lists.known(host_networks, name) is not None]
-        return dict.fromkeys(lost, "the host cannot load its file, see the console")
+        return dict.fromkeys(lost, "the host cannot load its file, see the console; it is left out")
 
 
 def _has_weight(layer: nn.Module) -> bool:

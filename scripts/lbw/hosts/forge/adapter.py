@@ -53,7 +53,7 @@ class Forge:
         if _host_lora is None:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge)
-        self._loading = Loading(host_networks, self._forget_what_is_loaded)
+        self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself)
         self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()
@@ -132,8 +132,16 @@ class Forge:
     def begin_generation(self) -> None:
         self._loading.begin()
 
+    def end_batch(self) -> None:
+        self._loading.pause()
+
     def end_generation(self) -> None:
         self._loading.end()
+
+    def _gives_networks_by_itself(self) -> bool:
+        """There are models whose quantised layers take a list of LoRAs, and have no weights to patch."""
+        kind = getattr(_module("backend.args"), "dynamic_args", {})
+        return bool(kind.get("nunchaku")) or str(kind.get("ops", "")).lower().endswith("int8")
 
     def _forget_what_is_loaded(self) -> None:
         """The host compares what it has with what is asked for: have it look again."""
@@ -174,6 +182,8 @@ class Forge:
 
     def read_network(self, file: Any) -> Network:
         objects = shared.sd_model.forge_objects_original
+        if self._gives_networks_by_itself():
+            raise UnmeasurableError(f"{file.name}: this model gets LoRAs from the host alone, as a whole")
         try:
             tensors = self._loading.tensors(file.filename)
             return self._loading.read(objects.unet, objects.clip, dict(tensors), file.filename)
@@ -186,8 +196,10 @@ class Forge:
         for name in wanted:
             if name not in loaded and name in self._loading.asked:
                 lacks_file = file_lists.find(host_networks, name) is None
-                reasons[name] = "there is no such file" if lacks_file else "the host cannot load its file"
+                reason = "there is no such file" if lacks_file else "the host cannot load its file"
+                reasons[name] = f"{reason}; it is left out"
             elif name in loaded and not loaded[name].patches:
-                nothing = "the host finds nothing in its file that fits this model"
-                reasons[name] = loaded[name].fault or nothing
+                reason = loaded[name].fault or "the host finds nothing in its file that fits this model"
+                is_hosts = self._gives_networks_by_itself()
+                reasons[name] = f"{reason}; {'blocks and steps do not count' if is_hosts else 'it is left out'}"
         return reasons

@@ -26,9 +26,17 @@ _ONLINE = "forge_online_loras"
 _MISSING: Any = object()
 
 
+_MULTIPLY_IN_8_BITS = ("fp8Operations", "fp8_ops", "scaled_fp8_op")
+"""Classes around layers whose forwards do not look at patches, or do it with numbers of 8 bits."""
+
+
 def can_patch(layer: nn.Module) -> bool:
     """Whether the host adds anything in this layer's forward."""
-    return hasattr(layer, "parameters_manual_cast") or _has_functions(layer)
+    kind = type(layer)
+    if any(name in kind.__qualname__ for name in _MULTIPLY_IN_8_BITS):
+        return False
+    looks = hasattr(layer, "parameters_manual_cast") or kind.__module__.startswith("backend.operations")
+    return looks or _has_functions(layer)
 
 
 def _has_functions(layer: nn.Module) -> bool:

@@ -62,10 +62,13 @@ class Loading:
     Args:
         module: the host's module with these functions.
         forget: has the host look again at what is asked for, which it compares with what it has loaded last.
+        leaves: whether the model in use is one that the host gives networks in a way that no patch shows.
     """
 
-    def __init__(self, module: Any, forget: Callable[[], None]) -> None:
-        self._module, self._forget = module, forget
+    def __init__(
+        self, module: Any, forget: Callable[[], None], leaves: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._module, self._forget, self._leaves = module, forget, leaves
         self._originals: dict[str, Callable[..., Any]] = {}
         self._own: dict[str, Callable[..., Any]] = {
             "load_networks": self._load_networks,
@@ -89,12 +92,18 @@ class Loading:
                 self._originals[name] = getattr(self._module, name)
                 setattr(self._module, name, own)
 
-    def end(self) -> None:
-        """A generation of ours is over, or one of somebody else's begins inside it."""
+    def pause(self) -> None:
+        """What the host loads until :meth:`begin` is no business of ours, nor does it know what was loaded for us."""
+        if not self._originals:
+            return
         for name, own in self._own.items():
             if name in self._originals and getattr(self._module, name) == own:
                 setattr(self._module, name, self._originals.pop(name))
         self._forget()
+
+    def end(self) -> None:
+        """A generation of ours is over, or one of somebody else's begins inside it."""
+        self.pause()
         self.networks, self.asked = [], frozenset()
 
     def _original(self, name: str) -> Callable[..., Any]:
@@ -104,6 +113,7 @@ class Loading:
     def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
         """With a name that has no file, the host would load none of them."""
         self._forget()
+        earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
         known = [number for number, name in enumerate(names) if find(self._module, name) is not None]
 
@@ -111,7 +121,9 @@ class Loading:
             return [column[number] for number in known] if isinstance(column, list) else column
 
         load = self._original("load_networks")
-        return load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
+        result = load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
+        del earlier
+        return result
 
     def _read_file(self, filename: str) -> Any:
         """With a file that cannot be read, the host would load none of those behind it."""
@@ -134,6 +146,14 @@ class Loading:
         self, model: Any, clip: Any, lora: Any, unet_multiplier: float, te_multiplier: float,
         filename: str = "default", *args: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:
+        name = self._name_of(filename, len(self.networks))
+        if self._leaves():
+            self.networks.append(Network(name, fault="this model gets LoRAs from the host alone, as a whole"))
+            original = self._original("load_lora_for_models")
+            patched: tuple[Any, Any] = original(
+                model, clip, lora, unet_multiplier, te_multiplier, filename, *args, **kwargs
+            )
+            return patched
         known = self._known.setdefault(model.model, WeakValueDictionary())
         version = (filename, self._versions.get(filename, 0))
         network = known.get(version)
@@ -141,10 +161,12 @@ class Loading:
             try:
                 network = self.read(model, clip, lora, filename, *args, **kwargs)
             except Exception as error:
-                network = Network(self._name_of(filename))
-                self._faults[filename] = f"the host cannot load its file ({type(error).__name__})"
+                network = Network(name)
+                self._faults.setdefault(filename, f"the host cannot load its file ({type(error).__name__})")
             known[version] = network
-        network.name, network.fault = self._name_of(filename), self._faults.get(filename)
+        if network in self.networks and network.name != name:  # the prompt has two names for one file
+            network = Network(name, patches=network.patches)
+        network.name, network.fault = name, self._faults.get(filename)
         network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)
         self.networks.append(network)
         return model, clip
@@ -160,9 +182,10 @@ class Loading:
                 parameters.setdefault(key.rpartition(".")[2], []).extend(patches)
         return network
 
-    def _name_of(self, filename: str) -> str:
-        """The name that the prompt has for a file."""
-        for net in self._module.loaded_networks:
+    def _name_of(self, filename: str, place: int = 0) -> str:
+        """The name that the prompt has for a file, the first one from this place on."""
+        listed = list(self._module.loaded_networks)
+        for net in [*listed[place:], *listed[:place]]:
             if net.network_on_disk.filename == filename:
                 return str(net.name)
         files: Mapping[str, Any] = self._module.available_networks
