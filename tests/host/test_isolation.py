@@ -117,6 +117,7 @@ def test_a_preset_whose_numbers_changed_encodes_the_prompt_anew(bench: Bench):
 
 
 def test_the_networks_are_never_changed(bench: Bench):
+    bench.not_on_forge("has nothing in its networks")
     bench.webui.generate(prompt=PLAIN)
     net = bench.webui.networks.loaded_networks[0]
     before = (net.name, net.te_multiplier, net.unet_multiplier, len(net.modules), set(vars(net)))
@@ -148,6 +149,7 @@ def test_a_failing_update_heals_through_the_host(bench: Bench, monkeypatch: pyte
 
 
 def test_a_multiplier_that_somebody_else_changes_takes_effect(bench: Bench):
+    bench.not_on_forge("looks at multipliers when it loads networks, and never again")
     def halve(params: Any) -> None:
         if params.sampling_step == 2:
             bench.webui.networks.loaded_networks[0].unet_multiplier = 0.5

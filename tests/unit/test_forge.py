@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lbw.engine.base_weights import Policy
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.engine import LoraEngine
+from lbw.engine.kernels import torch as kernel
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
@@ -398,6 +399,29 @@ def test_a_layer_that_is_not_at_work_waits(bed: Bed):
     assert bed.update(1.0, samples=False) == 0 and bed.is_pristine()
     assert [bound.layer for bound in bed.engine.waiting] == [bed.layer]
     assert bed.update(1.0) == 1 and not bed.engine.waiting
+
+
+@pytest.mark.parametrize(("failures", "strength"), [(1, 1.0), (2, 0.0)])
+def test_an_update_that_fails_leaves_nothing_wrong(
+    monkeypatch: pytest.MonkeyPatch, failures: int, strength: float
+):
+    """Nobody else would restore the layer."""
+    bed, write = Bed("cpu", Policy.AUTO), kernel.update_weight
+    left = [MemoryError("no memory")] * failures
+
+    def fail(weight: Tensor, *args: Any) -> Any:
+        if left:
+            weight.zero_()
+            raise left.pop()
+        return write(weight, *args)
+
+    monkeypatch.setattr(kernel, "update_weight", fail)
+    bed.update(1.0)
+    assert bed.has(strength)
+    bed.update(0.5)
+    assert bed.has(0.5)
+    bed.engine.settle()
+    assert bed.is_pristine()
 
 
 def test_layers_that_stay_on_the_cpu_can_be_written_there(bed: Bed):

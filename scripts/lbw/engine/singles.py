@@ -134,10 +134,28 @@ class Singles:
                     self._write_one(bound, contents(bound.deltas, value))
                 except Exception as error:
                     self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; it is restored before use")
-                    continue
+                    if bound.page.ledger.is_shared or not self._write_again(bound, contents(bound.deltas, value)):
+                        continue
                 mark(bound, value, token)
                 succeeded += 1
         return succeeded
+
+    def _write_again(self, bound: BoundLayer, wanted: Contents) -> bool:
+        """Where nobody else restores a layer that could not be written: try once more, and leave it pristine then.
+        Returns whether that succeeded."""
+        try:
+            self._write_one(bound, wanted)
+            return True
+        except Exception:
+            self._restore(bound)
+            return False
+
+    def _restore(self, bound: BoundLayer) -> None:
+        base_weights.restore(bound.page)
+        bound.record.bias_is_changed = False
+        bound.record.token, bound.record.holding = (), Holding()
+        bound.page.names = ()
+        base_weights.drop_copies(bound.page)
 
     def _place(self, pages: Sequence[Page]) -> None:
         """Have copies of weights where they should be."""
@@ -166,15 +184,13 @@ class Singles:
         """
         with kernel.exact_arithmetic():
             for bound in self.layers:
-                if of_text_encoder not in (None, bound.is_text_encoder) or contents_of(bound) is None:
+                if of_text_encoder not in (None, bound.is_text_encoder):
+                    continue
+                if contents_of(bound) is None and bound.page.ledger.is_shared:
                     continue
                 is_ours_to_restore = device_of(bound.layer).type == "cuda" or not bound.page.ledger.is_shared
                 if is_ours_to_restore and bound.page.names != ():
-                    base_weights.restore(bound.page)
-                    bound.record.bias_is_changed = False
-                    bound.record.token, bound.record.holding = (), Holding()
-                    bound.page.names = ()
-                    base_weights.drop_copies(bound.page)
+                    self._restore(bound)
                 leave_gpu(bound)
         self._groups = None
 

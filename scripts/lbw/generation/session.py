@@ -65,6 +65,8 @@ class Session:
         self.most_held = 0
         """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
+        self.is_between_batches = False
+        """Whether what others generate is no part of what this session is about."""
         self.most_in_forward = 0
         """Layers that the host patched in their forwards, at a time."""
         self._in_forward: Collection[str] = ()

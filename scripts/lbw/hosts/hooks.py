@@ -306,8 +306,11 @@ def _memory_mode(session: Session) -> str:
 
 def batch_sampled(p: Any) -> None:
     """All passes of a batch have been sampled. What others generate from its images loads networks of its own."""
-    if session_of(p) is not None:
-        adapter.end_batch()
+    session = session_of(p)
+    if session is not None:
+        session.is_between_batches = True
+        if all(each.is_between_batches for each in _under_way):
+            adapter.end_batch()
 
 
 def end(p: Any) -> None:

@@ -115,6 +115,7 @@ class TagReader:
 
     def __call__(self) -> Any:
         adapter.begin_generation()  # another generation may have come in between, and ended its own
+        self._session.is_between_batches = False
         result = self._parse()
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
