@@ -82,10 +82,10 @@ def sample_dpm_fast(
     thirds, rest = divmod(n, 3)
     orders = [3] * thirds + [rest] if rest else [3] * (thirds - 1) + [2, 1]
     ts = torch.linspace(float(t_start), float(t_end), len(orders) + 1, device=x.device)
-    return _through(orders, ts, t_end, model, x, extra_args, callback, noise_sampler, eta, s_noise)
+    return dpm_solver_fast(orders, ts, t_end, model, x, extra_args, callback, noise_sampler, eta, s_noise)
 
 
-def _through(orders, ts, t_end, model, x, extra_args, callback, noise_sampler, eta, s_noise):
+def dpm_solver_fast(orders, ts, t_end, model, x, extra_args, callback, noise_sampler, eta, s_noise):
     """All steps. On the hosts, too, the loop is not in the function that stands in the table of samplers."""
     for i, order in enumerate(orders):
         target, up = _ancestral_target(ts[i], ts[i + 1], t_end, eta)
