@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -65,6 +66,7 @@ class Session:
         self.most_held = 0
         """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
+        self._is_in_pass = False
         self.is_between_batches = False
         """Whether what others generate is no part of what this session is about."""
         self.most_in_forward = 0
@@ -106,7 +108,7 @@ class Session:
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
-        self.plan, self._step = plan, None
+        self.plan, self._step, self._is_in_pass = plan, None, True
         self._apply()
         return self.passes[-1]
 
@@ -188,6 +190,7 @@ class Session:
     def has_sampled(self) -> None:
         """The images of a pass are about to be decoded, which takes the most memory: give back what is held, unless
         there is room to spare. Other generations may come before the next pass."""
+        self._is_in_pass = False
         if not self.engine.rests:
             return
         self._stop_at_forwards()
@@ -208,7 +211,7 @@ class Session:
         """A part of the model leaves the GPU, or gets other weights. What is at work goes on, and has to be brought
         to its strengths again before it does."""
         self.rest()
-        if self.plan is not None and self.host.prepares_late() and self._is_bound():
+        if self._is_in_pass and self.plan is not None and self.host.prepares_late() and self._is_bound():
             self._encodes = self._samples = False
             self._apply()
 
@@ -341,12 +344,13 @@ class Session:
         names = self.host.wanted_names()
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
+        start = time.perf_counter()
         update = self._bring(coefficients, names)
         unserved = self._add_in_forward(coefficients)
         if unserved and self.engine.write_where_they_are(unserved):
             update += self._bring(coefficients, names)
         self._left |= unserved & {*self._unwritable, *(each.keys[0] for each in self.engine.waiting)}
-        update += Update(len(self._in_forward))
+        update = Update(update.layers_updated + len(self._in_forward), time.perf_counter() - start)
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
