@@ -105,10 +105,10 @@ class Batches:
 
     def give_up(self, layers: Iterable[BoundLayer]) -> None:
         """Leave layers to whoever writes them one by one, and those that are in a batch with them, which dissolves."""
-        for batch in [batch for batch in self._batches if not set(layers).isdisjoint(batch.layers)]:
+        given_up = set(layers)
+        for batch in [batch for batch in self._batches if not given_up.isdisjoint(batch.layers)]:
             self.dissolve(batch)
             self._waiting += batch.layers
-        given_up = set(layers)
         self._waiting = [bound for bound in self._waiting if bound not in given_up]
 
     def _bring(self, batch: Batch, coefficients: Coefficients, token: Names) -> int | Outcome:

@@ -13,9 +13,6 @@ class Update:
     layers_updated: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: Update) -> Update:
-        return Update(self.layers_updated + other.layers_updated, self.seconds + other.seconds)
-
 
 def total(updates: Iterable[Update]) -> tuple[int, Update]:
     """How many of the updates were switches, and what all of them did."""

@@ -345,12 +345,12 @@ class Session:
         step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
         coefficients = self.plan.coefficients(step, steps, sigmas)
         start = time.perf_counter()
-        update = self._bring(coefficients, names)
+        count = self._bring(coefficients, names)
         unserved = self._add_in_forward(coefficients)
         if unserved and self.engine.write_where_they_are(unserved):
-            update += self._bring(coefficients, names)
+            count += self._bring(coefficients, names)
         self._left |= unserved & {*self._unwritable, *(each.keys[0] for each in self.engine.waiting)}
-        update = Update(update.layers_updated + len(self._in_forward), time.perf_counter() - start)
+        update = Update(count + len(self._in_forward), time.perf_counter() - start)
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)
         self.placement = self.engine.placement or self.placement
@@ -359,7 +359,7 @@ class Session:
         late = {
             name: layer
             for name, layer in self._unwritable.items()
-            if name in coefficients and not self._is_at_work(is_text_encoder(name))
+            if name in coefficients and not self._is_at_work(name)
         }
         late |= {each.keys[0]: each.layer for each in self.engine.waiting}
         self.host.before_forward({
@@ -370,8 +370,10 @@ class Session:
         if update.layers_updated:
             logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
 
-    def _bring(self, coefficients: Coefficients, names: Any) -> Update:
-        return self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
+    def _bring(self, coefficients: Coefficients, names: Any) -> int:
+        """Returns how many layers have been written."""
+        update = self.engine.manual_lora_update(coefficients, names, encodes=self._encodes, samples=self._samples)
+        return update.layers_updated
 
     def _add_in_forward(self, coefficients: Coefficients) -> set[str]:
         """Layers that are at work and could not be brought to their coefficients get what is added to them from the
@@ -379,13 +381,13 @@ class Session:
         wanted = dict(self._unwritable)
         if self.host.prepares_late():
             wanted |= {each.keys[0]: each.layer for each in self.engine.waiting}
-        names = {name for name in coefficients.keys() & wanted.keys() if self._is_at_work(is_text_encoder(name))}
+        names = {name for name in coefficients.keys() & wanted.keys() if self._is_at_work(name)}
         self._in_forward = self.host.add_in_forward({name: (wanted[name], coefficients[name]) for name in names})
         self.most_in_forward = max(self.most_in_forward, len(self._in_forward))
         return {name for name in names if name not in self._in_forward and any(coefficients[name])}
 
-    def _is_at_work(self, is_text_encoder: bool) -> bool:
-        return self._encodes if is_text_encoder else self._samples
+    def _is_at_work(self, layer: str) -> bool:
+        return self._encodes if is_text_encoder(layer) else self._samples
 
     def _warn_of_layers_left(self) -> None:
         if self._left:

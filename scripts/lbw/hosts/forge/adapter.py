@@ -16,7 +16,7 @@ from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge import steps
 from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
-from lbw.hosts.forge.networks import Loading, Network, layer_name
+from lbw.hosts.forge.networks import Loading, Network, entries_of, layer_name
 from lbw.hosts.forge.parts import PatchParts
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
@@ -34,6 +34,7 @@ def _module(*names: str) -> Any:
 
 
 _host_lora = _module("backend.patcher.lora", "ldm_patched.modules.lora")
+_host_args = _module("backend.args")
 
 
 def merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
@@ -116,8 +117,7 @@ class Forge:
         found: Entries = {}
         for net, coefficient in networks:
             for parameter, patches in net.patches.get(layer_name, {}).items() if coefficient else ():
-                entries = found.setdefault(parameter, [])
-                entries += [(coefficient, values, 1.0, offset, function) for values, offset, function in patches]
+                found.setdefault(parameter, []).extend(entries_of(patches, coefficient))
         return found
 
     def wanted_names(self) -> tuple[Any, ...]:
@@ -140,7 +140,7 @@ class Forge:
 
     def _gives_networks_by_itself(self) -> bool:
         """There are models whose quantised layers take a list of LoRAs, and have no weights to patch."""
-        kind = getattr(_module("backend.args"), "dynamic_args", {})
+        kind = getattr(_host_args, "dynamic_args", {})
         return bool(kind.get("nunchaku")) or str(kind.get("ops", "")).lower().endswith("int8")
 
     def _forget_what_is_loaded(self) -> None:

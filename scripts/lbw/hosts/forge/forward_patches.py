@@ -7,24 +7,19 @@ of it comes to the GPU. The host has an attribute for them, which is not the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-Entry = tuple[float, Any, float, Any, Any]
-"""A patch as hosts keep it: (strength, values, strength of the model, offset, function)."""
+from lbw.hosts.forge.networks import Entry, Merge
 
 Entries = dict[str, list[Entry]]
 """{a parameter's name: patches}"""
 
-Merge = Callable[[Sequence[Entry], Tensor], Tensor]
-"""(patches, a weight) -> the weight with the patches."""
-
 _ONLINE = "forge_online_loras"
 _MISSING: Any = object()
-
 
 _MULTIPLY_IN_8_BITS = ("fp8Operations", "fp8_ops", "scaled_fp8_op")
 """Classes around layers whose forwards do not look at patches, or do it with numbers of 8 bits."""
@@ -52,12 +47,9 @@ class _Change:
     before: Any
     ours: Any
 
-    def is_there(self, layer: nn.Module) -> bool:
-        return vars(layer).get(self.name) is self.ours
-
     def take_back(self, layer: nn.Module) -> None:
         """If somebody has set it since, it is theirs."""
-        if not self.is_there(layer):
+        if vars(layer).get(self.name) is not self.ours:
             return
         if self.before is _MISSING:
             delattr(layer, self.name)

@@ -8,11 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from torch import Tensor
+
 from lbw.hosts.file_lists import find
 
 Patch = tuple[Any, Any, Any]
 """(values, offset, function) for one parameter: a tuple that begins with its type, or an adapter object; which rows or
 columns of the parameter it is for; and what is done with the delta."""
+
+
+Entry = tuple[float, Any, float, Any, Any]
+"""A patch as hosts keep it: (strength, values, strength of the model, offset, function)."""
+
+Merge = Callable[[Sequence[Entry], Tensor], Tensor]
+"""(patches, a weight) -> the weight with the patches, in the weight's own type."""
+
+
+def entries_of(patches: Sequence[Patch], strength: float) -> list[Entry]:
+    """Patches at a strength, as hosts keep them."""
+    return [(strength, values, 1.0, offset, function) for values, offset, function in patches]
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@ host's own, which differs from host to host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,10 +13,7 @@ from torch import Tensor
 
 from lbw.engine.deltas import Delta, Dense, UnsupportedPartError, WeightDependent, full, loha, lokr, lora
 from lbw.engine.parameters import Layer, Slot
-from lbw.hosts.forge.networks import Network, Patch
-
-Merge = Callable[[Sequence[Any], Tensor], Tensor]
-"""(patches as the host keeps them, a weight) -> the weight with the patches, in the weight's own type."""
+from lbw.hosts.forge.networks import Merge, Network, Patch, entries_of
 
 Part = dict[str, list[Patch]]
 """{the parameter's name: patches}"""
@@ -35,9 +32,8 @@ class HostMerge(WeightDependent):
     merge: Merge
 
     def compute(self, weight: Tensor) -> Tensor:
-        entries = [(1.0, values, 1.0, offset, function) for values, offset, function in self.patches]
         single = weight.to(torch.float32, copy=True)
-        merged = self.merge(entries, single.clone())
+        merged = self.merge(entries_of(self.patches, 1.0), single.clone())
         if merged.shape != weight.shape:
             raise UnsupportedPartError(f"the host makes {tuple(merged.shape)} of a weight of {tuple(weight.shape)}")
         return merged.to(weight.dtype) - single.to(weight.dtype)
