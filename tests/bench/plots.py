@@ -13,8 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from tests.bench.generation import MODELS
+from tests.host.measure import replaced
 from tests.host.webui import WebUI
 
 
@@ -36,16 +36,6 @@ class Cost:
     layers: int = 0
     encoded: int = 0
     read: int = 0
-
-
-@contextmanager
-def replaced(owner: Any, name: str, replacement: Callable[[Any], Any]) -> Iterator[None]:
-    original = getattr(owner, name)
-    setattr(owner, name, replacement(original))
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 def cost_of(webui: WebUI, make: Callable[[], Any]) -> Cost:

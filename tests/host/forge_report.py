@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.host.measure import replaced
 from tests.host.webui import WebUI
 
 OFF = ["", False]
@@ -160,16 +161,6 @@ class Bench:
 
 def difference(one: np.ndarray, other: np.ndarray) -> int:
     return int(abs(one - other).max())
-
-
-@contextmanager
-def replaced(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    original = getattr(owner, name)
-    setattr(owner, name, wrap(original))
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 @fact

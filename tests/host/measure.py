@@ -83,23 +83,33 @@ class RestoreCounter:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Have what ``wrap`` makes of a function stand in its place while the block runs."""
+    original = getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
 def restore_counter(webui: Any) -> Iterator[RestoreCounter]:
     """Count while the block runs, at the function through which the host restores a layer before it patches it; on the
     Forge family, at the one through which it merges patches into a model."""
     counter = RestoreCounter()
     owner, name, is_one = _patching(webui)
-    original = getattr(owner, name)
 
-    def patch(*args: Any, **kwargs: Any) -> Any:
-        if is_one(*args, **kwargs):
-            counter.add()
-        return original(*args, **kwargs)
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def patch(*args: Any, **kwargs: Any) -> Any:
+            if is_one(*args, **kwargs):
+                counter.add()
+            return original(*args, **kwargs)
 
-    setattr(owner, name, patch)
-    try:
+        return patch
+
+    with replaced(owner, name, counted):
         yield counter
-    finally:
-        setattr(owner, name, original)
 
 
 def _patching(webui: Any) -> tuple[Any, str, Callable[..., bool]]:

@@ -106,12 +106,13 @@ class MergingPath:
 
     def _write(self, name: str, coefficients: tuple[float, ...]) -> None:
         from lbw.hosts.forge.adapter import merge
+        from lbw.hosts.forge.networks import entries_of
 
         for parameter in ("weight", "bias"):
             entries = [
-                (coefficient, values, 1.0, offset, function)
+                entry
                 for net, coefficient in zip(self.networks.values(), coefficients, strict=True)
-                for values, offset, function in net.patches.get(name, {}).get(parameter, [])
+                for entry in entries_of(net.patches.get(name, {}).get(parameter, []), coefficient)
             ]
             if entries:
                 tensor = getattr(self.webui.layers()[name], parameter)

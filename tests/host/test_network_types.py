@@ -50,6 +50,7 @@ def write(bench: Bench, kind: str, seed: int = 11) -> Formulas:
 def by_the_host(bench: Bench, name: str) -> Formulas:
     """What the host's own merge does, as this family has formulas of its own; of layers that are at work last."""
     from lbw.hosts.forge.adapter import merge
+    from lbw.hosts.forge.networks import entries_of
     from lbw.hosts.serving import adapter
 
     adapter.network_names(renewed=True)
@@ -58,9 +59,8 @@ def by_the_host(bench: Bench, name: str) -> Formulas:
         pytest.skip("the Forge family: this host loads no such file")
 
     def formula(patches: list[Any], weight: Tensor) -> Tensor:
-        entries = [(1.0, values, 1.0, offset, function) for values, offset, function in patches]
         with torch.inference_mode():
-            return merge(entries, weight.float()).double() - weight.float().double()
+            return merge(entries_of(patches, 1.0), weight.float()).double() - weight.float().double()
 
     return {
         layer: (partial(formula, parameters["weight"]), None)

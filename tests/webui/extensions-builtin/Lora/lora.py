@@ -1,11 +1,2 @@
-"""The module's name before LyCORIS networks came; its lists are the very objects of `networks`."""
-from __future__ import annotations
-
-import networks
-
-list_available_loras = networks.list_available_networks
-available_loras = networks.available_networks
-available_lora_aliases = networks.available_network_aliases
-available_lora_hash_lookup = networks.available_network_hash_lookup
-forbidden_lora_aliases = networks.forbidden_network_aliases
-loaded_loras = networks.loaded_networks
+"""The module's name before LyCORIS networks came."""
+from modules.lora.old_names import *  # noqa: F403
