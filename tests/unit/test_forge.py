@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lbw.engine import parameters
 from lbw.engine.base_weights import Policy
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.engine import LoraEngine
@@ -433,6 +434,23 @@ def test_layers_that_stay_on_the_cpu_can_be_written_there(bed: Bed):
     bed.engine.settle()
     assert bed.is_pristine()
     assert bed.update(0.5) == 1 and bed.has(0.5)
+    bed.engine.settle()
+    assert bed.is_pristine()
+
+
+@pytest.mark.parametrize("then", [1.0, 0.5, 0.0])
+def test_a_layer_that_leaves_the_device_patched_is_restored_before_the_host_adds_anything(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, then: float
+):
+    """Somebody moves it, unannounced; the host would add to a weight that has it all already."""
+    bed.update(1.0)
+    if bed.layer.weight.is_cuda:
+        bed.layer.to("cpu")
+        bed.base, bed.bias = bed.base.to("cpu"), bed.bias.to("cpu")
+    else:
+        monkeypatch.setattr(parameters, "device_of", lambda layer: torch.device("cuda"))
+    bed.update(then)
+    assert bed.is_pristine() if bed.engine.waiting or not then else bed.has(then)
     bed.engine.settle()
     assert bed.is_pristine()
 

@@ -88,7 +88,10 @@ class Batches:
                 continue
             outcome = self._bring(batch, coefficients, token)
             if outcome is Outcome.ELSEWHERE:
-                elsewhere += batch.layers
+                if self._must_be_restored(batch):
+                    self._dissolve_to_waiting(batch)
+                else:
+                    elsewhere += batch.layers
             elif outcome is Outcome.DISTURBED:
                 attempts += 1
                 if attempts > _ATTEMPTS:
@@ -96,8 +99,7 @@ class Batches:
                     continue
                 others = [other for other in self._batches if other is not batch] if self.is_short else []
                 for each in (batch, *others):
-                    self.dissolve(each)
-                    self._waiting += each.layers
+                    self._dissolve_to_waiting(each)
                 queue = [*self._gather(is_asleep), *(each for each in queue if each not in others)]
             else:
                 count += outcome
@@ -107,8 +109,7 @@ class Batches:
         """Leave layers to whoever writes them one by one, and those that are in a batch with them, which dissolves."""
         given_up = set(layers)
         for batch in [batch for batch in self._batches if not given_up.isdisjoint(batch.layers)]:
-            self.dissolve(batch)
-            self._waiting += batch.layers
+            self._dissolve_to_waiting(batch)
         self._waiting = [bound for bound in self._waiting if bound not in given_up]
 
     def _bring(self, batch: Batch, coefficients: Coefficients, token: Names) -> int | Outcome:
@@ -181,6 +182,11 @@ class Batches:
         if batch in self._batches:
             self._batches.remove(batch)
 
+    def _dissolve_to_waiting(self, batch: Batch) -> None:
+        """Its layers may come together anew."""
+        self.dissolve(batch)
+        self._waiting += batch.layers
+
     def _refuse(self, batch: Batch, reason: str) -> int:
         """Leave a batch's layers to whoever writes them one by one."""
         self._report(f"layers are updated more slowly from now on: {reason}")
@@ -201,11 +207,16 @@ class Batches:
 
     def _settle(self, batch: Batch) -> None:
         outcome = _try_to_settle(batch, self._report)
-        if outcome is Outcome.ELSEWHERE:
+        if outcome is Outcome.ELSEWHERE and not self._must_be_restored(batch):
             batch.unload()
-        elif outcome is Outcome.DISTURBED:
-            self.dissolve(batch)
-            self._waiting += batch.layers
+        elif outcome is not None:
+            self._dissolve_to_waiting(batch)
+
+    @staticmethod
+    def _must_be_restored(batch: Batch) -> bool:
+        """Whether layers that have left the device patched would be taken for pristine ones: by a host that keeps no
+        book of them, and adds there in their forwards what networks have."""
+        return batch.residence is not None and not batch.layers[0].page.ledger.is_shared
 
     @property
     def nbytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,12 +84,20 @@ class Singles:
             late = {bound for bound in cohort.layers if self._is_left_in_batch(bound, is_asleep)}
             stale = [bound for bound in cohort.layers if bound not in late and self._is_stale(bound, value, token)]
             late |= {bound for bound in stale if is_asleep(bound) or not self._can_be_written(bound, value)}
+            self._restore_those_that_left(late)
             waiting += late
             written = self._write([bound for bound in stale if bound not in late], value, token)
             count += written
             if written == len(stale) and not late:
                 cohort.join(token, value)
         return count, waiting
+
+    def _restore_those_that_left(self, late: Iterable[BoundLayer]) -> None:
+        """A host that keeps no book of layers takes those that have left the device for pristine ones, and adds there
+        in their forwards what networks have."""
+        for bound in late:
+            if not (bound.page.ledger.is_shared or bound.record.batch or is_on(self._device, bound.layer)):
+                self._restore(bound)
 
     def _is_left_in_batch(self, bound: BoundLayer, is_asleep: Callable[[BoundLayer], bool]) -> bool:
         """Whether a layer waits in a batch of an earlier binding, from which alone its pristine weight can be had."""
