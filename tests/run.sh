@@ -15,7 +15,7 @@ if [ $# = 0 ]; then  # what people ask for, in the small WebUI as each generatio
     for family in forge-g1 forge-g2 forge-g3; do
         echo "== $family"
         WEBUI_FAMILY=$family .venv/bin/python -m pytest -q -W ignore \
-            tests/host/test_{exactness,forge_forward,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
+            tests/host/test_{exactness,forge_forward,forge_neighbours,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
     done
 fi
 exit "$failed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,6 +144,25 @@ def test_told_before_other_weights_are_loaded(departures: Any):
     assert calls == [True] and module.weight.equal(other.weight)
     departures.watch([], lambda: None)
     assert "load_state_dict" not in vars(module)
+
+
+def test_told_before_the_host_merges_other_patches_into_a_model_than_those_that_are_in_it(_bench: Bench):
+    from lbw.hosts.model_moves import Departures
+
+    calls: list[str] = []
+    memory = ModuleType("memory_management")
+    memory.load_models_gpu = lambda models, memory_required=0: calls.append("load")  # type: ignore[attr-defined]
+    load = memory.load_models_gpu
+    module = nn.Linear(2, 2)
+    known, new, other = (SimpleNamespace(model=each) for each in (module, module, nn.Linear(2, 2)))
+    memory.current_loaded_models = [SimpleNamespace(model=known)]  # type: ignore[attr-defined]
+    departures = Departures(memory)
+    departures.watch([module], lambda: calls.append("told"))
+    memory.load_models_gpu([known, other], memory_required=1)
+    memory.load_models_gpu([other, new])
+    assert calls == ["load", "told", "load"]
+    departures.watch([], lambda: None)
+    assert memory.load_models_gpu is load
 
 
 def test_watched_no_more_a_module_is_as_before(departures: Any):

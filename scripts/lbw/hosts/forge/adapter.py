@@ -35,6 +35,7 @@ def _module(*names: str) -> Any:
 
 _host_lora = _module("backend.patcher.lora", "ldm_patched.modules.lora")
 _host_args = _module("backend.args")
+_host_memory = _module("backend.memory_management", "ldm_patched.modules.model_management")
 
 
 def merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class Forge:
         self.ledger, self.parts = OwnPages(), PatchParts(merge)
         self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself)
         self._forward_patches = ForwardPatches(merge)
-        self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures()
+        self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures(_host_memory)
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()
 
     def _parts_of_model(self) -> list[nn.Module]:

@@ -44,9 +44,6 @@ class LoadedModels:
             self._load(patcher)
             self.entries.insert(0, LoadedModel(patcher))
 
-    def load_model_gpu(self, model: Any) -> None:
-        self.load_models_gpu([model])
-
     def unload_all_models(self) -> None:
         while self.entries:
             self._unload(self.entries.pop().model, True)

@@ -18,5 +18,8 @@ def _unload(patcher: ModelPatcher, leaves: bool) -> None:
 
 _models = LoadedModels(_load, _unload)
 current_loaded_models = _models.entries
-load_models_gpu, load_model_gpu = _models.load_models_gpu, _models.load_model_gpu
-unload_all_models = _models.unload_all_models
+load_models_gpu, unload_all_models = _models.load_models_gpu, _models.unload_all_models
+
+
+def load_model_gpu(model: ModelPatcher) -> None:
+    load_models_gpu([model])
