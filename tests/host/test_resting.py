@@ -106,6 +106,7 @@ def small(
         is_here = not moved or (here is not None and any(each is layer for each in here.modules()))
         return torch.device("cpu") if is_here else ELSEWHERE
 
+    bench.not_on_forge("its layers always rest, and its own tests are about that")
     if request.param and not Path(devices.__file__).is_relative_to(STAND_IN):
         pytest.skip("a real host does not decode 16 bits on a CPU that way")
     rests(True)
