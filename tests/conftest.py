@@ -19,8 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One stand-in WebUI, in a process of its own, for all tests that talk HTTP."""
-    if os.environ.get("WEBUI_ROOT"):
-        pytest.skip("WEBUI_ROOT names a real WebUI, and this test starts the stand-in")
-    with running_server(tmp_path_factory.mktemp("server")) as server:
+    """One WebUI, in a process of its own, for all tests that talk HTTP: the stand-in, or a real one."""
+    running = running_server
+    if os.environ.get("WEBUI_PYTHON"):
+        # Not above: it needs more than unit tests do, which also run where there is little.
+        from tests.host.real_server import running_real_server as running
+    elif os.environ.get("WEBUI_ROOT"):
+        pytest.skip("WEBUI_ROOT names a real WebUI, and without WEBUI_PYTHON it has no page and no API")
+    with running(tmp_path_factory.mktemp("server")) as server:
         yield server

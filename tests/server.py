@@ -57,7 +57,7 @@ def running_server(data: Path, *arguments: str, ready_path: str = Server.ready_p
     subprocess.run([sys.executable, STAND_IN / "make_demo.py", "--data-dir", data], check=True, capture_output=True)
     port = free_port()
     command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data, *arguments]
-    with _running(command, port, data, ready_path) as server:
+    with running_command(command, port, data, ready_path) as server:
         yield server
 
 
@@ -65,19 +65,22 @@ def running_server(data: Path, *arguments: str, ready_path: str = Server.ready_p
 def running_gradio4_page(data: Path) -> Iterator[Server]:
     """A page of gradio 4 with nothing but the panel, by the Python that has this gradio."""
     port = free_port()
-    with _running([GRADIO4_PYTHON, GRADIO4_PAGE, "--port", str(port)], port, data, "/") as server:
+    with running_command([GRADIO4_PYTHON, GRADIO4_PAGE, "--port", str(port)], port, data, "/") as server:
         yield server
 
 
 @contextmanager
-def _running(command: list, port: int, data: Path, ready_path: str) -> Iterator[Server]:
+def running_command(
+    command: list, port: int, data: Path, ready_path: str = Server.ready_path, folder: Path | None = None
+) -> Iterator[Server]:
+    """Whatever serves a WebUI at ``port``; it starts in ``folder``, or else in its data folder."""
     log = data / "server.log"
     env = {
         **os.environ, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1", "GRADIO_TEMP_DIR": str(data / "gradio"),
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=data)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=folder or data)
     server = Server(f"http://127.0.0.1:{port}", port, data, log, process, ready_path)
     try:
         server.wait_until_ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,8 @@ TWO_TAGS = "a cat <lora:a:1> and <lora:b:0.5:lbw=INS>"
 pytestmark = pytest.mark.usefixtures("preset_files")
 
 
-@pytest.fixture(params=["gradio 3.41", "gradio 4.40"])
+# A real WebUI has the one that it has.
+@pytest.fixture(params=["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradio 4.40"])
 def version(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -30,7 +32,7 @@ def version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
     """The stand-in, and a page of the gradio that Forge has: the panel does the same on both."""
-    return server if version == "gradio 3.41" else request.getfixturevalue("gradio4")
+    return request.getfixturevalue("gradio4") if version == "gradio 4.40" else server
 
 
 @pytest.fixture
@@ -591,6 +593,26 @@ def test_closing_the_panel_does_not_switch_it_off(panel: Panel):
     title.click()
     expect(panel.find("lbw_panel")).to_be_visible()
     expect(box).not_to_be_checked()
+
+
+# Of each two that stand beside each other, those whose middles (or lower edges, where the row says so) are apart.
+CROOKED = """row => {
+    const edge = box => getComputedStyle(row).alignItems === "center" ? (box.top + box.bottom) / 2 : box.bottom;
+    const boxes = [...row.children].map(child => [child, child.getBoundingClientRect()]);
+    return boxes.slice(1).flatMap(([child, box], index) => {
+        const [other, before] = boxes[index];
+        const isBeside = box.top < before.bottom && before.top < box.bottom;
+        return isBeside && Math.abs(edge(box) - edge(before)) > 1 ? [`${other.outerHTML} ${child.outerHTML}`] : [];
+    });
+}"""
+
+
+def test_what_stands_in_a_row_is_aligned(panel: Panel):
+    panel.open("lbw_make_weights", "lbw_curve")
+    expect(panel.slider("BASE")).to_be_visible()
+    expect(points_of(panel).first).to_be_visible()
+    rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert")
+    assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,7 +1,7 @@
 """Starts a real WebUI in this process, without a server: WEBUI_ROOT names its folder, WEBUI_ARGS its command line
 (checkpoint and so on), WEBUI_EXTENSIONS folders of further extensions, with a colon between.
 
-It has to be run by the Python that the host is installed for.
+It has to be run by the Python that the host is installed for. `real_server.py` starts one with its page.
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ STAND_IN = PROJECT / "tests" / "webui"
 
 def boot(root: Path, data: Path) -> None:
     """Start the host in ``root`` with our extension, and with its settings, LoRA files and extensions in ``data``."""
-    extensions = data / "extensions"
-    extensions.mkdir(exist_ok=True)
-    (extensions / "sd-webui-lora-block-weight").symlink_to(PROJECT)
-    for folder in filter(None, os.environ.get("WEBUI_EXTENSIONS", "").split(":")):
-        (extensions / Path(folder).name).symlink_to(folder)
+    link_extensions(data)
     os.chdir(root)
     sys.path[:] = [str(root), *(folder for folder in sys.path if Path(folder) != STAND_IN)]
-    sys.argv = ["launch.py", "--skip-prepare-environment", "--nowebui", "--api"]
+    sys.argv = command_line(data, "--nowebui")
     late = "--skip-load-model-at-start"  # A1111 since 1.7
     sys.argv += [late] if late in (root / "modules" / "cmd_args.py").read_text() else []
-    sys.argv += ["--data-dir", str(data), "--lora-dir", str(data / "models" / "Lora")]
-    sys.argv += shlex.split(os.environ.get("WEBUI_ARGS", ""))
     os.environ.pop("COMMANDLINE_ARGS", None)
     import launch  # noqa: F401  reads sys.argv
     import webui
@@ -47,6 +41,22 @@ def boot(root: Path, data: Path) -> None:
         ui.create_ui()
     if not is_forge:
         _load_model()
+
+
+def link_extensions(data: Path) -> None:
+    """Our extension, and those that WEBUI_EXTENSIONS names, where the host looks for them."""
+    extensions = data / "extensions"
+    extensions.mkdir(exist_ok=True)
+    (extensions / "sd-webui-lora-block-weight").symlink_to(PROJECT)
+    for folder in filter(None, os.environ.get("WEBUI_EXTENSIONS", "").split(":")):
+        (extensions / Path(folder).name).symlink_to(folder)
+
+
+def command_line(data: Path, *more: str) -> list[str]:
+    """The host's program and its arguments: everything in ``data``, and last what WEBUI_ARGS says."""
+    folders = ["--data-dir", str(data), "--lora-dir", str(data / "models" / "Lora")]
+    given = shlex.split(os.environ.get("WEBUI_ARGS", ""))
+    return ["launch.py", "--skip-prepare-environment", "--api", *folders, *more, *given]
 
 
 def _load_model() -> None:
