@@ -1,7 +1,8 @@
-"""The stand-in's page in a real browser."""
+"""The host's page in a real browser."""
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -73,10 +74,11 @@ def test_a_setting_is_applied(page: Page):
 def test_extensions_are_listed(page: Page):
     open_tab(page, "Extensions")
     table = page.locator("#extensions")
-    expect(table).to_contain_text("Lora")
+    expect(table).to_contain_text("lora", ignore_case=True)
     assert table.locator("input[type=checkbox]:checked").count() >= 2
 
 
+@pytest.mark.skipif(bool(os.environ.get("WEBUI_PYTHON")), reason="a real WebUI quits for that without its shell script")
 def test_an_extension_is_switched_off_and_on(page: Page, server: Server):
     for is_on in (False, True):
         open_tab(page, "Extensions")

@@ -51,3 +51,12 @@ def test_the_analyzer_shows_a_sheet_a_chart_and_a_preset(panel: Panel):
     status = panel.find("lbw_status", ".lbw-status")
     expect(status).to_contain_text(re.compile(r"ANALYZED:[0-9.,]+"))
     expect(status).to_contain_text("Effective Block Analyzer: 3 of 3 cells")
+
+
+def test_the_hosts_own_plot_has_our_axes(panel: Panel):
+    fill_small(panel.page, "a red cat <lora:demo:1>")
+    panel.choose("script_list", "X/Y/Z plot")
+    panel.choose("script_txt2img_xyz_plot_x_type", "[LBW] stop")
+    panel.fill(script_txt2img_xyz_plot_x_values="1,2")
+    generate(panel.page)
+    expect(panel.find("lbw_status", ".lbw-status")).to_contain_text("demo: steps 0-0 of 4")

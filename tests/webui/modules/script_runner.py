@@ -126,7 +126,8 @@ class ScriptRunner:
         groups = [script.group for script in self.selectable_scripts]
 
         def show_chosen(index: int | None):
-            return [gr.update(visible=number == index) for number in range(1, len(groups) + 1)]
+            updates = [gr.update(visible=number == index) for number in range(1, len(groups) + 1)]
+            return updates if len(updates) > 1 else updates[0]  # gradio takes a list for the value of an only output
 
         def init_field(title: str) -> None:
             if title in self.titles:
