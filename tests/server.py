@@ -31,18 +31,23 @@ class Server:
     process: subprocess.Popen
     ready_path: str = "/lbw/v1/blocks"
     """A page is served before its API has all routes, and ours are the last."""
+    ready_line: str = ""
+    """What is in the log when it has started: some hosts do not survive a request before that."""
 
     def wait_until_ready(self, path: str | None = None) -> None:
         """Wait until a path answers; of a WebUI without the extension, it has to be another one."""
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                if requests.get(f"{self.url}{path or self.ready_path}", timeout=5).status_code in (200, 401):
-                    return
-            except (requests.ConnectionError, requests.Timeout):
-                pass
+            if self.ready_line in self.log.read_text() and self._answers(path or self.ready_path):
+                return
             time.sleep(0.2)
         raise RuntimeError(f"the WebUI did not start:\n{self.log.read_text()[-5000:]}")
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return requests.get(f"{self.url}{path}", timeout=5).status_code in (200, 401)
+        except (requests.ConnectionError, requests.Timeout):
+            return False
 
 
 def free_port() -> int:
@@ -71,7 +76,13 @@ def running_gradio4_page(data: Path) -> Iterator[Server]:
 
 @contextmanager
 def running_command(
-    command: list, port: int, data: Path, ready_path: str = Server.ready_path, folder: Path | None = None
+    command: list,
+    port: int,
+    data: Path,
+    ready_path: str = Server.ready_path,
+    *,
+    ready_line: str = "",
+    folder: Path | None = None,
 ) -> Iterator[Server]:
     """Whatever serves a WebUI at ``port``; it starts in ``folder``, or else in its data folder."""
     log = data / "server.log"
@@ -81,7 +92,7 @@ def running_command(
     }
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=folder or data)
-    server = Server(f"http://127.0.0.1:{port}", port, data, log, process, ready_path)
+    server = Server(f"http://127.0.0.1:{port}", port, data, log, process, ready_path, ready_line)
     try:
         server.wait_until_ready()
         yield server

@@ -33,7 +33,8 @@ def running_real_server(data: Path) -> Iterator[Server]:
     # Gradio 4 serves what is in a folder that it was told of, and hosts tell it of the data folder alone.
     command = real_host.command_line(data, "--port", str(port), "--gradio-allowed-path", str(root))
     write_demo_loras(data / "models" / "Lora", Path(command[command.index("--ckpt") + 1]))
-    with running_command([os.environ["WEBUI_PYTHON"], *command], port, data, folder=root) as server:
+    command = [os.environ["WEBUI_PYTHON"], *command]
+    with running_command(command, port, data, ready_line="Startup time", folder=root) as server:
         # The Forge family loads the model for the first image.
         small = {"prompt": "a cat", "steps": 1, "width": 64, "height": 64, "save_images": False}
         requests.post(f"{server.url}/sdapi/v1/txt2img", json=small, timeout=START_LIMIT_S).raise_for_status()
