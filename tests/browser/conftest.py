@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sync_playwright
 
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
@@ -15,6 +15,8 @@ from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    if os.environ.get("WEBUI_PYTHON"):  # a real WebUI has more on its page, and more to do for it
+        expect.set_options(timeout=PAGE_LIMIT_MS)
     if chromium.executable() is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
