@@ -19,6 +19,7 @@ from lbw.engine.base_weights import Policy
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import torch as kernel
+from lbw.hosts.forge.forward_patches import can_patch
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
@@ -279,7 +280,7 @@ def host_merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
 
 def delta(values: Any, shape: tuple[int, ...] = (16, 24), dtype: torch.dtype = torch.float32) -> Any:
     part = {"weight": [(values, None, None)]}
-    return PatchParts(host_merge).delta(Network("a"), part, torch.Size(shape), dtype)
+    return PatchParts(host_merge, can_patch).delta(Network("a"), part, torch.Size(shape), dtype)
 
 
 @pytest.mark.parametrize("alpha", [2.0, None])
@@ -319,7 +320,7 @@ def test_what_has_no_formula_here_is_merged_by_the_host(values: Any):
 
 
 def fused(*patches: Any, shape: tuple[int, ...]) -> Any:
-    return PatchParts(host_merge).delta(Network("a"), {"weight": [*patches]}, torch.Size(shape), torch.float32)
+    return PatchParts(host_merge, can_patch).delta(Network("a"), {"weight": [*patches]}, torch.Size(shape), torch.float32)
 
 
 @pytest.mark.parametrize("dimension", [0, 1])
@@ -359,7 +360,7 @@ class Bed:
         torch.manual_seed(1)
         self.layer = nn.Linear(24, 16).half().to(device).requires_grad_(False)
         self.base, self.bias = self.layer.weight.clone(), self.layer.bias.clone()
-        self.engine = LoraEngine(OwnPages(), PatchParts(host_merge), policy, device=torch.device(device))
+        self.engine = LoraEngine(OwnPages(), PatchParts(host_merge, can_patch), policy, device=torch.device(device))
         self.network = Network("a", patches={LAYER: {
             "weight": [(lora_values(1), None, None)], "bias": [(("diff", (torch.ones(16),)), None, None)],
         }})  # fmt: skip
@@ -423,6 +424,21 @@ def test_an_update_that_fails_leaves_nothing_wrong(
     assert bed.has(0.5)
     bed.engine.settle()
     assert bed.is_pristine()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_in_8_bits_are_rounded_where_the_host_adds_nothing_in_forwards(dtype: torch.dtype):
+    bed = Bed("cpu", Policy.AUTO)
+    bed.layer.weight = nn.Parameter(bed.base.to(dtype), requires_grad=False)
+    base = bed.layer.weight.clone()
+    for strength in (1.0, 0.5, 0.0):
+        bed.update(strength)
+        wanted = (base.double() + strength * delta_of_lora(lora_values(1))).to(dtype)
+        apart = (bed.layer.weight.view(torch.uint8).int() - wanted.view(torch.uint8).int()).abs()
+        assert apart.max() <= 1 and apart.sum() <= 1, "only what lies in the middle of two numbers"
+    bed.update(1.0)
+    bed.engine.settle()
+    assert bed.layer.weight.view(torch.uint8).equal(base.view(torch.uint8))
 
 
 def test_layers_that_stay_on_the_cpu_can_be_written_there(bed: Bed):

@@ -54,7 +54,7 @@ class Forge:
     def __init__(self) -> None:
         if _host_lora is None:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
-        self.ledger, self.parts = OwnPages(), PatchParts(merge)
+        self.ledger, self.parts = OwnPages(), PatchParts(merge, can_patch)
         self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself)
         self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures(_host_memory)

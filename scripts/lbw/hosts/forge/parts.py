@@ -3,7 +3,7 @@ host's own, which differs from host to host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ Part = dict[str, list[Patch]]
 _WEIGHT = (Slot("", "weight"),)
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_IN_8_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass(eq=False)
@@ -44,19 +45,23 @@ class PatchParts:
 
     Args:
         merge: the host's.
+        can_patch: whether the host can add something in a layer's forward.
     """
 
-    def __init__(self, merge: Merge) -> None:
-        self._merge = merge
+    def __init__(self, merge: Merge, can_patch: Callable[[Layer], bool]) -> None:
+        self._merge, self._can_patch = merge, can_patch
         self._deltas: WeakKeyDictionary[Network, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
 
     def keys(self, network: Network) -> Iterable[str]:
         return network.patches
 
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
-        """None of a layer whose weight is not what it computes with."""
-        is_itself = layer.weight.dtype in _FLOATS and getattr(layer, "scale_weight", None) is None
-        return _WEIGHT if is_itself else ()
+        """None of a layer whose weight is not what it computes with, and none of one in 8 bits, to which the host adds
+        in the forward without rounding. Where it does not, the sum is rounded to 8 bits, as by the host's own merge."""
+        is_itself = getattr(layer, "scale_weight", None) is None
+        dtype = layer.weight.dtype
+        is_written = dtype in _FLOATS or (dtype in _IN_8_BITS and not self._can_patch(layer))
+        return _WEIGHT if is_itself and is_written else ()
 
     def of(self, network: Network, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
         part = network.patches.get(keys[0])
