@@ -17,7 +17,7 @@ import requests
 STAND_IN = Path(__file__).resolve().parent / "webui"
 GRADIO4_PAGE = STAND_IN.parent / "gradio4" / "page.py"
 GRADIO4_PYTHON = STAND_IN.parents[1] / ".venv-gradio4" / "bin" / "python"
-START_LIMIT_S = 120
+START_LIMIT_S = 240
 
 
 @dataclass
