@@ -1,6 +1,6 @@
 """What a host of the Forge family does, as facts: run in a process of its own, for the stand-in or a real host.
 
-    WEBUI_FAMILY=forge-g1 WEBUI_DATA=FOLDER python -m tests.host.forge_report
+    PYTHONPATH=.:scripts WEBUI_FAMILY=forge-g1 WEBUI_DATA=FOLDER python -m tests.host.forge_report
 
 It writes one line of JSON, {fact: value}, behind whatever the host has to say. `tests/host/test_forge_stand_in.py` says
 what the facts should be.

@@ -118,7 +118,7 @@ class MergingPath:
                 tensor = getattr(self.webui.layers()[name], parameter)
                 pristine = self._pristine.setdefault((name, parameter), tensor.detach().clone())
                 with torch.inference_mode():
-                    tensor.copy_(merge(entries, pristine.float()))
+                    tensor.copy_(merge(entries, pristine.to(torch.float32, copy=True)))  # some hosts change it in place
 
     def before_evaluation(self, params: Any) -> None:
         from lbw.hosts.serving import adapter

@@ -104,14 +104,6 @@ def test_a_replaced_file_is_read_again_where_the_host_keeps_none_in_memory(famil
     assert report(family)["a replaced file is read again"] == (family == "forge-g2")
 
 
-READS_FIVE_ITEMS = "the adapter expects five items in a patch, and this host's patches have three"
-
-
-def _needs_adapter(family: str) -> None:
-    if family == "forge-g2" and report(family)["stop"]["comments"]:
-        pytest.xfail(READS_FIVE_ITEMS)
-
-
 STRENGTHS = {
     "stop": [1, 1, 1, 0, 0],
     "stop, Heun": [1, 1, 1, 1, 1, 1, 0, 0, 0],
@@ -124,12 +116,10 @@ STRENGTHS = {
 
 @pytest.mark.parametrize("case", STRENGTHS)
 def test_our_lora_works_in_its_steps_and_leaves_the_weights_bit_equal(family: str, case: str):
-    _needs_adapter(family)
     assert report(family)[case] == {"strengths": STRENGTHS[case], "pristine": True, "comments": []}
 
 
 def test_our_image_at_strength_1_is_the_hosts_own_and_its_own_is_undisturbed(family: str):
-    _needs_adapter(family)
     found = report(family)
     assert found["the host's LoRA shows"] and found["ours and the host's"] <= 1
     assert found["the host's afterwards"] == found["plain afterwards"] == 0
@@ -140,7 +130,6 @@ def test_both_text_encoders_of_sdxl_have_the_lora(family: str):
 
 
 def test_our_image_of_sdxl_is_the_hosts_own(family: str):
-    _needs_adapter(family)
     assert report(family)["sdxl, ours and the host's"] <= 1 and report(family)["sdxl, pristine"]
 
 

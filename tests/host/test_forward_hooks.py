@@ -90,6 +90,13 @@ def test_what_is_no_longer_asked_for_is_taken_away(hooks: Any, seen: SimpleNames
     assert hooks_of(model) == 0
 
 
+def test_cleared_nothing_is_called_any_more(hooks: Any, seen: SimpleNamespace):
+    model = Model()
+    hooks.set(model, {model.blocks[0].parts[0]: seen.one, model.embed: seen.two})
+    hooks.clear()
+    assert hooks_of(model) == 0
+
+
 def test_another_model_takes_the_place_of_one_that_is_gone(hooks: Any, seen: SimpleNamespace):
     first, second = Model(), Model()
     hooks.set(first, {first.embed: seen.one})

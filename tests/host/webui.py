@@ -1,6 +1,7 @@
 """The WebUI under test, in this process: the stand-in in tests/webui, or the real one that WEBUI_ROOT names.
 
-Only the host's public contract is used, so the same code drives both, and AUTOMATIC1111's as well as the Forge family.
+Only what extensions may use of the host is used, so the same code drives both, and AUTOMATIC1111's as well as the Forge
+family.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def test_layouts_have_the_lengths_that_they_are_listed_under():
         assert set(labels) <= set(FLUX_LABELS if length == 61 else UNET_LABELS)
 
 
-def test_the_text_encoders_multiplier_follows_the_hosts_rule():
+def test_the_text_encoders_multiplier_is_for_text_encoders():
+    assert is_text_encoder("qwen25_7b_transformer_model_layers_0_mlp_up_proj")
     assert is_text_encoder("transformer_text_model_encoder_layers_0_mlp_fc1")
     assert is_text_encoder("1_model_transformer_resblocks_3_mlp_c_fc")
     assert not is_text_encoder("diffusion_model_input_blocks_4_1_transformer_blocks_0_attn1_to_q")

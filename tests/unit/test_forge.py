@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -70,6 +71,9 @@ class HostModule:
         self.merged: list[Any] = []
 
     def update_available_networks_by_names(self, names: Sequence[str]) -> None:
+        pass
+
+    def list_available_networks(self) -> None:
         pass
 
     def load_networks(self, names: Sequence[str], te: Sequence[float], unet: Sequence[float], dyn: Any = None) -> None:
@@ -228,7 +232,14 @@ def test_a_file_that_the_host_stumbles_over_costs_that_lora_alone(host: HostModu
     loading = forgetting(host)
     loading.begin()
     host.load_networks(["b", "a"], [1.0, 1.0], [1.0, 1.0])
-    assert [net.fault for net in loading.networks] == ["the host cannot load its file (ValueError)", None]
+    for _pass in range(2):
+        assert [net.fault for net in loading.networks] == ["the host cannot load its file (ValueError)", None]
+        host.load_networks(["b", "a"], [1.0, 1.0], [1.0, 1.0])
+    loading.end()
+    monkeypatch.undo()
+    loading.begin()
+    host.load_networks(["b", "a"], [1.0, 1.0], [1.0, 1.0])
+    assert [net.fault for net in loading.networks] == [None, None], "the next time it may be read"
 
 
 def test_a_file_that_was_replaced_is_read_again(host: HostModule):
@@ -320,7 +331,8 @@ def test_what_has_no_formula_here_is_merged_by_the_host(values: Any):
 
 
 def fused(*patches: Any, shape: tuple[int, ...]) -> Any:
-    return PatchParts(host_merge, can_patch).delta(Network("a"), {"weight": [*patches]}, torch.Size(shape), torch.float32)
+    part = {"weight": [*patches]}
+    return PatchParts(host_merge, can_patch).delta(Network("a"), part, torch.Size(shape), torch.float32)
 
 
 @pytest.mark.parametrize("dimension", [0, 1])
@@ -420,10 +432,20 @@ def test_an_update_that_fails_leaves_nothing_wrong(
     monkeypatch.setattr(kernel, "update_weight", fail)
     bed.update(1.0)
     assert bed.has(strength)
+    assert [bound.layer for bound in bed.engine.failed] == [bed.layer] * (strength == 0)
     bed.update(0.5)
-    assert bed.has(0.5)
+    assert bed.has(0.5) and not bed.engine.failed
     bed.engine.settle()
     assert bed.is_pristine()
+
+
+def test_an_engine_without_binding_keeps_no_layer_in_memory(bed: Bed):
+    bed.update(1.0)
+    bed.engine.unbind()
+    layer = ref(bed.layer)
+    del bed.layer
+    gc.collect()
+    assert layer() is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

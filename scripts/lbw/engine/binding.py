@@ -106,13 +106,13 @@ class Binding:
     def is_of(self, model: Any, networks: Sequence[Any]) -> bool:
         """Whether it joins this very model with these very networks."""
         return (
-            self._model() is model
+            self.is_of_model(model)
             and len(self._networks) == len(networks)
             and all(bound() is net for bound, net in zip(self._networks, networks, strict=True))
         )
 
     def is_of_model(self, model: Any) -> bool:
-        return self._model() is model
+        return model is not None and self._model() is model
 
 
 DeltaOf = Callable[[Network, Any, Tensor], Delta]

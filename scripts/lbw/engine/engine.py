@@ -78,7 +78,7 @@ class LoraEngine:
             networks: the host's objects for them, each one once.
         """
         if self.binding is None or not self.binding.is_of(model, networks):
-            self._unbind()
+            self.unbind()
             self.binding = bind(model, layers, networks, self._ledger, self._parts, self._delta, self._records)
             self._reach = Reach(len(networks))
         return self.binding
@@ -91,8 +91,9 @@ class LoraEngine:
         """Whether the binding is for this very model and these very networks."""
         return self.binding is not None and self.binding.is_of(model, networks)
 
-    def _unbind(self) -> None:
-        """Layers are brought back to their pristine weights, or, where they are not on the device, remembered."""
+    def unbind(self) -> None:
+        """Hold on to no model and no network. Layers are brought back to their pristine weights, or, where they are not
+        on the device, remembered."""
         self.settle()
         self.binding = self._partition = None
 
@@ -154,7 +155,8 @@ class LoraEngine:
 
         Modifies the layers' parameters and their pages in the ledger in place. A layer that already holds what is
         wanted is not touched. One that is not on the device is left as it is, see ``waiting``. A layer whose update
-        fails is marked, so that the host restores and re-patches it at its next forward.
+        fails is marked, so that a host that shares the ledger restores and re-patches it at its next forward; for
+        others, see ``failed``.
 
         Args:
             coefficients: {a network's key for a layer: one coefficient for each bound network}. Those of a plan are
@@ -190,6 +192,11 @@ class LoraEngine:
     def waiting(self) -> list[BoundLayer]:
         """Layers that the last update has left until they are on the device, or at work."""
         return [] if self._partition is None else self._partition.waiting
+
+    @property
+    def failed(self) -> list[BoundLayer]:
+        """Layers that could not be written and that nobody else brings to anything: they are as without networks."""
+        return [] if self._partition is None else list(self._partition.failed)
 
     def write_where_they_are(self, keys: Collection[str]) -> bool:
         """Have waiting layers with these keys written on the CPU, where they are, from the next update on. Returns
@@ -246,7 +253,7 @@ class LoraEngine:
     def park(self, model: Any, layers: Iterable[Layer]) -> None:
         """``model`` with ``layers`` is in use now: what is kept of other models' layers leaves the device."""
         if self.binding is not None and not self.binding.is_of_model(model):
-            self._unbind()
+            self.unbind()
         current = set(layers)
         others = [(layer, record) for layer, record in self._records.items() if layer not in current]
         with self._guard():

@@ -95,6 +95,11 @@ class Partition:
         self.waiting = waiting + also_waiting
         return count + others
 
+    @property
+    def failed(self) -> set[BoundLayer]:
+        """Layers that could not be written, and are as without networks."""
+        return self._singles.failed
+
     def write_where_they_are(self, keys: Collection[str]) -> bool:
         """Have waiting layers with these keys written by themselves on the CPU. Returns whether there are any."""
         layers = [bound for bound in self.waiting if bound.keys[0] in keys]

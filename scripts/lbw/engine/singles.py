@@ -43,6 +43,8 @@ class Singles:
         self.keeps_copies_in_ram = False
         """Whether copies of weights that are on a GPU go to RAM; else they stand beside the weights."""
         self._device, self._dissolve, self._report = device, dissolve, report
+        self.failed: set[BoundLayer] = set()
+        """Layers that could not be written the last time, and are as without networks."""
         self._anywhere: set[BoundLayer] = set()
         self._memory = PinnedMemory()
         self._cohorts: list[Cohort] = []
@@ -129,8 +131,8 @@ class Singles:
         return True
 
     def _write(self, layers: Sequence[BoundLayer], value: Value, token: Names) -> int:
-        """Write layers. Returns how many succeeded; the others stay marked, and the host restores and re-patches
-        them."""
+        """Write layers. Returns how many succeeded; the others stay marked, so that a host that shares the ledger
+        restores and re-patches them."""
         if not layers:
             return 0
         succeeded = 0
@@ -141,10 +143,16 @@ class Singles:
                 try:
                     self._write_one(bound, contents(bound.deltas, value))
                 except Exception as error:
-                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; it is restored before use")
-                    if bound.page.ledger.is_shared or not self._write_again(bound, contents(bound.deltas, value)):
+                    is_shared = bound.page.ledger.is_shared
+                    then = "it is restored before use" if is_shared else "it is written once more"
+                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; {then}")
+                    if is_shared:
+                        continue
+                    if not self._write_again(bound, contents(bound.deltas, value)):
+                        self.failed.add(bound)
                         continue
                 mark(bound, value, token)
+                self.failed.discard(bound)
                 succeeded += 1
         return succeeded
 

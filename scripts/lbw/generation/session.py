@@ -125,7 +125,7 @@ class Session:
         self.passes[-1] = replace(self.passes[-1], steps=steps)
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
-        self._step = step
+        self._step, self._is_in_pass = step, True
         if not self._samples:
             self._samples, self._applied = True, None
             self._make_room()
@@ -350,6 +350,7 @@ class Session:
         if unserved and self.engine.write_where_they_are(unserved):
             count += self._bring(coefficients, names)
         self._left |= unserved & {*self._unwritable, *(each.keys[0] for each in self.engine.waiting)}
+        self._left |= {each.keys[0] for each in self.engine.failed}
         update = Update(count + len(self._in_forward), time.perf_counter() - start)
         self._applied, self._told = self._strengths(), names
         self.updates.append(update)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from modules.call_queue import queue_lock
 
-def names(networks: Any) -> list[str]:
+
+def names(networks: Any, *, renewed: bool) -> list[str]:
+    """The names of all files.
+
+    Args:
+        renewed: whether the host looks for new files before.
+    """
+    if renewed:
+        with queue_lock:  # the host's list is empty for a moment
+            networks.list_available_networks()
     return sorted(networks.available_networks, key=str.casefold)
 
 

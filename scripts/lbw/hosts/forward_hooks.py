@@ -31,6 +31,11 @@ class ForwardHooks:
                 lambda _module, _inputs, call=call: call()
             )
 
+    def clear(self) -> None:
+        """Have nothing called any more."""
+        while self._handles:
+            self._handles.popitem()[1].remove()
+
     def _places_of(self, model: nn.Module, layers: Iterable[nn.Module]) -> Mapping[nn.Module, Place]:
         """{layer: the place of its block}, of at least these layers, as far as they are in the model. Since it was
         asked for, the host may have put other blocks in their places."""

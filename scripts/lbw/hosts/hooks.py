@@ -135,8 +135,10 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     for earlier in _under_way:
         earlier.suspend()
     if not arguments.active or adapter.patches_in_forward():
-        engine.release()
-        adapter.end_generation()
+        try:
+            engine.release()
+        finally:
+            adapter.end_generation()
         caches.drop_others(p, ())
         if arguments.active:
             message = "off, because the option lora_functional is on and this request does not restore its settings"
@@ -258,12 +260,17 @@ def before_evaluation(params: Any) -> None:
     """The sampler is about to evaluate the model."""
     denoiser = adapter.denoiser_of(params)
     session = None if denoiser is None else session_of(denoiser.p)
-    if session is not None:
+    if session is None:
+        return
+    try:
         session.step(
             adapter.solver_step(denoiser, params.sampling_step),
             params.total_sampling_steps,
             lambda: noise.level(denoiser, params.sigma),
         )
+    except Exception as error:  # which the host writes to its console, and goes on
+        session.warn(f"a switch failed, so that strengths are not those of the tags: {type(error).__name__}: {error}")
+        raise
 
 
 def finish(p: Any, processed: Any) -> None:
@@ -319,11 +326,21 @@ def end(p: Any) -> None:
     _remove_stand_ins(p)
     if session is not None:
         _under_way.discard(session)
-        session.end()
-        if not _under_way:
-            adapter.end_generation()
+        try:
+            session.end()
+        finally:
+            if not _under_way:
+                _end_generations()
         if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
             engine.release()
+
+
+def _end_generations() -> None:
+    """Nothing of ours is under way. Where networks go with a generation, what was made of them cannot be used again,
+    and would keep a model in memory that the host is about to replace."""
+    adapter.end_generation()
+    if not adapter.ledger.is_shared:
+        engine.unbind()
 
 
 def app_started(_demo: Any, app: Any) -> None:
@@ -340,8 +357,10 @@ def model_loaded(_model: Any) -> None:
 
 def unload() -> None:
     """The extension is being unloaded, or the UI reloaded: off is off."""
-    engine.release()
-    adapter.end_generation()
+    try:
+        engine.release()
+    finally:
+        adapter.end_generation()
 
 
 def _remove_stand_ins(p: Any) -> None:

@@ -134,5 +134,5 @@ def block_of(layer: str, family: Family = Family.UNET) -> str | None:
 
 
 def is_text_encoder(layer: str) -> bool:
-    """Whether the host weighs this layer with the text encoder's multiplier; the rule is the host's own."""
-    return "transformer" in layer[:20]
+    """Whether the host weighs this layer with the text encoder's multiplier."""
+    return "transformer" in layer and not layer.startswith("diffusion_model")

@@ -116,7 +116,7 @@ class A1111:
         return min(evaluation, sampling_step + 1)
 
     def network_names(self, *, renewed: bool) -> list[str]:
-        return network_files.names(renewed=renewed)
+        return file_lists.names(host_networks, renewed=renewed)
 
     def network_file(self, name: str) -> Any:
         return network_files.find(name)

@@ -9,16 +9,8 @@ import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
 from lbw.hosts import file_lists
 from lbw.tags.limits import shortened
-from modules.call_queue import queue_lock
 
 logger = logging.getLogger("lbw")
-
-
-def names(*, renewed: bool) -> list[str]:
-    if renewed:
-        with queue_lock:  # the host's list is empty for a moment
-            host_networks.list_available_networks()
-    return file_lists.names(host_networks)
 
 
 def find(name: str) -> Any:

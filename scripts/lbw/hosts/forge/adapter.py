@@ -21,7 +21,7 @@ from lbw.hosts.forge.parts import PatchParts
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
 from lbw.tags.limits import shortened
-from modules import shared
+from modules import sd_models, shared
 
 
 def _module(*names: str) -> Any:
@@ -39,7 +39,7 @@ _host_memory = _module("backend.memory_management", "ldm_patched.modules.model_m
 
 
 def merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
-    """The host's own merge, in the weight's own type."""
+    """The host's own merge. The result has the weight's type, and some hosts compute in it. Some change the weight."""
     if hasattr(_host_lora, "merge_lora_to_weight"):
         return _host_lora.merge_lora_to_weight(entries, weight, computation_dtype=weight.dtype)
     if hasattr(_host_lora, "calculate_weight"):
@@ -100,9 +100,12 @@ class Forge:
         self._departures.watch(parts, call or (lambda: None))
 
     def before_forward(self, calls: Mapping[nn.Module, Call]) -> None:
+        if not calls:  # whether there is still a model or not
+            self._unet_hooks.clear()
+            self._clip_hooks.clear()
+            return
         for hooks, part in zip((self._unet_hooks, self._clip_hooks), self._parts_of_model(), strict=False):
-            inside = self._layers_of(part).values() if calls else ()
-            hooks.set(part, {layer: calls[layer] for layer in inside if layer in calls})
+            hooks.set(part, {layer: calls[layer] for layer in self._layers_of(part).values() if layer in calls})
 
     def add_in_forward(self, wanted: Mapping[str, tuple[nn.Module, Sequence[float]]]) -> set[str]:
         networks = list({id(net): net for net in self.networks()}.values())
@@ -125,7 +128,8 @@ class Forge:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, None) for net in self.networks())
 
     def is_loaded(self) -> bool:
-        return hasattr(shared.sd_model, "forge_objects_original")
+        """Some of these hosts load one when they are asked for it."""
+        return hasattr(sd_models.model_data.sd_model, "forge_objects_original")
 
     def patches_in_forward(self) -> bool:
         return False
@@ -171,9 +175,7 @@ class Forge:
         return False
 
     def network_names(self, *, renewed: bool) -> list[str]:
-        if renewed:
-            host_networks.list_available_networks()
-        return file_lists.names(host_networks)
+        return file_lists.names(host_networks, renewed=renewed)
 
     def network_file(self, name: str) -> Any:
         file = file_lists.find(host_networks, name)

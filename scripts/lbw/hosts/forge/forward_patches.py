@@ -73,7 +73,10 @@ class ForwardPatches:
         for layer, changes in self._changes.items():
             for change in changes:
                 change.take_back(layer)
-        self._changes = {layer: self._put(layer, entries) for layer, entries in wanted.items() if entries}
+        self._changes = {}
+        for layer, entries in wanted.items():
+            if entries:
+                self._changes[layer] = self._put(layer, entries)
 
     def _put(self, layer: nn.Module, entries: Entries) -> tuple[_Change, ...]:
         if not _has_functions(layer):

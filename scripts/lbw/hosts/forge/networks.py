@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch import Tensor
 
+from lbw.hosts import file_lists
 from lbw.hosts.file_lists import find
 
 Patch = tuple[Any, Any, Any]
@@ -21,7 +22,7 @@ Entry = tuple[float, Any, float, Any, Any]
 """A patch as hosts keep it: (strength, values, strength of the model, offset, function)."""
 
 Merge = Callable[[Sequence[Entry], Tensor], Tensor]
-"""(patches, a weight) -> the weight with the patches, in the weight's own type."""
+"""(patches, a weight) -> the weight with the patches, in the weight's own type. It may be the very tensor."""
 
 
 def entries_of(patches: Sequence[Patch], strength: float) -> list[Entry]:
@@ -36,7 +37,6 @@ class Network:
     name: str
     te_multiplier: float = 1.0
     unet_multiplier: float = 1.0
-    dyn_dim: None = None
     fault: str | None = None
     """Why there are no patches."""
     patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
@@ -129,7 +129,9 @@ class Loading:
         self._forget()
         earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
-        known = [number for number, name in enumerate(names) if find(self._module, name) is not None]
+        if any(find(self._module, name) is None for name in names):  # by their aliases the host finds what it has read
+            self._module.list_available_networks()
+        known = [number for number, name in enumerate(names) if file_lists.known(self._module, name) is not None]
 
         def chosen(column: Any) -> Any:
             return [column[number] for number in known] if isinstance(column, list) else column
@@ -174,10 +176,11 @@ class Loading:
         if network is None:
             try:
                 network = self.read(model, clip, lora, filename, *args, **kwargs)
+                if filename not in self._faults:  # the next pass may read it
+                    known[version] = network
             except Exception as error:
                 network = Network(name)
                 self._faults.setdefault(filename, f"the host cannot load its file ({type(error).__name__})")
-            known[version] = network
         if network in self.networks and network.name != name:  # the prompt has two names for one file
             network = Network(name, patches=network.patches)
         network.name, network.fault = name, self._faults.get(filename)
