@@ -88,6 +88,7 @@ def switch(info: Any) -> None:
     from modules import sd_models, shared
 
     if not hasattr(sd_models, "forge_model_reload"):
+        shared.opts.data["sd_model_checkpoint"] = info.title  # some hosts look there before each generation
         sd_models.reload_model_weights(info=info)
         return
     from modules_forge.main_entry import refresh_model_loading_parameters
