@@ -8,10 +8,12 @@ const lbwPrompt = (() => {
     // A number, or a curve of them: weight@position pairs.
     const isStrength = text => isNumber(text.split(/[@~]/)[0]);
 
-    // As the host reads it: an item with exactly one "=" is named, any other is positional.
+    // As the server reads it: an item with exactly one "=" is named, any other is positional; block weights by name, as
+    // OUT03-OUT06=1, stand behind a key or alone.
     function keyOf(item) {
-        const parts = item.split("=");
-        return parts.length === 2 ? parts[0] : null;
+        const [key, ...rest] = item.split("=");
+        if (rest.length && ["lbw", "w", "hrlbw"].includes(key)) return key;
+        return rest.length === 1 && !/[,A-Z]/.test(key) ? key : null;
     }
 
     // A preset may also stand without a key, behind the numbers.
@@ -77,7 +79,7 @@ const lbwPrompt = (() => {
         const tag = tags.find(each => isAt(each, caret)) ?? tags[0];
         if (!tag) return null;
         const items = tag.body.split(":");
-        const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => item.split("=")));
+        const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => item.split("=", 2)));
         const [te, unet = te] = places(items).map(index => items[index]);
         const both = named.unet ?? unet ?? named.te ?? "1";
         return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};

@@ -68,6 +68,10 @@ EDITS = [
     ("<lora:a>", 3, {"strength": "0@0,1@1", "curve": "step"}, "<lora:a:0@0,1@1:curve=step>"),
     ("<lora:a:1:0.5:8:te=1:unet=0>", 3, {"strength": "0@0,1@1"}, "<lora:a:0@0,1@1:0@0,1@1:8>"),
     ("<lora:a:INS:1>", 3, {"strength": "0@0;1@1"}, "<lora:a:INS:0@0;1@1>"),
+    ("<lora:a:1:lbw=NONE,OUT03=1,M00=0.5:stop=3>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X:stop=3>"),
+    ("<lora:a:1:NONE,OUT03=1>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X>"),
+    ("<lora:a:1:IN=0:stop=3>", 3, {"lbw": "X", "stop": "5"}, "<lora:a:1:lbw=X:stop=5>"),
+    ("<lora:a:1>", 3, {"lbw": "NONE,OUT=1"}, "<lora:a:1:lbw=NONE,OUT=1>"),
     ("<lora:a:1:unet=0>", 3, {"unet": "0@0,1@1"}, "<lora:a:1:unet=0@0,1@1>"),
 ]
 

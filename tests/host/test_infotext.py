@@ -172,6 +172,24 @@ def test_other_tags_do_not_change_what_is_drawn(bench: Bench):
     assert at_step["t_lora2"]["OUT05"] != pytest.approx(at_step["t_lora"]["OUT05"], abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("presets", "weights"),
+    [
+        ("MINE:NONE,OUT=R,BASE=1\n", "MINE"),
+        (f"MINE:{OUTD}\n", "MINE,OUT=U,M00=X"),
+        ("A:NONE,OUT=0.5\nMINE:A,M00=R\n", "NONE@0,MINE@0.5,IN=R@1"),
+    ],
+)
+def test_blocks_by_name_and_their_random_values_come_back(bench: Bench, presets: str, weights: str):
+    prompt = f"a red cat <lora:t_lora:1:lbw={weights}:x=0.3>"
+    first, record = bench.record("t_lora", args=[presets], prompt=prompt, steps=4)
+    args, fields = paste(bench, first.infotexts[0], presets=f"OTHER:{OUTD}")
+    again, repeated = bench.record("t_lora", args=args, **fields)
+    assert messages(first) == messages(again) == []
+    assert_close(repeated.strengths, record.strengths)
+    assert again.infotexts == first.infotexts
+
+
 @pytest.mark.parametrize("name", ["with, comma", 'with "quotes"', "ünï 猫🐈", "new\nline", "[a](b) {c}"])
 def test_a_lora_file_with_any_name_comes_back(bench: Bench, name: str):
     folder: Path = bench.webui.lora_folder

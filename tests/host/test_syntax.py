@@ -80,3 +80,23 @@ def test_strengths_are_those_of_the_original(bench: Bench, case: dict[str, Any])
             assert_strengths(found, network, wanted, f"evaluation {evaluation}")
     if case["title"] in SAME_WITH_MESSAGE - {"missing lora"}:
         assert "<lora:t_lora>" in result.comments
+
+
+HALF_OUT = {**dict.fromkeys(OUTPUT, 0.4), **dict.fromkeys(INPUT, 0.0), "M00": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("0.8:lbw=NONE,OUT=0.5,M00 BASE=1", HALF_OUT | {"BASE": 0.8}),
+        ("0.8:NONE,OUT00-OUT11=0.5,M=1", HALF_OUT | {"BASE": 0.0}),
+        ("0.8:in=0:mid=1:out=0.5", HALF_OUT | {"BASE": 0.8}),
+        ("0.8:lbw=OUTALL,OUT=0.5,M=1", HALF_OUT | {"BASE": 0.8}),
+        ("0.8:w=0.5", blocks(0.4) | {"BASE": 0.4}),
+    ],
+)
+def test_blocks_by_name(bench: Bench, arguments: str, wanted: dict[str, float]):
+    result, record = bench.record("t_lora", prompt=f"a red cat <lora:t_lora:{arguments}>", steps=2)
+    for evaluation, found in enumerate(record.strengths):
+        assert_strengths(found, "t_lora", wanted, f"evaluation {evaluation}")
+    assert "<lora:t_lora>" not in result.comments

@@ -115,7 +115,8 @@ class CellMaker:
         return [made.get(cell) for cell in cells]
 
     def _cell(self, change: Change) -> Cell:
-        vector = changed(self.library.presets.get(VARIED, ones(self.family)), change)
+        own = self.library.written(VARIED, self.family) if VARIED in self.library.presets else ones(self.family)
+        vector = changed(own, change)
         tags = TagChange(
             weights=lambda own: vector if own == VARIED else None,
             strength=change.strength, start=change.start, stop=change.stop,

@@ -42,7 +42,7 @@ def recalled(library: Library, arguments: Arguments, warn: prompt.Warn) -> Libra
     except ValueError as error:
         warn(f"argument pasted: {error}")
     default = library.default_preset
-    if default is not None and not is_curve(default) and "," not in library.vector(default):
+    if default is not None and not is_curve(default) and not library.knows(default):
         warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
              f"{listed(library.presets)}; tags without lbw= keep all blocks at 1")
         library = replace(library, default_preset=None)

@@ -6,6 +6,7 @@ tags that are meant are those with ``lbw=XYZ`` or ``lbwe=XYZ``, or else all LoRA
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -97,13 +98,17 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
         return
     change = reduce(and_, changes)
     names = library_of(arguments)
-    base = names.presets.get(VARIED, ones(family_of_layers(adapter.layers())))
+    family = family_of_layers(adapter.layers())
+    base = names.written(VARIED, family) if VARIED in names.presets else ones(family)
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:
             return None
-        vector = names.vector(own or arguments.default_preset.strip())
-        return changed(vector if is_vector(vector) else base, change)
+        with contextlib.suppress(ValueError):  # a curve, or what cannot be used
+            vector = names.written(own or arguments.default_preset.strip(), family)
+            if is_vector(vector):
+                return changed(vector, change)
+        return changed(base, change)
 
     tags = TagChange(
         weights, elements=VARIED if change.rules is not None else None, start=change.start, stop=change.stop

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from lbw.tags.blocks import Family
 from lbw.tags.library import Library
-from lbw.tags.limits import listed, shortened
+from lbw.tags.limits import shortened
 from lbw.tags.positions import Position, parse_places
 from lbw.tags.prompt import LoraRequest, Warn
 from lbw.tags.weights import BlockWeights, has_random_value, parse_weights, with_drawn
@@ -21,8 +22,11 @@ class Keyframe:
     position: Position | None = None
 
 
-def keyframes_of(request: LoraRequest, library: Library, seed: int, warn: Warn) -> tuple[Keyframe, ...]:
-    """The block weights of a request; none, with a warning, where it names something that cannot be used.
+def keyframes_of(
+    request: LoraRequest, library: Library, family: Family, seed: int, warn: Warn
+) -> tuple[Keyframe, ...]:
+    """The block weights of a request on a model of ``family``; none, with a warning, where it names something that
+    cannot be used.
 
     Random values depend on the seed and the network's name alone, so that other tags do not change them.
     """
@@ -43,13 +47,9 @@ def keyframes_of(request: LoraRequest, library: Library, seed: int, warn: Warn) 
     random = Random(f"{seed}/{request.name}")
     keyframes = []
     for (name, _), position in zip(pairs, positions, strict=True):
-        vector = library.vector(name)
         shown = "" if position is None else f"{shortened(name, 40)!r}: "
-        if "," not in vector:
-            known = listed(library.presets)
-            warn(f"{where}: {shown}no preset of this name; expected one of {known}; all blocks are 1")
-            return ()
         try:
+            vector = library.written(name, family)
             keyframes.append(Keyframe(parse_weights(_redrawn(vector, request.x, drawn), request.x, random), position))
         except ValueError as error:
             warn(f"{where}: {shown}{error}; all blocks are 1")

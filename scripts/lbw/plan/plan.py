@@ -290,7 +290,7 @@ def build(
             for request in requests
         ]
     for index, request in enumerate(requests):
-        keyframes = keyframes_of(request, library, seed, warn)
+        keyframes = keyframes_of(request, library, family, seed, warn)
         layouts = {each.weights.given: each.weights for each in keyframes}
         if not all(_check_family(weights, family, is_sdxl, request, warn) for weights in layouts.values()):
             keyframes = ()

@@ -111,9 +111,7 @@ def _seed(text: str, meaning: Meaning) -> Change:
 
 
 def _original(text: str, meaning: Meaning) -> Change:
-    vector = meaning.library.vector(text)
-    if "," not in vector:
-        raise ValueError(f"no preset of this name; expected one of {listed(meaning.library.presets)}")
+    vector = meaning.library.written(text, meaning.family)
     parse_weights(vector)
     return Change(originals=(vector,))
 

@@ -41,7 +41,8 @@ def _kind(item: str) -> str:
 
 
 def _text(item: str) -> str:
-    return item.rpartition("=")[2].strip()
+    _positional, named = split_arguments([item])
+    return next(iter(named.values()), item).strip()
 
 
 def weights_of(items: list[str]) -> str | None:

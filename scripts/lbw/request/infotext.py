@@ -18,10 +18,10 @@ from lbw.plan.plan import Pass, Plan
 from lbw.request.arguments import MODES, PLOT_ARGUMENTS, Arguments
 from lbw.tags.elements import parse_rules
 from lbw.tags.library import Drawn, Library
-from lbw.tags.presets import parse_presets, parse_rule_sets
+from lbw.tags.presets import check_vector, parse_presets, parse_rule_sets
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.schedule import ALWAYS, Schedule
-from lbw.tags.weights import has_random_value, parse_weights, shown
+from lbw.tags.weights import has_random_value, shown
 
 DEFAULT_PRESET = "LBW default preset"
 PRESETS = "LBW presets"
@@ -77,7 +77,7 @@ def _default_preset(library: Library) -> str:
 
 def _presets(names: Iterable[str], library: Library) -> str:
     used = {name: library.presets[name] for name in sorted(names) if name in library.presets}
-    return "\n".join(f"{name}:{vector}" for name, vector in used.items() if _is_readable(parse_weights, vector))
+    return "\n".join(f"{name}:{vector}" for name, vector in used.items() if _is_readable(check_vector, vector))
 
 
 def _rule_sets(names: Iterable[str], library: Library) -> str:
@@ -88,9 +88,9 @@ def _rule_sets(names: Iterable[str], library: Library) -> str:
 def _drawn(plan: Plan, library: Library) -> Iterator[str]:
     """A line for each vector that had random values: what they came out as."""
     for request, weights in zip(plan.requests, plan.weights, strict=True):
-        vectors = [library.vector(name) for name, _ in library.keyframes(request.weights or "")] if weights else []
-        for vector, drawn in zip(vectors, weights, strict=True):
-            if has_random_value(vector):
+        names = [name for name, _ in library.keyframes(request.weights or "")] if weights else []
+        for name, drawn in zip(names, weights, strict=True):
+            if has_random_value(library.written(name, drawn.family)):
                 yield f"{_escaped(request.name)}:{','.join(map(shown, drawn.values))}"
 
 

@@ -27,7 +27,7 @@ class LineProblem(BaseModel):
 class Preset(BaseModel):
     name: str
     values: str = Field(description="the values as the file has them")
-    blocks: list[str] = Field(description="the block of each value")
+    blocks: list[str] = Field(description="the block of each value; none of blocks by name")
 
 
 class Presets(BaseModel):

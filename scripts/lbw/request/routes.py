@@ -47,6 +47,7 @@ from lbw.tags.blocks import (
     family_of_layers,
 )
 from lbw.tags.library import Library
+from lbw.tags.named_weights import is_named
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
 
@@ -178,7 +179,10 @@ def add(app: FastAPI, backend: Backend) -> None:
         found, problems = parse_presets(backend.preset_text())
         return Presets(
             presets=[
-                Preset(name=name, values=values, blocks=list(LAYOUTS[values.count(",") + 1]))
+                Preset(
+                    name=name, values=values,
+                    blocks=[] if is_named(values) else list(LAYOUTS[values.count(",") + 1]),
+                )
                 for name, values in found.items()
             ],
             problems=_problems(problems),

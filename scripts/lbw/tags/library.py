@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lbw.tags import named_weights
+from lbw.tags.blocks import Family
 from lbw.tags.curves import is_curve, split_keyframes
+from lbw.tags.limits import listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
 
 
@@ -37,14 +40,59 @@ class Library:
         return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
 
     def names(self, weights: str) -> list[str]:
-        """The presets that ``lbw=weights`` names."""
+        """The presets that ``lbw=weights`` names, and those that begin them."""
+        found: list[str] = []
+
+        def note(text: str) -> None:
+            text = text.strip()
+            if text in found:
+                return
+            if text in self.presets:
+                found.append(text)
+            meant = self.vector(text)
+            start = meant.partition(",")[0]
+            if named_weights.is_named(meant) and "=" not in start and start not in named_weights.STARTS:
+                note(start)
+
         with contextlib.suppress(ValueError):
-            return [name.strip() for name, _ in self.keyframes(weights) if name.strip() in self.presets]
-        return []
+            for name, _ in self.keyframes(weights):
+                note(name)
+        return found
 
     def vector(self, weights: str) -> str:
         """The vector that ``lbw=weights`` means: the preset of this name, or what stands there."""
         return self.presets.get(weights.strip(), weights)
+
+    def knows(self, weights: str) -> bool:
+        """Whether ``lbw=weights`` names a preset, or has values."""
+        text = self.vector(weights)
+        return "," in text or named_weights.is_named(text) or named_weights.is_for_all(text)
+
+    def written(self, weights: str, family: Family) -> str:
+        """As :meth:`vector`, for a model of ``family``: blocks by name, and one value for all blocks, are written out.
+
+        Raises:
+            ValueError: there is no such preset, or what it names cannot be used.
+        """
+        return self._written(weights, family, frozenset())
+
+    def _written(self, weights: str, family: Family, within: frozenset[str]) -> str:
+        """``within`` are the presets that this one stands in."""
+        text = self.vector(weights)
+        if not self.knows(weights):
+            raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
+        if not (named_weights.is_named(text) or named_weights.is_for_all(text)):
+            return text
+
+        def vector_of(name: str) -> str:
+            if name in within:
+                raise ValueError(f"{shortened(name)}: a preset that begins with itself")
+            try:
+                return self._written(name, family, within | {name})
+            except ValueError as error:
+                raise ValueError(f"{shortened(name)}: {error}") from None
+
+        return named_weights.written_out(text, family, vector_of)
 
     def keyframes(self, weights: str) -> list[tuple[str, str]]:
         """(name or vector, position) of each keyframe of ``lbw=weights``; one without position if it is no curve.

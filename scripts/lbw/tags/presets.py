@@ -1,7 +1,7 @@
 """Preset files: named weight vectors and named element rule sets. Read, validate, write atomically.
 
-A preset line is ``NAME:v,v,...`` with 12, 17, 20, 26 or 61 values and no ``#``; every other line is a comment and is
-kept as it stands. Rule sets are separated by empty lines: ``NAME:rules``.
+A preset line is ``NAME:v,v,...`` with 12, 17, 20, 26 or 61 values, or ``NAME:blocks=value,...``, and no ``#``; every
+other line is a comment and is kept as it stands. Rule sets are separated by empty lines: ``NAME:rules``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from lbw.tags import named_weights
 from lbw.tags.blocks import LAYOUTS
 from lbw.tags.elements import parse_rules
 from lbw.tags.limits import LONGEST_TEXT
@@ -66,18 +67,36 @@ def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
         name, separator, vector = (part.strip() for part in line.partition(":"))
         if not separator or "#" in line or not name:
             continue
-        if len(vector.split(",")) not in LAYOUTS:
+        if named_weights.is_named(vector):
+            try:
+                named_weights.check(vector)
+            except ValueError as error:
+                if "," in vector:
+                    problems.append(Problem(number, f"{name}: {error}"))
+                continue
+        elif len(vector.split(",")) not in LAYOUTS:
             if "," in vector:
                 problems.append(Problem(number, f"{name}: {len(vector.split(','))} values; expected {_LENGTHS}"))
             continue
         try:
-            parse_weights(vector)
+            check_vector(vector)
         except ValueError as error:
             problems.append(Problem(number, f"{name}: {error}"))
         if character := unusable_in_tag(name):
             problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
         presets[name] = vector
     return presets, problems
+
+
+def check_vector(vector: str) -> None:
+    """
+    Raises:
+        ValueError: a preset cannot have this text.
+    """
+    if named_weights.is_named(vector):
+        named_weights.check(vector)
+    else:
+        parse_weights(vector)
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -128,7 +147,7 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError("the preset has no name; expected an identifier")
     if character := unusable_in_tag(name):
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
-    parse_weights(vector)
+    check_vector(vector)
     lines = text.splitlines()
     places = [i for i, line in enumerate(lines) if name in parse_presets(line)[0]]
     if places:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
+from lbw.tags.named_weights import is_block
 from lbw.tags.positions import Sigmas
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
 
@@ -118,6 +119,9 @@ def _dyn_dim(text: str | None, warn: Warn) -> int | None:
     return int(value)
 
 
+_PARTS = {"in": "FIRST", "mid": "MID", "out": "LAST"}
+"""Keys of a tag for parts of the model, as another WebUI has them, and the groups of blocks that they are."""
+
 _STRENGTH_KEYS = ("te", "unet", "hr", "hrte", "hrunet")
 
 
@@ -158,16 +162,25 @@ def _with_strengths(
     )
 
 
+_WEIGHTS_KEYS = ("lbw", "w", "hrlbw")
+"""Arguments that may have more ``=`` behind the first one, with block weights by name."""
+
+
 def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Positional and named arguments; an item with exactly one ``=`` is named, as on the host."""
+    """Positional and named arguments; an item with exactly one ``=`` is named, as on the host, unless it is block
+    weights by name."""
     positional, named = [], {}
     for item in items:
-        parts = item.split("=")
-        if len(parts) == 2:
-            named[parts[0]] = parts[1]
+        key, _, value = item.partition("=")
+        if (key in _WEIGHTS_KEYS and "=" in item) or (item.count("=") == 1 and not _begins_named_weights(key)):
+            named[key] = value
         else:
             positional.append(item)
     return positional, named
+
+
+def _begins_named_weights(key: str) -> bool:
+    return "," in key or (key != key.lower() and is_block(re.split("[- ]", key)[-1]))
 
 
 def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
@@ -192,6 +205,11 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     key = next((key for key in ("lbw", "w") if key in named), None)
     weights, weights_label = (None, "lbw=") if key is None else (named[key], f"{key}=")
+    parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named]
+    if parts and weights is None:
+        weights, weights_label = ",".join(parts), ""
+    elif parts:
+        warn_tag(f"in=, mid=, out=: the tag also has {weights_label}{shortened(weights or '')}, which is used")
     if words and weights is not None:
         warn_tag(f"{shortened(words[0])!r}: the tag also has {weights_label}{shortened(weights)}, which is used")
     elif words:

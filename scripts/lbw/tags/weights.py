@@ -122,8 +122,11 @@ def _is_zero(text: str) -> bool:
 def blocks_on(vector: str) -> str:
     """The blocks that a vector turns on, in words: ``BASE OUT03-OUT06``, ``all 17 blocks``, ``no block``.
 
-    A value that is not known before the image is made (``R``, ``U``, ``X``) counts as on.
+    A value that is not known before the image is made (``R``, ``U``, ``X``) counts as on. Blocks by name are in words
+    already.
     """
+    if "=" in vector:
+        return vector
     items = vector.split(",")
     if len(items) not in LAYOUTS:
         return f"{len(items)} values"
