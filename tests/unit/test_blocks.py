@@ -61,6 +61,8 @@ def test_layouts_have_the_lengths_that_they_are_listed_under():
 
 
 def test_the_text_encoders_multiplier_is_for_text_encoders():
+    assert is_text_encoder("gemma2_model_layers_0_self_attn_q_proj")
+    assert not is_text_encoder("1_model_ln_final") and not is_text_encoder("model_ln_final"), "as the host has it"
     assert is_text_encoder("qwen25_7b_transformer_model_layers_0_mlp_up_proj")
     assert is_text_encoder("transformer_text_model_encoder_layers_0_mlp_fc1")
     assert is_text_encoder("1_model_transformer_resblocks_3_mlp_c_fc")

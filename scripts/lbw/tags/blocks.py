@@ -134,5 +134,15 @@ def block_of(layer: str, family: Family = Family.UNET) -> str | None:
 
 
 def is_text_encoder(layer: str) -> bool:
-    """Whether the host weighs this layer with the text encoder's multiplier."""
-    return "transformer" in layer and not layer.startswith("diffusion_model")
+    """Whether the host weighs this layer with the text encoder's multiplier.
+
+    AUTOMATIC1111 goes by a word in the name, which the last norm of an OpenCLIP encoder does not have; the Forge family by
+    the part of the model.
+    """
+    if layer.startswith("diffusion_model"):
+        return False
+    return "transformer" in layer[:20] or not _OPEN_CLIP.match(layer)
+
+
+_OPEN_CLIP = re.compile(r"(\d+_)?model_")
+"""What names in an OpenCLIP encoder begin with on AUTOMATIC1111."""
