@@ -37,7 +37,7 @@ class Watch:
 
     def __init__(self, webui: WebUI) -> None:
         self.webui = webui
-        self.base = copy_weights(webui.shared.sd_model.network_layer_mapping)
+        self.base = copy_weights(webui.layers())
         self.steps: dict[int, dict[str, Any]] = {}
         self._deltas: dict[str, dict[str, torch.Tensor]] = {}
         self._session: Any = None
@@ -58,7 +58,7 @@ class Watch:
         for name, net in networks.items():
             if name not in self._deltas:
                 self._deltas[name] = deltas_of(net)
-        layers = self.webui.shared.sd_model.network_layer_mapping
+        layers = self.webui.layers()
         found = strengths(layers, self.base, {name: self._deltas[name] for name in networks})
         updates = [] if self._session is None else self._session.updates[self._updates_seen :]
         self._updates_seen += len(updates)
@@ -72,7 +72,7 @@ class Watch:
         row["host_layers_restored"] += restored
 
     def is_base_restored(self) -> bool:
-        return not changed_layers(self.webui.shared.sd_model.network_layer_mapping, self.base)
+        return not changed_layers(self.webui.layers(), self.base)
 
 
 def number(value: float) -> float:

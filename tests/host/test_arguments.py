@@ -109,15 +109,15 @@ def test_the_presets_of_one_request_are_not_the_next_ones(bench: Bench, args: li
     assert ["MINE" in message for message in warnings(result)] == [True]
 
 
-def test_debug_tells_what_the_tags_came_to_and_what_the_switches_cost(bench: Bench, caplog: pytest.LogCaptureFixture):
+def test_debug_tells_what_the_tags_came_to_and_what_the_switches_cost(bench: Bench, capsys: pytest.CaptureFixture):
     prompt = "a red cat <lora:t_lora:0.5:0.7:lbw=OUTD:stop=2>"
-    with caplog.at_level("INFO", "lbw"):
-        bench.webui.generate(prompt=prompt, steps=4)
-        assert "strength" not in caplog.text
-        bench.webui.generate(args=[{"debug": True}], prompt=prompt, steps=4)
-    assert "te 0.5, unet 0.7, weights 1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0, elements none" in caplog.text
-    assert "strength in 4 steps: 1 1 0 0" in caplog.text
-    assert re.search(r"[1-9]\d* updates of [1-9]\d* layers in [0-9.]+ ms", caplog.text)
+    bench.webui.generate(prompt=prompt, steps=4)
+    assert "strength" not in capsys.readouterr().out
+    bench.webui.generate(args=[{"debug": True}], prompt=prompt, steps=4)
+    found = capsys.readouterr().out
+    assert "te 0.5, unet 0.7, weights 1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0, elements none" in found
+    assert "strength in 4 steps: 1 1 0 0" in found
+    assert re.search(r"[1-9]\d* updates of [1-9]\d* layers in [0-9.]+ ms", found)
 
 
 def test_all_that_a_request_needs_can_be_forwarded_as_json(bench: Bench):

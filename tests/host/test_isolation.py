@@ -217,11 +217,21 @@ def test_a_network_that_the_settings_add_works_plainly(bench: Bench):
     assert last["t_lora2"]["IN04"] == pytest.approx((1, 1), abs=2e-3)
 
 
-def test_lyco_is_another_word_for_lora(bench: Bench):
-    from modules import extra_networks
+def test_the_rank_of_an_earlier_request_does_not_stay(bench: Bench, inactive: Callable[..., Any]):
+    """The host sets it in the network that it has kept."""
+    bench.not_on_forge("takes a rank and never uses it")
+    ranks = [":dyn=1", "", ":dyn=1", ":dyn=2", ""]
+    wanted = {rank: inactive(prompt=f"a red cat <lora:t_lora:1{rank}>", steps=4) for rank in ranks}
+    assert difference(wanted[""], wanted[":dyn=1"]) > 1
+    bench.webui.generate(prompt="a red cat", steps=1)
+    for blocks in ("", ":lbw=ALL"):
+        for rank in ranks:
+            found = bench.webui.generate(prompt=f"a red cat <lora:t_lora:1{blocks}{rank}>", steps=4)
+            assert difference(found, wanted[rank]) <= 1, (blocks, rank)
 
-    if "lyco" not in {**extra_networks.extra_network_registry, **extra_networks.extra_network_aliases}:
-        pytest.skip("this host knows no such tag")
+
+def test_lyco_is_another_word_for_lora(bench: Bench):
+    """On the Forge family, which has lost it, too."""
     _, record = bench.record("t_lora", prompt="a red cat <lyco:t_lora:0.5:INALL>")
     assert record.strengths[0]["t_lora"]["IN04"] == pytest.approx((0.5, 0.5), abs=2e-3)
     assert record.strengths[0]["t_lora"]["OUT04"] == pytest.approx((0, 0), abs=2e-3)

@@ -96,17 +96,24 @@ class Binding:
     """
 
     def __init__(
-        self, model: Any, networks: Sequence[Any], layers: Sequence[BoundLayer], messages: Sequence[str]
+        self,
+        model: Any,
+        networks: Sequence[Any],
+        forms: Sequence[Any],
+        layers: Sequence[BoundLayer],
+        messages: Sequence[str],
     ) -> None:
         self._model = ref(model)
         self._networks = [ref(net) for net in networks]
+        self._forms = tuple(forms)
         self.layers = tuple(layers)
         self.messages = tuple(messages)
 
-    def is_of(self, model: Any, networks: Sequence[Any]) -> bool:
-        """Whether it joins this very model with these very networks."""
+    def is_of(self, model: Any, networks: Sequence[Any], forms: Sequence[Any]) -> bool:
+        """Whether it joins this very model with these very networks, in the form that they had."""
         return (
             self.is_of_model(model)
+            and self._forms == tuple(forms)
             and len(self._networks) == len(networks)
             and all(bound() is net for bound, net in zip(self._networks, networks, strict=True))
         )
@@ -152,7 +159,7 @@ def bind(
         f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
         for network, reasons in misfits.items()
     ]
-    return Binding(model, networks, bound, messages)
+    return Binding(model, networks, tuple(map(parts.form, networks)), bound, messages)
 
 
 def _deltas(

@@ -77,10 +77,11 @@ class LoraEngine:
             layers: {the host's layer name: layer}.
             networks: the host's objects for them, each one once.
         """
-        if self.binding is None or not self.binding.is_of(model, networks):
+        if not self.is_bound_to(model, networks):
             self.unbind()
             self.binding = bind(model, layers, networks, self._ledger, self._parts, self._delta, self._records)
             self._reach = Reach(len(networks))
+        assert self.binding is not None
         return self.binding
 
     def keys_of(self, network: Network) -> Iterable[str]:
@@ -88,8 +89,8 @@ class LoraEngine:
         return self._parts.keys(network)
 
     def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
-        """Whether the binding is for this very model and these very networks."""
-        return self.binding is not None and self.binding.is_of(model, networks)
+        """Whether the binding is for this very model and these very networks, as they are now."""
+        return self.binding is not None and self.binding.is_of(model, networks, [*map(self._parts.form, networks)])
 
     def unbind(self) -> None:
         """Hold on to no model and no network. Layers are brought back to their pristine weights, or, where they are not

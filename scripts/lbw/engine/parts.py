@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from lbw.engine.deltas import Delta
 from lbw.engine.parameters import Layer, Slot
 
 Network = Any
-"""A host's object for a loaded network: only its identity and its ``name`` count."""
+"""A host's object for a loaded network: its identity, its ``name`` and its :meth:`Parts.form` count."""
 
 
 class Parts(Protocol):
@@ -19,6 +19,10 @@ class Parts(Protocol):
 
     def keys(self, network: Network) -> Iterable[str]:
         """The keys of all parts of a network."""
+        ...
+
+    def form(self, network: Network) -> Hashable:
+        """What may change in a network that is loaded, and changes its deltas."""
         ...
 
     def slots(self, layer: Layer) -> tuple[Slot, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -239,26 +239,23 @@ class Session:
         if self.engine.rests:
             self.rest()
 
-    def log_details(self) -> None:
-        """Say in the console what the tags came to, and what the switches cost."""
+    def details(self) -> Iterator[str]:
+        """Lines that say what the tags came to, and what the switches cost."""
         for each in self.passes:
             for request, weights in zip(each.plan.requests, each.plan.weights, strict=True):
-                logger.info(
-                    "LoRA Block Weight: <lora:%s>: te %g, unet %g, weights %s, elements %s, strength in %d steps: %s",
-                    request.name,
-                    request.te_strength(each.steps, each.sigmas),
-                    request.unet_multiplier,
-                    "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1",
-                    request.elements or "none",
-                    each.steps,
-                    " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas)),
+                vectors = "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1"
+                strengths = " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas))
+                yield (
+                    f"LoRA Block Weight: <lora:{request.name}>: te {request.te_strength(each.steps, each.sigmas):g}, "
+                    f"unet {request.unet_multiplier:g}, weights {vectors}, elements {request.elements or 'none'}, "
+                    f"strength in {each.steps} steps: {strengths}"
                 )
         count, done = total(self.updates)
-        logger.info(
-            "LoRA Block Weight: %d updates of %d layers in %.1f ms, with up to %.0f MB of GPU memory, of which %.0f MB "
-            "are still held",
-            count, done.layers_updated, done.seconds * 1000, self.most_held / 1e6, self.engine.held / 1e6,
-        )  # fmt: skip
+        yield (
+            f"LoRA Block Weight: {count} updates of {done.layers_updated} layers in {done.seconds * 1000:.1f} ms, with "
+            f"up to {self.most_held / 1e6:.0f} MB of GPU memory, of which {self.engine.held / 1e6:.0f} MB are still "
+            "held"
+        )
 
     def end(self) -> None:
         """The generation is over, or failed: leave nothing behind that the next one could mistake for its own."""

@@ -285,7 +285,7 @@ def finish(p: Any, processed: Any) -> None:
     elif plots.is_made(p):
         warnings = plots.hand_out(p, processed)
     if session is not None and session.tells_more:
-        session.log_details()
+        print(*session.details(), sep="\n")  # most hosts show no messages of the level that this would be
     if warnings:
         processed.extra_generation_params = {**processed.extra_generation_params, WARNINGS: warnings}
     plots.forget(p)

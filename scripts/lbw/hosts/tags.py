@@ -31,15 +31,17 @@ def lora_tags(extra_network_data: Mapping[str, Sequence[Any]]) -> list[Any]:
     return [params for kind, tags in extra_network_data.items() if _is_lora_tag(kind) for params in tags]
 
 
-_CURVES_ALIAS = "loractl"
-"""The kind of tag that the extension whose curves these are adds to the host."""
+_ALIASES = ("loractl", "lyco")
+"""Kinds of tags that some hosts have: the extension whose curves these are adds the first to its host, and the Forge
+family has lost the second."""
 
 
 def adopt_alias(extra_network_data: dict[str, list[Any]]) -> None:
-    """Make Lora tags of those that the host does not know while that extension is not there."""
+    """Make Lora tags of those that the host does not know."""
     known = {*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases}
-    if _CURVES_ALIAS in extra_network_data and _CURVES_ALIAS not in known:
-        extra_network_data.setdefault("lora", []).extend(extra_network_data.pop(_CURVES_ALIAS))
+    for alias in _ALIASES:
+        if alias in extra_network_data and alias not in known:
+            extra_network_data.setdefault("lora", []).extend(extra_network_data.pop(alias))
 
 
 def drop_tags_beyond_limit(extra_network_data: Mapping[str, list[Any]], warn: prompt.Warn) -> None:

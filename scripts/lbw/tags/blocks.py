@@ -136,8 +136,8 @@ def block_of(layer: str, family: Family = Family.UNET) -> str | None:
 def is_text_encoder(layer: str) -> bool:
     """Whether the host weighs this layer with the text encoder's multiplier.
 
-    AUTOMATIC1111 goes by a word in the name, which the last norm of an OpenCLIP encoder does not have; the Forge family by
-    the part of the model.
+    AUTOMATIC1111 goes by a word in the name, which the last norm of an OpenCLIP encoder does not have; the Forge family
+    by the part of the model.
     """
     if layer.startswith("diffusion_model"):
         return False

@@ -200,7 +200,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
         warn(f"<lora:{shortened(name)}>: {message}")
 
     strengths = [item for item in positional if is_strength(item)]
-    words = [item for item in positional if not is_strength(item)]
+    words = [item for item in positional if item.strip() and not is_strength(item)]
     for word in words[1:]:
         warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     key = next((key for key in ("lbw", "w") if key in named), None)

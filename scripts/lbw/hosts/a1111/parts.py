@@ -121,6 +121,11 @@ class ModuleParts:
         keys: Iterable[str] = network.modules
         return keys
 
+    def form(self, network: Any) -> int | None:
+        """The host sets the rank anew for each request, in the network that it has kept from an earlier one."""
+        rank: int | None = network.dyn_dim
+        return rank
+
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
         """MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight. For the latter the host
         takes a network's part for the whole weight too."""

@@ -55,6 +55,9 @@ class PatchParts:
     def keys(self, network: Network) -> Iterable[str]:
         return network.patches
 
+    def form(self, network: Network) -> None:
+        """Nothing changes in a file that was read."""
+
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
         """None of a layer whose weight is not what it computes with, and none of one in 8 bits, to which the host adds
         in the forward without rounding. Where it does not, the sum is rounded to 8 bits, as by the host's own merge."""
