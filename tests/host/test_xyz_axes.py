@@ -98,7 +98,7 @@ def test_elements(bench: Bench):
         ("[LBW] preset", "NOPE", "expected one of INS, OUTD"),
         ("[LBW] blocks at value", "IN05", "expected BLOCKS=VALUE"),
         ("[LBW] blocks at value", "XX=1", "is not a block"),
-        ("[LBW] weights", "1", "no preset of this name"),
+        ("[LBW] weights", "OUTE", "no preset of this name"),
         ("[LBW] start", "abc", "expected a step"),
     ],
 )
