@@ -8,7 +8,7 @@ import pytest
 
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
-from lbw.plots.vectors import changed, complement, ones
+from lbw.plots.vectors import changed, complement, ones, varied_base
 from lbw.tags.blocks import LAYOUTS, Family
 from lbw.tags.library import Library
 
@@ -177,3 +177,11 @@ def test_axes_that_mean_nothing_are_left_out(given: dict[str, Any], kinds: list[
 def test_a_seed_of_minus_one_is_drawn_and_shown():
     (axis,) = read_axes({"Z": ("seed", "-1,5")}, MEANING, print)
     assert [(point.label, point.change.seed) for point in axis.points] == [("seed: 77", 77), ("seed: 5", 5)]
+
+
+def test_a_preset_xyz_that_does_not_fit_the_model_is_told():
+    warnings: list[str] = []
+    fitting = Library({"XYZ": "NONE,OUT11=0.5"}, {})
+    assert varied_base(fitting, Family.UNET, warnings.append) == ",".join(["0"] * 25 + ["0.5"]) and not warnings
+    assert varied_base(Library({"XYZ": "NONE,D00=1"}, {}), Family.UNET, warnings.append) == ones(Family.UNET)
+    assert len(warnings) == 1 and "'D00' is not a block" in warnings[0] and "all blocks are 1" in warnings[0]

@@ -20,7 +20,7 @@ from lbw.hosts.serving import adapter
 from lbw.hosts.settings import WARNINGS
 from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
-from lbw.plots.vectors import changed, complement, ones
+from lbw.plots.vectors import changed, complement, varied_base
 from lbw.request.arguments import Arguments
 from lbw.tags.blocks import family_of_layers
 from lbw.tags.limits import MOST_CELLS
@@ -115,8 +115,7 @@ class CellMaker:
         return [made.get(cell) for cell in cells]
 
     def _cell(self, change: Change) -> Cell:
-        own = self.library.written(VARIED, self.family) if VARIED in self.library.presets else ones(self.family)
-        vector = changed(own, change)
+        vector = changed(varied_base(self.library, self.family, self._warn), change)
         tags = TagChange(
             weights=lambda own: vector if own == VARIED else None,
             strength=change.strength, start=change.start, stop=change.stop,

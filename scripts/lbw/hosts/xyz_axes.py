@@ -19,7 +19,7 @@ from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
-from lbw.plots.vectors import changed, is_vector, ones
+from lbw.plots.vectors import changed, is_vector, varied_base
 from lbw.request.arguments import Arguments
 from lbw.request.arguments import parse as parse_arguments
 from lbw.tags.blocks import family_of_layers
@@ -99,7 +99,7 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
     change = reduce(and_, changes)
     names = library_of(arguments)
     family = family_of_layers(adapter.layers())
-    base = names.written(VARIED, family) if VARIED in names.presets else ones(family)
+    base = varied_base(names, family, lambda message: p.comment(f"{NAME}: {message}"))
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import reduce
 
 from lbw.plots.axes import Change
+from lbw.plots.tags import VARIED
 from lbw.tags.blocks import LAYOUTS, Family, family_of_layout, labels_of
+from lbw.tags.library import Library
+from lbw.tags.prompt import Warn
 from lbw.tags.weights import shown
 
 _Values = dict[str, str]
@@ -15,6 +18,15 @@ _Values = dict[str, str]
 def ones(family: Family) -> str:
     """The vector that leaves a network as it is."""
     return ",".join("1" for _ in labels_of(family))
+
+
+def varied_base(library: Library, family: Family, warn: Warn) -> str:
+    """The vector that a plot changes in tags with ``lbw=XYZ``: that of the preset, or else 1 in all blocks."""
+    try:
+        return library.written(VARIED, family) if VARIED in library.presets else ones(family)
+    except ValueError as error:
+        warn(f"preset {VARIED}: {error}; all blocks are 1")
+        return ones(family)
 
 
 def is_vector(text: str) -> bool:
