@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tests.host.conftest import Bench
-from tests.host.measure import Recording, replaced
+from tests.host.measure import replaced
+from tests.host.test_modes import output_block
 
 STEPS = 5
 PROMPT = "a red cat <lora:t_lora:0.8:lbw=OUTALL:start=1:stop=4>"
@@ -68,10 +69,6 @@ def before_each_pass(bench: Bench, act: Callable[[Any], None]) -> Iterator[None]
         yield
 
 
-def strengths(record: Recording) -> list[float]:
-    return [round(found["t_lora"]["OUT05"][0], 2) for found in record.strengths]
-
-
 def patch_for(bench: Bench) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     base = bench.base[PATCHED]
@@ -106,7 +103,7 @@ def test_a_copy_of_the_unet_with_options_of_its_own(bench: Bench):
     with before_each_pass(bench, act):
         _, record = bench.record("t_lora", prompt=PROMPT, steps=STEPS)
     assert len(seen) == 1
-    assert strengths(record) == strengths(alone) == STRENGTHS
+    assert output_block(record) == output_block(alone) == STRENGTHS
     assert bench.differences_from_base() == []
 
 
@@ -143,4 +140,4 @@ def test_patches_that_another_extension_has_merged_in_the_middle_of_a_pass(bench
     bench.webui.generate(prompt="nothing", steps=1)
     assert bench.differences_from_base() == []
     _, record = bench.record("t_lora", prompt=PROMPT, steps=STEPS)
-    assert strengths(record) == STRENGTHS
+    assert output_block(record) == STRENGTHS

@@ -8,9 +8,10 @@ import pytest
 
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
-from lbw.plots.vectors import changed, complement, ones, varied_base
+from lbw.plots.vectors import changed, complement, varied_base
 from lbw.tags.blocks import LAYOUTS, Family
 from lbw.tags.library import Library
+from lbw.tags.weights import ones
 
 PRESETS = {
     "INS": "1,1,1,0,0,0,0,0,0,0,0,0",

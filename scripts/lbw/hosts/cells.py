@@ -98,7 +98,8 @@ class CellMaker:
 
     def make(self, changes: Sequence[Change]) -> list[Made | None]:
         """The cells that have these changes, of which equal ones are made once; None for one that was not finished."""
-        cells = [self._cell(change) for change in changes]
+        base = varied_base(self.library, self.family, self._warn)
+        cells = [self._cell(base, change) for change in changes]
         different = dict.fromkeys(cells)
         state.job_count = len(different) * self._p.n_iter
         made: dict[Cell, Made | None] = {}
@@ -114,8 +115,8 @@ class CellMaker:
             self.summary += f"; {same} equal to another of them"
         return [made.get(cell) for cell in cells]
 
-    def _cell(self, change: Change) -> Cell:
-        vector = changed(varied_base(self.library, self.family, self._warn), change)
+    def _cell(self, base: str, change: Change) -> Cell:
+        vector = changed(base, change)
         tags = TagChange(
             weights=lambda own: vector if own == VARIED else None,
             strength=change.strength, start=change.start, stop=change.stop,

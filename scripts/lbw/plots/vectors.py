@@ -9,15 +9,10 @@ from lbw.plots.tags import VARIED
 from lbw.tags.blocks import LAYOUTS, Family, family_of_layout, labels_of
 from lbw.tags.library import Library
 from lbw.tags.prompt import Warn
-from lbw.tags.weights import shown
+from lbw.tags.weights import ones, shown
 
 _Values = dict[str, str]
 """{block label: value}, in the order of a layout."""
-
-
-def ones(family: Family) -> str:
-    """The vector that leaves a network as it is."""
-    return ",".join("1" for _ in labels_of(family))
 
 
 def varied_base(library: Library, family: Family, warn: Warn) -> str:

@@ -47,9 +47,9 @@ from lbw.tags.blocks import (
     family_of_layers,
 )
 from lbw.tags.library import Library
-from lbw.tags.named_weights import is_named
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
+from lbw.tags.weights import is_named
 
 MOST_COEFFICIENTS = 1_000_000
 """Numbers in one answer."""

@@ -11,6 +11,7 @@ from lbw.tags.blocks import Family
 from lbw.tags.curves import is_curve, split_keyframes
 from lbw.tags.limits import listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
+from lbw.tags.weights import is_named
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Library:
                 found.append(text)
             meant = self.vector(text)
             start = meant.partition(",")[0]
-            if named_weights.is_named(meant) and "=" not in start and start not in named_weights.STARTS:
+            if is_named(meant) and "=" not in start and start not in named_weights.STARTS:
                 note(start)
 
         with contextlib.suppress(ValueError):
@@ -66,7 +67,7 @@ class Library:
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
         text = self.vector(weights)
-        return "," in text or named_weights.is_named(text) or named_weights.is_for_all(text)
+        return "," in text or named_weights.is_written_out(text)
 
     def written(self, weights: str, family: Family) -> str:
         """As :meth:`vector`, for a model of ``family``: blocks by name, and one value for all blocks, are written out.
@@ -81,7 +82,7 @@ class Library:
         text = self.vector(weights)
         if not self.knows(weights):
             raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
-        if not (named_weights.is_named(text) or named_weights.is_for_all(text)):
+        if not named_weights.is_written_out(text):
             return text
 
         def vector_of(name: str) -> str:

@@ -14,7 +14,7 @@ from random import Random
 
 from lbw.tags.blocks import LAYOUTS, Family, family_of_layout, label_ranges, labels_of
 from lbw.tags.limits import shortened
-from lbw.tags.weights import parse_value
+from lbw.tags.weights import is_named, ones, parse_value
 
 STARTS = {"ALL": "1", "NONE": "0"}
 """Words for all blocks. Alone, a preset of this name counts instead, which may leave blocks out by its length."""
@@ -41,11 +41,6 @@ def groups_of(family: Family) -> Mapping[str, tuple[str, ...]]:
     }  # fmt: skip
 
 
-def is_named(text: str) -> bool:
-    """Whether block weights are meant to be by name."""
-    return "=" in text
-
-
 def is_block(word: str) -> bool:
     """Whether a word is a block, or a group of them, on models of any family."""
     return any(_find(word, family) for family in Family)
@@ -61,6 +56,11 @@ def is_for_all(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_written_out(text: str) -> bool:
+    """Whether a text is no vector and no preset's name, but what :func:`written_out` makes a vector of."""
+    return is_named(text) or is_for_all(text)
 
 
 def written_out(text: str, family: Family, vector_of: Callable[[str], str]) -> str:
@@ -93,15 +93,15 @@ def check(text: str) -> None:
     failures = []
     for family in Family:
         try:
-            written_out(text, family, partial(_any_preset, family))
+            written_out(text, family, partial(_some_preset, family))
             return
         except ValueError as error:
             failures.append(error)
     raise failures[0]
 
 
-def _any_preset(family: Family, _name: str) -> str:
-    return ",".join("1" for _ in labels_of(family))
+def _some_preset(family: Family, _name: str) -> str:
+    return ones(family)
 
 
 def _start(text: str, family: Family, vector_of: Callable[[str], str]) -> dict[str, str]:

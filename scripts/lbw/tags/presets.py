@@ -18,7 +18,7 @@ from lbw.tags import named_weights
 from lbw.tags.blocks import LAYOUTS
 from lbw.tags.elements import parse_rules
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.weights import parse_weights
+from lbw.tags.weights import is_named, parse_weights
 
 DEFAULT_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -67,21 +67,18 @@ def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
         name, separator, vector = (part.strip() for part in line.partition(":"))
         if not separator or "#" in line or not name:
             continue
-        if named_weights.is_named(vector):
-            try:
-                named_weights.check(vector)
-            except ValueError as error:
-                if "," in vector:
-                    problems.append(Problem(number, f"{name}: {error}"))
-                continue
-        elif len(vector.split(",")) not in LAYOUTS:
+        is_by_name = is_named(vector)
+        if not is_by_name and len(vector.split(",")) not in LAYOUTS:
             if "," in vector:
                 problems.append(Problem(number, f"{name}: {len(vector.split(','))} values; expected {_LENGTHS}"))
             continue
         try:
             check_vector(vector)
         except ValueError as error:
-            problems.append(Problem(number, f"{name}: {error}"))
+            if "," in vector:
+                problems.append(Problem(number, f"{name}: {error}"))
+            if is_by_name:
+                continue
         if character := unusable_in_tag(name):
             problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
         presets[name] = vector
@@ -93,7 +90,7 @@ def check_vector(vector: str) -> None:
     Raises:
         ValueError: a preset cannot have this text.
     """
-    if named_weights.is_named(vector):
+    if is_named(vector):
         named_weights.check(vector)
     else:
         parse_weights(vector)

@@ -183,6 +183,29 @@ def _begins_named_weights(key: str) -> bool:
     return "," in key or (key != key.lower() and is_block(re.split("[- ]", key)[-1]))
 
 
+def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tuple[str | None, str]:
+    """The block weights of a tag, and what stands before them. Of several forms one is used.
+
+    Args:
+        words: the positional arguments that are no strengths.
+        named: the others.
+    """
+    for word in words[1:]:
+        warn(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
+    key = next((key for key in ("lbw", "w") if key in named), None)
+    weights, label = (None, "lbw=") if key is None else (named[key], f"{key}=")
+    parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named]
+    if parts and weights is None:
+        weights, label = ",".join(parts), ""
+    elif parts:
+        warn(f"in=, mid=, out=: the tag also has {label}{shortened(weights or '')}, which is used")
+    if words and weights is not None:
+        warn(f"{shortened(words[0])!r}: the tag also has {label}{shortened(weights)}, which is used")
+    elif words:
+        weights, label = words[0], ""
+    return weights, label
+
+
 def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     """The request of one tag.
 
@@ -201,19 +224,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
 
     strengths = [item for item in positional if is_strength(item)]
     words = [item for item in positional if item.strip() and not is_strength(item)]
-    for word in words[1:]:
-        warn_tag(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
-    key = next((key for key in ("lbw", "w") if key in named), None)
-    weights, weights_label = (None, "lbw=") if key is None else (named[key], f"{key}=")
-    parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named]
-    if parts and weights is None:
-        weights, weights_label = ",".join(parts), ""
-    elif parts:
-        warn_tag(f"in=, mid=, out=: the tag also has {weights_label}{shortened(weights or '')}, which is used")
-    if words and weights is not None:
-        warn_tag(f"{shortened(words[0])!r}: the tag also has {weights_label}{shortened(weights)}, which is used")
-    elif words:
-        weights, weights_label = words[0], ""
+    weights, weights_label = _weights(words, named, warn_tag)
     shape = _shape(named, warn_tag)
 
     def strength(key: str, default: _Default) -> Strength | _Default:

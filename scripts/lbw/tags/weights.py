@@ -83,6 +83,16 @@ def parse_weights(text: str, x: float = 1.0, random: Random | None = None) -> Bl
     return BlockWeights(family, MappingProxyType(ratios), given, tuple(values))
 
 
+def is_named(text: str) -> bool:
+    """Whether block weights are meant to be by name, see :mod:`lbw.tags.named_weights`."""
+    return "=" in text
+
+
+def ones(family: Family) -> str:
+    """The vector that leaves a network as it is."""
+    return ",".join("1" for _ in labels_of(family))
+
+
 def has_random_value(text: str) -> bool:
     """Whether a vector contains ``R`` or ``U``, so that its values depend on the seed."""
     return any(item.strip() in RANDOM for item in text.split(","))
@@ -125,7 +135,7 @@ def blocks_on(vector: str) -> str:
     A value that is not known before the image is made (``R``, ``U``, ``X``) counts as on. Blocks by name are in words
     already.
     """
-    if "=" in vector:
+    if is_named(vector):
         return vector
     items = vector.split(",")
     if len(items) not in LAYOUTS:
