@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lbw.engine.strengths import Norms, Part, Strengths
-from lbw.tags.blocks import block_of
 from lbw.tags.elements import element_of
+from lbw.tags.families import family_of_layers
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 
 
@@ -30,9 +30,6 @@ class Backend:
     def layer_names(self) -> tuple[str, ...]:
         return tuple(self.layers)
 
-    def is_sdxl(self) -> bool:
-        return False
-
     def tags(self, text: str) -> list[list[str]]:
         return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
 
@@ -42,9 +39,13 @@ class Backend:
     def network_names(self, *, renewed: bool) -> list[str]:
         return ["demo"]
 
+    def changed_layers(self, name: str) -> tuple[str, ...] | None:
+        return self.layer_names()
+
     def strengths(self, name: str) -> Strengths:
+        family = family_of_layers(self.layers)
         parts = tuple(
-            Part(layer, block_of(layer), element_of(layer), Norms(1, 1.0 + number, 50.0))
+            Part(layer, family.block_of(layer), element_of(layer), Norms(1, 1.0 + number, 50.0))
             for number, layer in enumerate(self.layers)
         )
         return Strengths(name, tuple(dict.fromkeys(part.block for part in parts if part.block)), parts)

@@ -13,7 +13,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from lbw.tags.presets import DEFAULT_PRESETS, parse_presets
 from lbw.tags.prompt import parse
 from tests.bench.sdxl_shapes import TEXT_WIDTH
 from tests.bench.switch import Bench, Case
-from tests.unit.networks import Network, lora_engine
+from tests.unit.networks import lora_engine
+from tests.unit.session_host import SessionHost
 
 LATENT_WIDTH = 128
 PROMPT_TOKENS = 77
@@ -49,29 +49,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "3 LoRAs, curve on one": (CURVE, "0.6", "0.4"),
     "3 LoRAs, curve on each": (CURVE, "0.6@0,0.1@1", "0@0.2,0.4@0.8"),
 }
-
-
-@dataclass(eq=False)
-class Host:
-    """The :class:`lbw.generation.host.Host` of layers and networks that no WebUI has loaded."""
-
-    all_layers: Mapping[str, nn.Module]
-    loaded: Sequence[Network]
-
-    def model(self) -> Any:
-        return self
-
-    def is_sdxl(self) -> bool:
-        return True
-
-    def layers(self) -> Mapping[str, nn.Module]:
-        return self.all_layers
-
-    def networks(self) -> Sequence[Any]:
-        return self.loaded
-
-    def wanted_names(self) -> tuple[Any, ...]:
-        return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.loaded)
 
 
 def width_at(layer: str, scale: int) -> int:
@@ -126,7 +103,7 @@ class Evaluation:
                 layer(*inputs)
 
 
-def generate(host: Host, engine: LoraEngine, tags: Sequence[str], steps: int, evaluate: Evaluation) -> int:
+def generate(host: SessionHost, engine: LoraEngine, tags: Sequence[str], steps: int, evaluate: Evaluation) -> int:
     """One generation. Returns in how many steps weights were written."""
     session = Session(host, engine, Library(parse_presets(DEFAULT_PRESETS)[0], {}), lambda message: None)
     requests = [
@@ -149,7 +126,7 @@ def measure(bench: Bench, steps: int) -> list[dict[str, Any]]:
     evaluate, rows = Evaluation(layers, bench), []
     for count in sorted({len(tags) for tags in CASES.values()}):
         cases = {what: tags for what, tags in CASES.items() if len(tags) == count}
-        host, engine = Host(layers, networks[:count]), lora_engine(device=torch.device(bench.device))
+        host, engine = SessionHost(layers, networks[:count]), lora_engine(device=torch.device(bench.device))
         seconds: dict[str, list[float]] = {what: [] for what in cases}
         switches = {}
         for _ in range(bench.repeat + 1):

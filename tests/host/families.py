@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lbw.tags.blocks import UNET_LABELS
+from lbw.tags.families import SD1
 
 Deltas = dict[str, dict[str, Tensor]]
 """{layer name: {parameter: a network's delta at strength 1, in float64}}"""
@@ -19,7 +19,7 @@ Deltas = dict[str, dict[str, Tensor]]
 def labels_of(model: Any) -> dict[nn.Module, str | None]:
     """{layer: its block}, by where the layer hangs in the model, whatever it is called."""
     unet = model.model.diffusion_model
-    parts = {"input_blocks": UNET_LABELS[1:13], "output_blocks": UNET_LABELS[14:]}
+    parts = {"input_blocks": SD1.labels[1:13], "output_blocks": SD1.labels[14:]}
     parts["joint_blocks"] = parts["input_blocks"] + parts["output_blocks"]
     found: dict[nn.Module, str | None] = dict.fromkeys(model.modules(), "BASE")
     found.update(dict.fromkeys(unet.modules()))

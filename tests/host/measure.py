@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lbw.tags.blocks import block_of, is_text_encoder
+from lbw.tags.families import SD1, is_text_encoder
 
 
 def messages(result: Any) -> list[str]:
@@ -38,7 +38,7 @@ def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Del
         basis = torch.stack([deltas[name][layer].flatten() for name in names], dim=1)
         change = layers[layer].weight.detach().cpu().double().flatten() - base[layer].double().flatten()
         solution = torch.linalg.solve(basis.T @ basis, basis.T @ change)
-        block = block_of(layer) or "none"
+        block = SD1.block_of(layer) or "none"
         for name, value in zip(names, solution.tolist(), strict=True):
             least, greatest = found[name].get(block, (value, value))
             found[name][block] = (min(least, value), max(greatest, value))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lbw.tags.blocks import block_of
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.measure import Recording, Strengths, messages, recording
 from tests.host.test_schedule import SAMPLERS, solver_steps, unet_strength
@@ -202,7 +202,7 @@ def check_against_noise(bench: Bench, record: Recording, sampler: str) -> None:
 
 def record_few_layers(bench: Bench, **fields: Any) -> tuple[Any, Recording]:
     """As ``bench.record``, of one layer in each block, which is quicker."""
-    layers = {block_of(layer): layer for layer in bench.deltas["t_lora"]}
+    layers = {SD1.block_of(layer): layer for layer in bench.deltas["t_lora"]}
     few = {layer: bench.deltas["t_lora"][layer] for layer in layers.values()}
     with recording(bench.webui, bench.base, {"t_lora": few}) as record:
         return bench.webui.generate(**fields), record

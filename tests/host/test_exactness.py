@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lbw.tags.blocks import block_of, is_text_encoder
+from lbw.tags.families import SD1, is_text_encoder
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.test_isolation import difference
@@ -28,7 +28,7 @@ def test_locon_and_cp_form_reach_their_exact_weights(bench: Bench):
         bench.webui.generate(prompt="a red cat <lora:t_locon:0.7:stop=4> <lora:t_mid:-0.5:lbw=INALL>")
     none = torch.zeros(1, dtype=torch.float64)
     for name, base in bench.base.items():
-        block = block_of(name)
+        block = SD1.block_of(name)
         if bench.webui.is_forge and is_text_encoder(name):
             continue  # it was at work before
         ratio = float(block is None or block in INPUT_BLOCKS)

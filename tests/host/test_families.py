@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lbw.tags.blocks import LAYOUTS, UNET_LABELS, is_text_encoder
+from lbw.tags.families import ORIGINAL_LAYOUTS, SD1, is_text_encoder
 from tests.host import slow_path
 from tests.host.checkpoints import use
 from tests.host.conftest import Bench
@@ -90,10 +90,10 @@ def test_every_layer_of_a_model_of_the_family_has_the_strength_of_its_block(
     folder = bench.webui.lora_folder
     one = write_family_lora(folder / "t_family.safetensors", layers)
     two = write_family_lora(folder / "t_family2.safetensors", layers, seed=6)
-    ratios = {None: 1.0, **dict(zip(UNET_LABELS, EIGHTHS, strict=True))}
-    usual = LAYOUTS[FAMILIES[family]]
-    usual_ratios = {None: 1.0, **dict.fromkeys(UNET_LABELS, 0.0), **dict(zip(usual, EIGHTHS, strict=False))}
-    deep = set(UNET_LABELS[UNET_LABELS.index("IN05") : UNET_LABELS.index("OUT05") + 1])
+    ratios = {None: 1.0, **dict(zip(SD1.labels, EIGHTHS, strict=True))}
+    usual = ORIGINAL_LAYOUTS[FAMILIES[family]]
+    usual_ratios = {None: 1.0, **dict.fromkeys(SD1.labels, 0.0), **dict(zip(usual, EIGHTHS, strict=False))}
+    deep = set(SD1.labels[SD1.labels.index("IN05") : SD1.labels.index("OUT05") + 1])
 
     def strength_of_one(name: str, step: int) -> float:
         return 0.8 * ratios[labels[name]] * (is_text_encoder(name) or step < 2)
@@ -121,7 +121,7 @@ def test_every_layer_of_a_model_of_the_family_has_the_strength_of_its_block(
         assert counter.take() == 0, "the host re-patched"
     assert watch.evaluations == (2 * STEPS if "enable_hr" in fields else STEPS)
     assert watch.wrong == []
-    assert set(labels.values()) >= {None, *LAYOUTS[20]} - ({"M00"} if family == "sd3" else set())
+    assert set(labels.values()) >= {None, *ORIGINAL_LAYOUTS[20]} - ({"M00"} if family == "sd3" else set())
     told = [record.getMessage() for record in caplog.records if "in no block" in record.getMessage()]
     unclaimed = sorted(name for name, label in labels.items() if label is None)
     assert [line.rpartition(": ")[2] for line in told] == [", ".join(unclaimed)]

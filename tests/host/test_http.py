@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lbw.request.arguments import ARGUMENTS
-from lbw.tags.blocks import LAYOUTS
+from lbw.tags.families import FLUX, ORIGINAL_LAYOUTS
 from tests.server import Server, running_server
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -164,7 +164,7 @@ def test_the_originals_example_of_the_analyzer_examines_17_blocks(post):
             "script_args": ["XYZ:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", True, 2, "", "", "", "", "", "", "0,1", "17ALL",
                             1, "white", 20, True, "", ""]}
     answer = post("/sdapi/v1/txt2img", body)
-    assert list(json.loads(extra(answer)["LBW analysis"])["percent"]) == list(LAYOUTS[17])
+    assert list(json.loads(extra(answer)["LBW analysis"])["percent"]) == list(ORIGINAL_LAYOUTS[17])
     assert len(answer.json()["images"]) == 2 + 1 + 17
     assert "LBW warnings" not in extra(answer)
 
@@ -228,11 +228,14 @@ def test_img2img_takes_the_same_arguments(post):
 def test_presets_rule_sets_and_blocks_are_told(get):
     presets = {preset["name"]: preset for preset in get("/lbw/v1/presets")["presets"]}
     assert presets["OUTD"]["values"] == "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
-    assert presets["OUTD"]["blocks"] == list(LAYOUTS[17])
+    assert presets["OUTD"]["blocks"] == list(ORIGINAL_LAYOUTS[17])
     assert {"name": "ATTNDEEPOFF", "rules": "IN05-OUT05:attn:0"} in get("/lbw/v1/elements")["rule_sets"]
     assert get("/lbw/v1/blocks")["model"] == "sd"
-    assert get("/lbw/v1/blocks?model=sdxl")["blocks"] == list(LAYOUTS[20])
-    assert get("/lbw/v1/blocks?model=flux")["layouts"] == {"61": list(LAYOUTS[61])}
+    assert get("/lbw/v1/blocks?model=sdxl")["blocks"] == list(ORIGINAL_LAYOUTS[20])
+    flux = get("/lbw/v1/blocks?model=flux")
+    assert flux["layouts"] == {str(length): list(layout) for length, layout in FLUX.layouts.items()}
+    assert (flux["title"], flux["layouts"]["61"]) == ("Flux", list(ORIGINAL_LAYOUTS[61]))
+    assert get("/lbw/v1/blocks?model=qwen_image")["groups"]["LAST"][-1] == "B59"
     assert get("/lbw/v1/blocks?model=nope")["detail"][0]["loc"] == ["query", "model"]
 
 
@@ -291,7 +294,7 @@ def test_a_prompt_full_of_curves_is_answered_in_bounded_time(post):
 def test_an_answer_that_would_be_too_large_is_refused(post):
     """A hundred tags, each with many ratios in every block."""
     parts = ("to_q", "to_k", "to_v", "to_out", "proj_in", "ff_net")
-    rules = ",".join(f"{label}:{part}:0.{i}" for label in LAYOUTS[26] for i, part in enumerate(parts))
+    rules = ",".join(f"{label}:{part}:0.{i}" for label in ORIGINAL_LAYOUTS[26] for i, part in enumerate(parts))
     asked = {"prompt": "".join(f"<lora:n{i}:1:lbwe=A>" for i in range(200)), "elements": f"A:{rules}"}
     answer = post("/lbw/v1/parse", {**asked, "steps": 150})
     assert answer.status_code == 422

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lbw.tags.blocks import block_of
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.measure import forget_conditioning
 from tests.host.test_isolation import PLAIN, SCHEDULED, difference, without_scripts
@@ -52,7 +52,7 @@ def test_the_first_lora_copies_the_layers_that_it_changes_and_no_other(fresh: Be
 
 def test_layers_in_blocks_of_weight_0_are_not_copied_either(fresh: Bench):
     fresh.webui.generate(prompt=SCHEDULED)
-    assert {block_of(name) for name in real_copies(fresh)} == {"BASE", *(f"OUT{i:02d}" for i in range(3, 12))}
+    assert {SD1.block_of(name) for name in real_copies(fresh)} == {"BASE", *(f"OUT{i:02d}" for i in range(3, 12))}
 
 
 def test_what_the_host_patches_after_us_has_its_true_base(fresh: Bench):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.tags.blocks import block_of
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.measure import copy_weights, restore_counter
 from tests.host.test_isolation import difference
@@ -127,7 +127,7 @@ class Weights:
         assert len(self.seen) == len(on)
         for step, weights in enumerate(self.seen):
             for name, weight in weights.items():
-                block = block_of(name) or ""
+                block = SD1.block_of(name) or ""
                 if block == "BASE" or (block.startswith("OUT") and on[step]):
                     wanted = origins[name].double() + strength * self.bench.deltas["t_lora"][name]
                     noise = torch.finfo(torch.float32).eps * float(origins[name].float().abs().max())

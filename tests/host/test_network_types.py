@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lbw.tags.blocks import block_of, is_text_encoder
+from lbw.tags.families import SD1, is_text_encoder
 from tests.host import slow_path
 from tests.host.conftest import Bench
 from tests.host.measure import OUTPUT_BLOCKS, copy_weights, messages, restore_counter
@@ -113,7 +113,7 @@ def test_a_type_follows_blocks_and_steps_exactly(bench: Bench, kind: str):
             base = bench.base[name]
             formula, bias = formulas[name]
             text_encoder = not name.startswith("diffusion_model")
-            on = (block_of(name) or "").startswith("OUT") and step < STOP
+            on = (SD1.block_of(name) or "").startswith("OUT") and step < STOP
             if text_encoder or on:  # the preset's BASE is 1, and no schedule switches the text encoder
                 touched += 1
                 assert is_near(bench, weight, expected(base, [(-0.7, formula)])), name

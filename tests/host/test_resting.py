@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lbw.engine import parameters
 from lbw.engine.engine import LoraEngine
 from lbw.engine.headroom import Headroom
-from lbw.tags.blocks import block_of
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import OUTPUT_BLOCKS, copy_weights, forget_conditioning, messages, restore_counter
@@ -152,7 +152,7 @@ class Truth:
         assert {len(each) for _blocks, each in strengths.values()} == {len(self.seen)}
         for step, weights in enumerate(self.seen):
             for layer, weight in weights.items():
-                block = block_of(layer) or "none"
+                block = SD1.block_of(layer) or "none"
                 if block == "BASE":
                     continue
                 terms = [

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbw.tags.elements import parse_rule, parse_rules, ratio_of
+from lbw.tags.families import FLUX, KNOWN, SD1, Family
 
 ATTENTION = "diffusion_model_input_blocks_5_1_transformer_blocks_0_attn1_to_q"
 PROJECTION = "diffusion_model_input_blocks_5_1_proj_in"
@@ -32,7 +33,8 @@ PROJECTION = "diffusion_model_input_blocks_5_1_proj_in"
     ],
 )
 def test_rules(rules: str, label: str | None, layer: str, ratio: float):
-    assert ratio_of(parse_rules(rules), label, layer, 1.0) == ratio
+    names = () if label is None else (label,)
+    assert ratio_of(parse_rules(rules, FLUX if label == "S01" else SD1), names, layer, 1.0) == ratio
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,21 @@ def test_rules(rules: str, label: str | None, layer: str, ratio: float):
 def test_bad_rules_say_what_is_wrong(rule: str, reason: str):
     with pytest.raises(ValueError, match=reason):
         parse_rule(rule)
+
+
+def test_rules_for_blocks_of_other_families_hit_nothing_there():
+    both, others = parse_rules("IN05 D00-D05:attn:0,S00::0.5", SD1)
+    assert both.matches(("IN05",), ATTENTION) and not both.matches(("IN04",), ATTENTION)
+    assert not others.matches(("IN05",), ATTENTION) and not others.matches((), ATTENTION)
+    assert parse_rules("NOT D00:attn:0", SD1)[0].matches(("IN05",), ATTENTION)
+
+
+@pytest.mark.parametrize("family", KNOWN, ids=[family.title for family in KNOWN])
+def test_groups_are_those_of_the_model(family: Family):
+    first = parse_rule("FIRST::0", family)
+    hit = [label for label in family.labels if first.matches((label,), "x")]
+    assert hit == [*family.groups["FIRST"]]
+    assert all(parse_rule("BASE::0", family).matches((label,), "x") for label in family.of_encoders)
 
 
 @given(st.text(max_size=30))

@@ -16,7 +16,8 @@ from lbw.tags.prompt import parse
 LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")
 OUTD = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
 RANDOM = "1," + ",".join(["R", "U"] * 8)
-LIBRARY = Library({"OUTD": OUTD, "RND": RANDOM, "BAD": OUTD[:-1] + "x"}, {"ATTN": "IN05:attn:0,\nOUT05:attn:0"})
+PRESETS = {"OUTD": (OUTD,), "RND": (RANDOM,), "BAD": (OUTD[:-1] + "x",)}
+LIBRARY = Library(PRESETS, {"ATTN": "IN05:attn:0,\nOUT05:attn:0"})
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=":>"), min_size=1, max_size=12)
 
 
@@ -130,9 +131,9 @@ def test_a_network_that_the_host_renames_keeps_its_values():
 
 
 def test_presets_of_an_infotext_go_before_those_of_the_same_name():
-    here = Library({"OUTD": RANDOM, "MINE": OUTD}, {"ATTN": "::0"})
+    here = Library({"OUTD": (RANDOM,), "MINE": (OUTD,)}, {"ATTN": "::0"})
     library = recalled(described(["a", "lbw=OUTD", "lbwe=ATTN"]), here)
-    assert library.presets == {"OUTD": OUTD, "MINE": OUTD}
+    assert library.presets == {"OUTD": (OUTD,), "MINE": (OUTD,)}
     assert library.rule_sets["ATTN"] == LIBRARY.rule_sets["ATTN"].strip()
 
 
@@ -150,13 +151,13 @@ def quoted_as_the_host_does(text: str) -> str:
 
 @given(NAMES, NAMES.map(str.strip).filter(lambda name: name and "#" not in name and len(name.splitlines()) == 1))
 def test_any_name_survives(network: str, preset: str):
-    library = Library({preset: RANDOM}, {}, preset)
+    library = Library({preset: (RANDOM,)}, {}, preset)
     plan = build([parse([network], print)], {network: LAYERS}, library, print, model_layers=LAYERS, seed=3)
     texts = infotext.describe([Pass(plan, 20)], library)
     read = {key: quoted_as_the_host_does(text) if key != infotext.VERSION else text for key, text in texts.items()}
     assert infotext.pasted_default_preset(read) == preset
     again = infotext.recall(infotext.pasted({**read, "Seed": "3"}), Library({}, {}, preset))
-    assert again.presets == {preset: RANDOM}
+    assert again.presets == {preset: (RANDOM,)}
     assert again.drawn is not None
     assert list(again.drawn.vectors) == [network]
     assert build([parse([network], print)], {network: LAYERS}, again, print, seed=3).weights == plan.weights

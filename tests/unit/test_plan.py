@@ -6,6 +6,7 @@ from lbw.plan.plan import Pass, Plan, build
 from lbw.tags.library import Library
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, parse_presets, parse_rule_sets
 from lbw.tags.prompt import parse
+from tests.unit.model_layers import layers_of
 
 LIBRARY = Library(parse_presets(DEFAULT_PRESETS)[0], parse_rule_sets(DEFAULT_RULE_SETS)[0])
 TEXT = "transformer_text_model_encoder_layers_0_mlp_fc1"
@@ -87,10 +88,14 @@ def test_unknown_names_are_told_with_the_known_ones(tag: str, parts: tuple[str, 
 
 
 def test_17_values_on_sdxl_keep_their_meaning_with_a_warning():
-    made, messages = plan("a:1:lbw=ALL", is_sdxl=True)
+    layers = layers_of("sdxl")
+    ones = ",".join(["1"] * 17)
+    messages: list[str] = []
+    request = parse(["a", "1", f"lbw={ones}"], print)
+    made = build([request], {"a": layers}, LIBRARY, messages.append, model_layers=layers)
     assert made.coefficients(0, 1)[OUT03] == (1.0,)
     assert len(messages) == 1
-    assert "OUT00, OUT01, OUT02" in messages[0]
+    assert "17 values have none for IN00 IN03 IN06 OUT00-OUT02 of this SDXL model" in messages[0]
 
 
 def test_random_weights_follow_the_seed():

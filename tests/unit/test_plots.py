@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, varied_base
-from lbw.tags.blocks import LAYOUTS, Family
+from lbw.tags.families import SD1
 from lbw.tags.library import Library
-from lbw.tags.weights import ones
+from lbw.tags.weights import Vector
 
 PRESETS = {
     "INS": "1,1,1,0,0,0,0,0,0,0,0,0",
@@ -19,7 +20,8 @@ PRESETS = {
     "OUTD": "1,0,0,0,0,0,1,1,1,0,0,0",
     "SD": ",".join(["1"] * 17),
 }
-MEANING = Meaning(Library(PRESETS, {"OFF": "::0"}), Family.UNET, draw=lambda: 77)
+LIBRARY = Library({name: (text,) for name, text in PRESETS.items()}, {"OFF": "::0"})
+MEANING = Meaning(LIBRARY, SD1, draw=lambda: 77)
 
 
 def change(**axes: str) -> Change:
@@ -29,9 +31,8 @@ def change(**axes: str) -> Change:
     return total
 
 
-def by_label(vector: str) -> dict[str, str]:
-    values = vector.split(",")
-    return dict(zip(LAYOUTS[len(values)], values, strict=True))
+def vector(text: str) -> Vector:
+    return LIBRARY.vector(text, SD1)
 
 
 @pytest.mark.parametrize(
@@ -47,22 +48,23 @@ def by_label(vector: str) -> dict[str, str]:
     ],
 )
 def test_blocks_get_the_value(blocks: str, changed_blocks: str):
-    vector = changed(PRESETS["SD"], change(Block_ID=blocks, values="0.5"))
-    assert [label for label, value in by_label(vector).items() if value == "0.5"] == changed_blocks.split()
+    made = changed(vector("SD"), change(Block_ID=blocks, values="0.5"))
+    assert [label for label, value in made.values.items() if value == "0.5"] == changed_blocks.split()
+    assert vector(made.text).written_out() == replace(made.written_out(), given=frozenset(SD1.labels))
 
 
 def test_a_block_that_the_layout_lacks_writes_the_vector_out():
-    assert by_label(changed(PRESETS["SD"], change(Block_ID="IN00", values="0.5"))) == {
-        label: "0.5" if label == "IN00" else "1" if label in LAYOUTS[17] else "0" for label in LAYOUTS[26]
+    assert changed(vector("SD"), change(Block_ID="IN00", values="0.5")).values == {
+        label: "0.5" if label == "IN00" else "1" if label in SD1.layouts[17] else "0" for label in SD1.layouts[26]
     }
 
 
 def test_a_value_without_blocks_is_for_all_of_them():
-    assert changed(PRESETS["INS"], change(values="0.25")) == ",".join(["0.25"] * 12)
+    assert changed(vector("INS"), change(values="0.25")).text == ",".join(["0.25"] * 12)
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "vector"),
+    ("x", "y", "wanted"),
     [
         ("INS", "INS", "1,1,1,0,0,0,0,0,0,0,0,0"),
         ("MID", "INS", "1,1,1,0,0,1,0,0,0,0,0,0"),
@@ -70,19 +72,21 @@ def test_a_value_without_blocks_is_for_all_of_them():
         ("INS", "MID", "1,1,1,0,0,1,0,0,0,0,0,0"),
     ],
 )
-def test_original_weights_on_two_axes_add_up(x: str, y: str, vector: str):
+def test_original_weights_on_two_axes_add_up(x: str, y: str, wanted: str):
     """The example of the original's README."""
     both = read_change("Original Weights", x, MEANING) & read_change("Original Weights", y, MEANING)
-    assert changed(ones(Family.UNET), both) == vector
+    assert changed(vector("1"), both).text == wanted
 
 
 def test_of_two_weights_for_a_block_the_first_counts():
-    first, second = ",".join(["0.3"] * 12), ",".join(["0.7"] * 12)
-    assert changed("", Change(originals=(first, second))) == first
+    first, second = (vector(",".join([value] * 12)) for value in ("0.3", "0.7"))
+    assert changed(vector("1"), Change(originals=(first, second))) == first
 
 
 def test_the_complement_is_one_minus_each_weight():
-    assert complement("1,0,0.25,-0.5,R,U,X") == "0,1,0.75,1.5,R,U,X"
+    text = "1,0,0.25,-0.5,R,U,X" + ",0" * 19
+    assert complement(vector(text)).text == "0,1,0.75,1.5,R,U,X" + ",1" * 19
+    assert complement(vector("1" + ",1" * 16)).values["IN00"] == "1", "17 values mean 0 there"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_values_stand_between_commas_and_line_ends():
     ("kind", "value", "part"),
     [
         ("Block ID", "IN12", "'IN12' is not a block"),
-        ("Block ID", "D00", "'D00' is not a block of a Stable Diffusion model"),
+        ("Block ID", "D00", "'D00' is not a block of this SD1/SD2 model"),
         ("values", "abc", "is not a value"),
         ("seed", "1.5", "expected a whole number"),
         ("Original Weights", "NOPE", "expected one of INS, MID"),
@@ -182,7 +186,8 @@ def test_a_seed_of_minus_one_is_drawn_and_shown():
 
 def test_a_preset_xyz_that_does_not_fit_the_model_is_told():
     warnings: list[str] = []
-    fitting = Library({"XYZ": "NONE,OUT11=0.5"}, {})
-    assert varied_base(fitting, Family.UNET, warnings.append) == ",".join(["0"] * 25 + ["0.5"]) and not warnings
-    assert varied_base(Library({"XYZ": "NONE,D00=1"}, {}), Family.UNET, warnings.append) == ones(Family.UNET)
+    fitting = Library({"XYZ": ("NONE,OUT11=0.5",)}, {})
+    assert varied_base(fitting, SD1, warnings.append).text == ",".join(["0"] * 25 + ["0.5"]) and not warnings
+    other = Library({"XYZ": ("NONE,D00=1",)}, {})
+    assert varied_base(other, SD1, warnings.append).text == ",".join(["1"] * 26)
     assert len(warnings) == 1 and "'D00' is not a block" in warnings[0] and "all blocks are 1" in warnings[0]

@@ -7,16 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.tags.blocks import LAYOUTS
+from lbw.plan.plan import build
+from lbw.tags.families import FLUX, KNOWN, SD1, SDXL, Family, family_of_layers
+from lbw.tags.library import Library
 from lbw.tags.presets import (
     DEFAULT_PRESETS,
     DEFAULT_RULE_SETS,
+    ORIGINAL_PRESETS,
     parse_presets,
     parse_rule_sets,
     read,
     read_or_create,
+    with_preset,
     write_atomically,
 )
+from lbw.tags.prompt import LoraRequest
+from lbw.tags.weights import draw
+from tests.unit.model_layers import layers_of
 
 ONES = ",".join(["1"] * 17)
 
@@ -25,9 +32,9 @@ def test_the_defaults_are_complete_and_sound():
     presets, problems = parse_presets(DEFAULT_PRESETS)
     assert problems == []
     assert list(presets) == [
-        "NONE", "ALL", "INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL", "ALL0.5", "FLUXALL"
+        "NONE", "ALL", "ALL0.5", "INALL", "MIDD", "OUTALL", "INS", "IND", "OUTD", "OUTS", "FLUXALL"
     ]
-    assert presets["OUTD"] == "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
+    assert presets["OUTD"][-1] == "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0", "other tools take the last"
     rule_sets, problems = parse_rule_sets(DEFAULT_RULE_SETS)
     assert problems == []
     assert rule_sets["ATTNDEEPOFF"] == "IN05-OUT05:attn:0"
@@ -41,9 +48,11 @@ def test_lines_that_are_no_presets_are_comments():
 
 
 def test_bad_lines_are_named_by_number_and_reason():
-    presets, problems = parse_presets(f"A:{ONES}\nB:1,2,3\nC:{ONES[:-1]}abc\n")
-    assert list(presets) == ["A", "C"]
-    assert [(problem.line, problem.reason.partition(":")[0]) for problem in problems] == [(2, "B"), (3, "C")]
+    presets, problems = parse_presets(f"A:{ONES}\nB:1,2,3\nC:{ONES[:-1]}abc\nD:1,b,3")
+    assert list(presets) == ["A", "B", "C"], "what can be told of them when they are used"
+    assert [(problem.line, problem.reason.partition(":")[0]) for problem in problems] == [
+        (2, "B"), (3, "C"), (4, "D")
+    ]
 
 
 def test_rule_sets_may_have_several_lines():
@@ -91,9 +100,83 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.text(max_size=3)).map("".join))
-def test_no_text_can_break_the_files_parsers_and_every_preset_fits_a_layout(text: str):
+def test_no_text_can_break_the_files_parsers(text: str):
     presets, problems = parse_presets(text)
     rule_sets, more = parse_rule_sets(text)
-    assert all(vector.count(",") + 1 in LAYOUTS for vector in presets.values())
     assert all(name == name.strip() and ":" not in name for name in (*presets, *rule_sets))
     assert all(1 <= problem.line <= len(text.splitlines()) for problem in (*problems, *more))
+
+
+def on(name: str, family: Family) -> list[str]:
+    """The labels that a default preset turns on, the text encoders apart."""
+    ratios = draw(Library.read(DEFAULT_PRESETS, "", "").vector(name, family)).ratios
+    return [label for label in family.labels if ratios[label] and label not in family.of_encoders]
+
+
+def test_the_defaults_mean_on_sd1_what_the_originals_do():
+    before, now = (Library.read(text, "", "") for text in (ORIGINAL_PRESETS, DEFAULT_PRESETS))
+    assert before.presets.keys() == now.presets.keys()
+    for name in before.presets.keys() - {"FLUXALL"}:
+        assert draw(now.vector(name, SD1)) == draw(before.vector(name, SD1))
+    assert now.vector("FLUXALL", FLUX) == before.vector("FLUXALL", FLUX)
+
+
+@pytest.mark.parametrize("model", ["sdxl", "sd3_medium", "sd35_large", "flux1_dev"])
+def test_the_defaults_have_halves_on_newer_models(model: str):
+    """Shallow and deep input are the input, deep and shallow output the output; no block is in two, none is left."""
+    family = family_of_layers(layers_of(model))
+    ins, outs = on("INS", family) + on("IND", family), on("OUTD", family) + on("OUTS", family)
+    assert ins == on("INALL", family) and outs == on("OUTALL", family)
+    assert [*ins, *on("MIDD", family)[len(on("IND", family)) : -len(on("OUTD", family))], *outs] == [*family.blocks]
+    assert on("NONE", family) == [] and {*on("ALL", family)} == {*family.labels} - {*family.of_encoders}
+    messages: list[str] = []
+    layers = layers_of(model)
+    for name in ("NONE", "ALL", "INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL", "ALL0.5"):
+        request = LoraRequest("a", weights=name)
+        build([request], {"a": layers}, Library.read(DEFAULT_PRESETS, "", ""), messages.append, model_layers=layers)
+    assert messages == []
+
+
+@pytest.mark.parametrize("family", KNOWN, ids=[family.title for family in KNOWN])
+def test_all_and_none_are_so_on_every_model(family: Family):
+    library = Library.read(DEFAULT_PRESETS, "", "")
+    if family.title not in ("SD1/SD2", "SDXL refiner"):  # there, 17 values are what they always were
+        for name, ratio in (("ALL", 1), ("NONE", 0), ("ALL0.5", 0.5)):
+            assert set(draw(library.vector(name, family)).ratios.values()) == {ratio}
+
+
+def test_of_lines_of_one_name_the_one_that_fits_counts():
+    twelve, twenty = (",".join([value] * count) for value, count in (("0.25", 12), ("0.5", 20)))
+    library = Library.read(f"A:{twelve}\nA:{ONES}\nB:{ONES}\nB:{twelve}\nB:{twenty}\nC:NONE,D00=1\nC:IN=0\n", "", "")
+    assert library.vector("A", SD1).text == library.vector("B", SD1).text == ONES
+    assert library.vector("A", SDXL).text == twelve
+    assert library.vector("B", SDXL).text == twenty, "of two that fit, the last"
+    assert library.vector("C", FLUX).values["D00"] == "1" and library.vector("C", SD1).values["IN00"] == "0"
+    with pytest.raises(ValueError, match="none of its 3 lines is for this model; of the last one, 20 values"):
+        library.vector("B", FLUX)
+
+
+def test_defaults_of_earlier_are_renewed_and_a_changed_file_never(tmp_path: Path):
+    path = tmp_path / "lbwpresets.txt"
+
+    def after(text: str) -> str:
+        path.write_text(text)
+        return read_or_create(path, DEFAULT_PRESETS, ORIGINAL_PRESETS)
+
+    assert after(ORIGINAL_PRESETS) == after(ORIGINAL_PRESETS.rstrip()) == path.read_text() == DEFAULT_PRESETS
+    others = (ORIGINAL_PRESETS + "# mine\n", ORIGINAL_PRESETS.replace("OUTD", "OUTE"), "", DEFAULT_PRESETS + "A:1")
+    for changed in others:
+        assert after(changed) == path.read_text() == changed
+
+
+def test_a_preset_is_replaced_by_one_with_as_many_values():
+    twelve = ",".join(["0.25"] * 12)
+    text = with_preset(f"A:{ONES}\n# kept\nB:{ONES}\n", "A", twelve)
+    assert text == f"A:{ONES}\nA:{twelve}\n# kept\nB:{ONES}\n"
+    assert with_preset(text, "A", twelve.replace("0.25", "1")).splitlines()[1] == "A:" + ",".join(["1"] * 12)
+    assert with_preset(text, "A", "IN=0").splitlines()[2] == "A:IN=0"
+
+
+def test_a_preset_may_have_blanks_between_its_values_and_a_sentence_is_none():
+    presets, problems = parse_presets(f"A:{ONES.replace(',', ' ')}\nnote: one two three\nlist: 1 2 x\n")
+    assert list(presets) == ["A"] and problems == []

@@ -6,8 +6,8 @@ from lbw.engine.updates import Update
 from lbw.generation.summary import changes, summarise
 from lbw.plan.hits import find_hits, summaries
 from lbw.plan.plan import Pass, build
-from lbw.tags.blocks import FLUX_LABELS, UNET_LABELS, label_ranges
 from lbw.tags.elements import parse_rules
+from lbw.tags.families import FLUX, SD1, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.prompt import parse
 from lbw.tags.weights import blocks_on
@@ -18,7 +18,7 @@ LAYERS = (
     "diffusion_model_output_blocks_5_1_transformer_blocks_0_ff_net_2",
     "transformer_text_model_encoder_layers_0_mlp_fc1",
 )
-LIBRARY = Library({"OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"}, {"R": "IN05-OUT05:attn:0,OUT05:attn2:0.5"})
+LIBRARY = Library({"OUTD": ("1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",)}, {"R": "IN05-OUT05:attn:0,OUT05:attn2:0.5"})
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,15 @@ def test_a_vector_is_told_by_the_blocks_that_it_turns_on(vector: str, words: str
 
 
 def test_neighbours_of_one_kind_are_joined():
-    assert label_ranges(UNET_LABELS, UNET_LABELS) == ["BASE", "IN00-IN11", "M00", "OUT00-OUT11"]
-    assert label_ranges(FLUX_LABELS, FLUX_LABELS) == ["CLIP", "T5", "IN", "D00-D18", "S00-S37", "OUT"]
+    assert label_ranges(SD1.labels, SD1.labels) == ["BASE", "IN00-IN11", "M00", "OUT00-OUT11"]
+    assert label_ranges(FLUX.labels, FLUX.labels) == ["CLIP", "T5", "IN", "D00-D18", "S00-S37", "OUT"]
 
 
 def test_a_layer_counts_for_the_last_rule_that_hits_it():
-    first, second = find_hits(parse_rules("IN05-OUT05:attn:0,OUT05:attn2:0.5,M00::1")[:2], LAYERS)
+    first, second = find_hits(parse_rules("IN05-OUT05:attn:0,OUT05:attn2:0.5,M00::1", SD1)[:2], LAYERS, SD1)
     assert first.layers == (("IN05", LAYERS[0]),)
     assert second.layers == (("OUT05", LAYERS[1]),)
-    lines = [words for words, _ in summaries(parse_rules("NOT BASE::0,M00::1"), LAYERS)]
+    lines = [words for words, _ in summaries(parse_rules("NOT BASE::0,M00::1", SD1), LAYERS, SD1)]
     assert lines == ["ratio 0: 3 layers in IN05 OUT05", "ratio 1: no layer"]
 
 
@@ -59,7 +59,7 @@ def test_the_summary_names_blocks_steps_time_and_memory():
     plan = plan_of("a:1:lbw=OUTD:stop=5", "b:1:lbwe=R", "c:1")
     line = summarise([Pass(plan, 20)], [Update(3, 0.004), Update(0, 1.0), Update(3, 0.002)], "in CPU memory")
     assert line == (
-        "a: OUTD (BASE OUT03-OUT06), steps 0-4 of 20; b: rules R; c: all blocks | 2 switches, 6.0 ms | "
+        "a: OUTD (BASE OUT03-OUT06; 0 in IN05), steps 0-4 of 20; b: rules R; c: all blocks | 2 switches, 6.0 ms | "
         "base weights in CPU memory"
     )
 

@@ -14,7 +14,7 @@ from lbw.engine.deltas import Delta, InThird, UnsupportedPartError
 from lbw.engine.ledger import Ledger, Names, Page
 from lbw.engine.parameters import Layer, Layout, Slot, bias_of, layout_of, parameter_of, targets_of
 from lbw.engine.parts import Network, Parts
-from lbw.tags.blocks import is_text_encoder
+from lbw.tags.families import is_text_encoder
 
 Value = tuple[tuple[float, ...], ...]
 """For each of a layer's keys, one coefficient for each network."""

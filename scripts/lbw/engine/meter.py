@@ -17,8 +17,8 @@ from lbw.engine.parameters import Layer, Slot, device_of
 from lbw.engine.parts import Network, Parts
 from lbw.engine.stand_ins import MissingBaseError
 from lbw.engine.strengths import Norms, Part, Strengths
-from lbw.tags.blocks import block_of, family_of_layers, labels_of
 from lbw.tags.elements import element_of
+from lbw.tags.families import family_of_layers
 
 
 class StrengthMeter:
@@ -44,13 +44,13 @@ class StrengthMeter:
         binding = bind(self, layers, [net], self._ledger, self._parts, self._float_delta, {})
         messages, parts = list(binding.messages), []
         for bound in binding.layers:
-            block = block_of(bound.keys[0], family)
+            block = family.block_of(bound.keys[0])
             try:
                 parts += [Part(key, block, element_of(key), norms) for key, norms in self._norms(bound)]
             except MissingBaseError as error:
                 messages.append(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
-        existing = {block_of(layer, family) for layer in layers}
-        blocks = tuple(label for label in (*labels_of(family), None) if label in existing)
+        existing = {family.block_of(layer) for layer in layers}
+        blocks = tuple(label for label in (*family.labels, None) if label in existing)
         return Strengths(net.name, blocks, tuple(parts), tuple(messages))
 
     def _norms(self, bound: BoundLayer) -> list[tuple[str, Norms]]:

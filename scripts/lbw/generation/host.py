@@ -15,10 +15,6 @@ class Host(Protocol):
         """The model that is in use now."""
         ...
 
-    def is_sdxl(self) -> bool:
-        """Whether that model is an SDXL one."""
-        ...
-
     def layers(self) -> Mapping[str, nn.Module]:
         """{layer name: layer} of all layers that the host would patch. A name has the path of the layer below
         ``diffusion_model`` or a text encoder, with underscores."""

@@ -15,13 +15,16 @@ from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
 from lbw.generation.host import Host
 from lbw.plan.plan import Coefficients, Pass, Plan, build
-from lbw.tags.blocks import block_of, family_of_layers, is_text_encoder
+from lbw.tags.families import Family, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.weights import shown
 
 logger = logging.getLogger("lbw")
+
+_told_of: set[tuple[str, ...]] = set()
+"""The blocks of models that no family is known for, of which users have been told."""
 
 
 class Session:
@@ -304,20 +307,30 @@ class Session:
             self.library,
             self.warn,
             model_layers=layers,
-            is_sdxl=self.host.is_sdxl(),
             seed=self._seed,
         )
+        self._tell_of_own_blocks(plan.family)
         for message in self.engine.bind(self.host.model(), layers, networks).messages:
             self.warn(message)
         self.engine.begin_pass(plan.reach())
         self._unwritable = self.engine.unwritable(layers)
-        self._list_unclaimed(layers, {layer for net in networks for layer in keys_of(net)})
+        self._list_unclaimed(plan.family, {layer for net in networks for layer in keys_of(net)})
         return plan
 
-    def _list_unclaimed(self, model_layers: Iterable[str], patched: Iterable[str]) -> None:
+    def _tell_of_own_blocks(self, family: Family) -> None:
+        """A model that no family is known for has blocks by the names of its own layers: say which, once."""
+        if family.is_published or family.labels in _told_of:
+            return
+        _told_of.add(family.labels)
+        ranges, first = label_ranges(family.labels, family.labels), family.blocks[0]
+        self.warn(
+            f"the model is of a kind that is not known here; its blocks, by the names of its layers, are "
+            f"{', '.join(ranges)}, and {', '.join(family.groups)} are groups: lbw=NONE,{first}=1"
+        )
+
+    def _list_unclaimed(self, family: Family, patched: Iterable[str]) -> None:
         """Block weights leave layers alone that are in no block: say which ones, once in a generation."""
-        family = family_of_layers(model_layers)
-        unclaimed = sorted(layer for layer in patched if block_of(layer, family) is None)
+        unclaimed = sorted(layer for layer in patched if family.block_of(layer) is None)
         message = f"in no block, so that block weights leave them alone: {', '.join(unclaimed)}"
         if unclaimed and message != self._unclaimed:
             self._unclaimed = message

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from lbw.engine.updates import Update, total
-from lbw.plan.courses import layers_by_kind
+from lbw.plan.courses import blocks_at_0, layers_by_kind
 from lbw.plan.hits import summaries
 from lbw.plan.plan import Pass
 from lbw.request.infotext import course, has_curve, steps_on, strengths_of
-from lbw.tags.blocks import family_of_layers, label_ranges, labels_of
 from lbw.tags.elements import parse_rules
+from lbw.tags.families import KNOWN, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import shortened
 from lbw.tags.prompt import LoraRequest
@@ -25,20 +25,29 @@ def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) ->
     if all(each.plan.is_plain for each in passes):
         return ""
     requests = dict.fromkeys(
-        _request(request, weights, each)
+        _request(request, weights, at_0, each)
         for each in passes
-        for request, weights in zip(each.plan.requests, each.plan.weights, strict=True)
+        for request, weights, at_0 in zip(
+            each.plan.requests, each.plan.weights, blocks_at_0(each.plan), strict=True
+        )
     )
     count, done = total(updates)
     switches = f"{count} switch{'es' * (count != 1)}"
     return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
-def _request(request: LoraRequest, weights: Sequence[BlockWeights], made: Pass) -> str:
+def _request(request: LoraRequest, weights: Sequence[BlockWeights], at_0: Sequence[str], made: Pass) -> str:
+    """
+    Args:
+        at_0: the blocks at 0 in which the network has parts.
+    """
     parts = []
     if weights:
-        blocks = f" ({_blocks(weights[0])})" if len(weights) == 1 else ""
-        parts.append(f"{shortened(request.weights or '', 40)}{blocks}")
+        words = [_chosen(weights[0]), _blocks(weights[0]) if len(weights) == 1 else ""]
+        if at_0:
+            words.append(f"0 in {' '.join(label_ranges(at_0, made.plan.family.labels))}")
+        inside = "; ".join(filter(None, words))
+        parts.append(f"{shortened(request.weights or '', 40)}{f' ({inside})' if inside else ''}")
     if request.elements is not None:
         parts.append(f"rules {shortened(request.elements, 40)}")
     if request.schedule.windows:
@@ -48,11 +57,21 @@ def _request(request: LoraRequest, weights: Sequence[BlockWeights], made: Pass) 
     return f"{request.name}: {', '.join(parts) or 'all blocks'}"
 
 
+def _chosen(weights: BlockWeights) -> str:
+    """What a vector by number was read as, if it would be something else on another model."""
+    layout = tuple(weights.vector.values)
+    if not weights.vector.is_by_number:
+        return ""
+    meanings = {family.layouts[len(layout)] for family in KNOWN if len(layout) in family.layouts}
+    return f"{len(layout)} values for {' '.join(label_ranges(layout, layout))}" if meanings - {layout} else ""
+
+
 def _blocks(weights: BlockWeights) -> str:
-    on = [label for label, ratio in weights.ratios.items() if ratio != 0]
-    if len(on) == len(weights.given):
+    labels = weights.vector.family.labels
+    on = [label for label in labels if weights.ratios[label] != 0]
+    if len(on) == len(labels):
         return "all blocks"
-    return " ".join(label_ranges(on, labels_of(weights.family))) or "no block"
+    return " ".join(label_ranges(on, labels)) or "no block"
 
 
 def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str]:
@@ -68,7 +87,8 @@ def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str
         if rules is None:
             continue
         try:
-            found = summaries(parse_rules(rules), layers)
+            family = made.plan.family
+            found = summaries(parse_rules(rules, family), layers, family)
         except ValueError:
             continue
         for words, names in found:
@@ -82,6 +102,5 @@ def _courses(made: Pass, index: int) -> Iterator[str]:
     for kind, layers in layers_by_kind(made.plan)[index].items():
         if kind.block is not None:
             blocks.setdefault(course(made.course(layers[0], kind.term)), set()).add(kind.block)
-    family = family_of_layers(made.plan.terms)
     for strengths, labels in blocks.items():
-        yield f"{' '.join(label_ranges(labels, labels_of(family)))}: {strengths}"
+        yield f"{' '.join(label_ranges(labels, made.plan.family.labels))}: {strengths}"

@@ -27,6 +27,10 @@ class Adapter(Host, Protocol):
         """Where the parts of networks come from."""
         ...
 
+    def is_sdxl(self) -> bool:
+        """Whether the model in use is an SDXL one."""
+        ...
+
     def begin_generation(self) -> None:
         """A generation of ours begins, within which the host loads networks for us."""
         ...

@@ -21,9 +21,6 @@ class Backend:
     def layer_names(self) -> tuple[str, ...]:
         return tuple(adapter.layers()) if adapter.is_loaded() else ()
 
-    def is_sdxl(self) -> bool:
-        return adapter.is_loaded() and adapter.is_sdxl()
-
     def tags(self, text: str) -> list[list[str]]:
         # Without a closing bracket behind it, each opening one would be searched to the end of the text.
         _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
@@ -35,6 +32,9 @@ class Backend:
 
     def network_names(self, *, renewed: bool) -> list[str]:
         return adapter.network_names(renewed=renewed)
+
+    def changed_layers(self, name: str) -> tuple[str, ...] | None:
+        return network_files.changed_layers(name)
 
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)

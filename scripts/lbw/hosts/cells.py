@@ -22,9 +22,10 @@ from lbw.plots.axes import Change
 from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, varied_base
 from lbw.request.arguments import Arguments
-from lbw.tags.blocks import family_of_layers
+from lbw.tags.families import family_of_layers
 from lbw.tags.limits import MOST_CELLS
 from lbw.tags.prompt import Warn
+from lbw.tags.weights import Vector
 from modules import images, processing, shared
 from modules.shared import opts, state
 
@@ -115,13 +116,13 @@ class CellMaker:
             self.summary += f"; {same} equal to another of them"
         return [made.get(cell) for cell in cells]
 
-    def _cell(self, base: str, change: Change) -> Cell:
+    def _cell(self, base: Vector, change: Change) -> Cell:
         vector = changed(base, change)
         tags = TagChange(
-            weights=lambda own: vector if own == VARIED else None,
+            weights=lambda own: vector.text if own == VARIED else None,
             strength=change.strength, start=change.start, stop=change.stop,
         )
-        inverse = TagChange(weights=lambda own: complement(vector) if own == INVERSE else None)
+        inverse = TagChange(weights=lambda own: complement(vector).text if own == INVERSE else None)
         rules = change.rules
         if rules is not None:
             rules = ",".join(filter(None, (self.library.rule_sets.get(VARIED), rules)))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
+from typing import Any
+
 from lbw.engine.meter import StrengthMeter
 from lbw.engine.strengths import Strengths, UnmeasurableError
 from lbw.hosts.serving import adapter
 from modules.call_queue import queue_lock
 
 meter = StrengthMeter(adapter.ledger, adapter.parts)
+
+_MOST_KNOWN = 500
+_known: OrderedDict[Any, tuple[str, ...]] = OrderedDict()
+"""{file and model: the keys of the parts that the file has for it}."""
 
 
 def measure(name: str) -> Strengths:
@@ -21,3 +29,27 @@ def measure(name: str) -> Strengths:
         if not adapter.is_loaded():
             raise UnmeasurableError("no model is loaded, and a strength is relative to its weights; load a checkpoint")
         return meter.measure(adapter.read_network(file), adapter.layers())
+
+
+def changed_layers(name: str) -> tuple[str, ...] | None:
+    """The keys of the parts that a network file has for the model in use.
+
+    None where that cannot be told now: there is no such file or model, it cannot be read, or a generation is under way,
+    for which nobody shall wait.
+    """
+    if not queue_lock.acquire(blocking=False):
+        return None
+    try:
+        if not adapter.is_loaded():
+            return None
+        file = adapter.network_file(name)
+        key = file.filename, os.path.getmtime(file.filename), id(adapter.model())
+        if key not in _known:
+            _known[key] = tuple(adapter.parts.keys(adapter.read_network(file)))
+            if len(_known) > _MOST_KNOWN:
+                _known.popitem(last=False)
+        return _known[key]
+    except (UnmeasurableError, OSError):
+        return None
+    finally:
+        queue_lock.release()

@@ -19,10 +19,10 @@ from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
 from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
-from lbw.plots.vectors import changed, is_vector, varied_base
+from lbw.plots.vectors import changed, varied_base
 from lbw.request.arguments import Arguments
 from lbw.request.arguments import parse as parse_arguments
-from lbw.tags.blocks import family_of_layers
+from lbw.tags.families import family_of_layers
 from lbw.tags.presets import parse_presets
 from modules import scripts
 
@@ -105,10 +105,8 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
         if not change.originals and change.value is None:
             return None
         with contextlib.suppress(ValueError):  # a curve, or what cannot be used
-            vector = names.written(own or arguments.default_preset.strip(), family)
-            if is_vector(vector):
-                return changed(vector, change)
-        return changed(base, change)
+            return changed(names.vector(own or arguments.default_preset.strip(), family), change).text
+        return changed(base, change).text
 
     tags = TagChange(
         weights, elements=VARIED if change.rules is not None else None, start=change.start, stop=change.stop

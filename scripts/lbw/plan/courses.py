@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lbw.plan.plan import Pass, Plan, Term
-from lbw.tags.blocks import block_of, family_of_layers, is_text_encoder, labels_of
+from lbw.tags.families import is_text_encoder
 
 Strengths = tuple[float, ...]
 """One for each step."""
@@ -39,18 +39,27 @@ class Kind:
 
 def layers_by_kind(plan: Plan) -> list[dict[Kind, list[str]]]:
     """For each request, the layers of each kind."""
-    family = family_of_layers(plan.terms)
     found: list[dict[Kind, list[str]]] = [{} for _ in plan.requests]
     for layer, terms in plan.terms.items():
-        label, is_te = block_of(layer, family), is_text_encoder(layer)
+        label, is_te = plan.family.block_of(layer), is_text_encoder(layer)
         for term in terms:
             found[term.request].setdefault(Kind(label, term, is_te), []).append(layer)
     return found
 
 
+def blocks_at_0(plan: Plan) -> list[tuple[str, ...]]:
+    """For each request, the blocks in which its network has parts, all of which have the ratio 0 at all times."""
+    found = []
+    for kinds in layers_by_kind(plan):
+        at_0 = {kind.block: True for kind in kinds}
+        for kind in kinds:
+            at_0[kind.block] &= kind.term.ratio == 0
+        found.append(tuple(label for label in plan.family.labels if at_0.get(label)))
+    return found
+
+
 def courses(made: Pass) -> list[Course]:
     """The course of each tag of a pass. Layers in no block are left out."""
-    family = family_of_layers(made.plan.terms)
     result = []
     for request, kinds in zip(made.plan.requests, layers_by_kind(made.plan), strict=True):
         blocks: dict[str, list[tuple[Strengths, int]]] = {}
@@ -61,7 +70,7 @@ def courses(made: Pass) -> list[Course]:
                 if kind.is_text_encoder:
                     in_text_encoder.add(kind.block)
         strengths = request.unet_strengths(made.steps, made.sigmas)
-        means = {label: _mean(blocks[label]) for label in labels_of(family) if label in blocks}
+        means = {label: _mean(blocks[label]) for label in made.plan.family.labels if label in blocks}
         differ = any(means[label] != strengths for label in means.keys() - in_text_encoder)
         result.append(Course(request.name, strengths, means if differ else {}))
     return result

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lbw.tags.blocks import block_of, family_of_layers, label_ranges, labels_of
 from lbw.tags.elements import ElementRule
+from lbw.tags.families import Family, label_ranges
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,23 @@ class Hits:
         return f"ratio {self.rule.ratio:g}: {count} layer{'s' * (count > 1)} in {self.blocks(order)}"
 
 
-def find_hits(rules: Iterable[ElementRule], layers: Iterable[str]) -> list[Hits]:
+def find_hits(rules: Iterable[ElementRule], layers: Iterable[str], family: Family) -> list[Hits]:
     """The layers that each rule sets. A layer that several rules match counts for the last of them, which wins."""
-    layers = list(layers)
-    family = family_of_layers(layers)
     rules = list(rules)
     found: list[list[tuple[str | None, str]]] = [[] for _ in rules]
     for layer in layers:
-        label = block_of(layer, family)
-        matching = [index for index, rule in enumerate(rules) if rule.matches(label, layer)]
+        names = family.names_of(layer)
+        matching = [index for index, rule in enumerate(rules) if rule.matches(names, layer)]
         if matching:
-            found[matching[-1]].append((label, layer))
+            found[matching[-1]].append((family.block_of(layer), layer))
     return [Hits(rule, tuple(hits)) for rule, hits in zip(rules, found, strict=True)]
 
 
-def summaries(rules: Iterable[ElementRule], layers: Iterable[str]) -> list[tuple[str, tuple[str, ...]]]:
+def summaries(
+    rules: Iterable[ElementRule], layers: Iterable[str], family: Family
+) -> list[tuple[str, tuple[str, ...]]]:
     """(one line of words, names of the layers) for each rule."""
-    layers = list(layers)
-    order = labels_of(family_of_layers(layers))
-    return [(hits.summary(order), tuple(name for _, name in hits.layers)) for hits in find_hits(rules, layers)]
+    return [
+        (hits.summary(family.labels), tuple(name for _, name in hits.layers))
+        for hits in find_hits(rules, layers, family)
+    ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
-from lbw.tags.blocks import Family
+from lbw.tags.families import Family
 from lbw.tags.library import Library
 from lbw.tags.limits import shortened
 from lbw.tags.positions import Position, parse_places
 from lbw.tags.prompt import LoraRequest, Warn
-from lbw.tags.weights import BlockWeights, has_random_value, parse_weights, with_drawn
+from lbw.tags.weights import BlockWeights, Vector, draw, has_random_value, with_drawn
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,23 @@ def keyframes_of(
     for (name, _), position in zip(pairs, positions, strict=True):
         shown = "" if position is None else f"{shortened(name, 40)!r}: "
         try:
-            vector = library.written(name, family)
-            keyframes.append(Keyframe(parse_weights(_redrawn(vector, request.x, drawn), request.x, random), position))
+            vector = library.vector(name, family)
         except ValueError as error:
             warn(f"{where}: {shown}{error}; all blocks are 1")
             return ()
+        for note in vector.notes:
+            warn(f"{where}: {shown}{note}")
+        weights = draw(_redrawn(vector, request.x, drawn), request.x, random)
+        keyframes.append(Keyframe(replace(weights, vector=vector), position))
     return tuple(keyframes)
 
 
-def _redrawn(vector: str, x: float, drawn: list[str]) -> str:
+def _redrawn(vector: Vector, x: float, drawn: list[str]) -> Vector:
     """A vector with the values that were drawn for it at an earlier time, which are used up; as it is if none were."""
+    items = [*vector.values.values()]
     for index, text in enumerate(drawn):
-        found = with_drawn(vector, x, text)
-        if found is not None and has_random_value(vector):
+        found = with_drawn(items, x, text)
+        if found is not None and has_random_value(items):
             del drawn[index]
-            return found
+            return replace(vector, values=dict(zip(vector.values, found, strict=True)))
     return vector

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbw.plan.keyframes import Keyframe, keyframes_of
-from lbw.tags.blocks import LAYOUTS, SDXL_LABELS, Family, block_of, family_of_layers, is_text_encoder
 from lbw.tags.curves import Curve, constant
 from lbw.tags.elements import ElementRule, parse_rules, ratio_of
+from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import listed, shortened
 from lbw.tags.positions import Sigmas
 from lbw.tags.prompt import LoraRequest, Warn
 from lbw.tags.schedule import ALWAYS, Schedule
-from lbw.tags.weights import BlockWeights, zeroed_sdxl_blocks
+from lbw.tags.weights import BlockWeights
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Plan:
 
     ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
     one network may follow different schedules. ``weights`` are the block weights of each request: none, one, or one for
-    each keyframe.
+    each keyframe. ``family`` is that of the model.
     """
 
     requests: tuple[LoraRequest, ...]
@@ -80,6 +80,7 @@ class Plan:
     schedules: tuple[Schedule, ...]
     terms: Mapping[str, tuple[Term, ...]]
     weights: tuple[tuple[BlockWeights, ...], ...]
+    family: Family
 
     def strengths(self, step: int, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
@@ -184,7 +185,7 @@ def _strength(term: Term, strengths: Sequence[float]) -> float:
     return 1.0 if term.schedule is None else strengths[term.schedule]
 
 
-def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementRule, ...]:
+def _rules(request: LoraRequest, library: Library, family: Family, warn: Warn) -> tuple[ElementRule, ...]:
     if request.elements is None:
         return ()
     text = library.rule_sets.get(request.elements.strip())
@@ -194,24 +195,37 @@ def _rules(request: LoraRequest, library: Library, warn: Warn) -> tuple[ElementR
              "the tag works without it")
         return ()
     try:
-        return parse_rules(text)
+        return parse_rules(text, family)
     except ValueError as error:
         warn(f"{where}: {error}; the tag works without it")
         return ()
 
 
-def _check_family(weights: BlockWeights, family: Family, is_sdxl: bool, request: LoraRequest, warn: Warn) -> bool:
-    """Whether the vector is for this model; warns where it is not, and where it zeroes blocks by being too short."""
-    where = f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights or '')}"
-    if weights.family is not family:
-        warn(f"{where}: a vector for {weights.family.value} models does not fit "
-             f"this {family.value} model; all blocks are 1")
-        return False
-    zeroed = zeroed_sdxl_blocks(weights) if is_sdxl else ()
-    if zeroed:
-        warn(f"{where}: {len(weights.given)} values are for SD1 and leave "
-             f"{', '.join(zeroed)} of this SDXL model at 0; expected {len(LAYOUTS[12])} or {len(SDXL_LABELS)} values")
-    return True
+def _warn_of_blocks_left_out(weights: BlockWeights, request: LoraRequest, blocks: set[str], warn: Warn) -> None:
+    """Say where a vector by number has no value for blocks in which the network has parts, and that changes something:
+    not where the blocks around them are at 0, too."""
+    vector = weights.vector
+    order = vector.family.labels
+    left_out = [label for label in order if label in blocks - vector.given] if vector.fill == "0" else []
+    if not any(_is_beside_a_ratio(label, weights) for label in left_out):
+        return
+    counts = [
+        str(count) for count, layout in vector.family.layouts.items() if {*left_out} <= vector.family.labels_in(layout)
+    ]
+    warn(f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights or '')}: "
+         f"{len(vector.values)} values have none for {' '.join(label_ranges(left_out, order))} of this "
+         f"{vector.family.title} model, where the LoRA has parts, which are 0; expected {' or '.join(counts)} values, "
+         "or blocks by name")
+
+
+def _is_beside_a_ratio(label: str, weights: BlockWeights) -> bool:
+    """Whether the nearest block before or behind one that a vector left out has a value that is not 0."""
+    order, given = weights.vector.family.labels, weights.vector.given
+    place = order.index(label)
+    before = next((each for each in reversed(order[:place]) if each in given), None)
+    behind = next((each for each in order[place:] if each in given), None)
+    encoders = weights.vector.family.of_encoders
+    return any(each is not None and each not in encoders and weights.ratios[each] != 0 for each in (before, behind))
 
 
 def _ratios_function(
@@ -224,22 +238,20 @@ def _ratios_function(
 
     ``known`` holds what has been computed with the same rules, {(layer, block's ratio)}.
     """
-    of_blocks: dict[str | None, tuple[float, ...]] = {}
+    of_blocks: dict[tuple[str, ...], tuple[float, ...]] = {}
 
-    def after_rules(layer: str, label: str | None, block_ratio: float) -> float:
+    def after_rules(layer: str, names: tuple[str, ...], block_ratio: float) -> float:
         if (layer, block_ratio) not in known:
-            known[layer, block_ratio] = ratio_of(rules, label, layer, block_ratio)
+            known[layer, block_ratio] = ratio_of(rules, names, layer, block_ratio)
         return known[layer, block_ratio]
 
     def ratios(layer: str) -> tuple[float, ...]:
-        label = block_of(layer, family)
-        if label not in of_blocks:
-            of_blocks[label] = tuple(
-                1.0 if each is None or label is None else each.ratios.get(label, 1.0) for each in weights
-            )
+        names = family.names_of(layer)
+        if names not in of_blocks:
+            of_blocks[names] = tuple(1.0 if each is None else each.ratio_of(names) for each in weights)
         if not rules:
-            return of_blocks[label]
-        return tuple(after_rules(layer, label, ratio) for ratio in of_blocks[label])
+            return of_blocks[names]
+        return tuple(after_rules(layer, names, ratio) for ratio in of_blocks[names])
 
     return ratios
 
@@ -264,8 +276,8 @@ def build(
     warn: Warn,
     *,
     model_layers: Iterable[str] = (),
-    is_sdxl: bool = False,
     seed: int = 0,
+    parts: Mapping[str, Iterable[str]] | None = None,
 ) -> Plan:
     """Build the plan of a pass.
 
@@ -276,8 +288,8 @@ def build(
         library: presets and rule sets, and the default preset.
         warn: gets one message for each argument that cannot be used.
         model_layers: layer names of the model, which tell its family.
-        is_sdxl: whether to warn of SDXL blocks that a vector leaves at 0.
         seed: the image's seed, which the random values ``R`` and ``U`` follow.
+        parts: {network name: the layers of the model that it really has parts for}, where ``layers`` supposes more.
     """
     family = family_of_layers(model_layers)
     terms: dict[str, list[Term]] = {}
@@ -291,13 +303,13 @@ def build(
         ]
     for index, request in enumerate(requests):
         keyframes = keyframes_of(request, library, family, seed, warn)
-        layouts = {each.weights.given: each.weights for each in keyframes}
-        if not all(_check_family(weights, family, is_sdxl, request, warn) for weights in layouts.values()):
-            keyframes = ()
         resolved.append(tuple(each.weights for each in keyframes))
-        ratios = _ratios_function(
-            resolved[-1] or (None,), _rules(request, library, warn), family, known.setdefault(request.elements, {})
-        )
+        changed = (parts or layers).get(request.name, ())
+        blocks = {label for layer in changed if (label := family.block_of(layer))} if keyframes else set()
+        for weights in resolved[-1]:
+            _warn_of_blocks_left_out(weights, request, blocks, warn)
+        rules = _rules(request, library, family, warn)
+        ratios = _ratios_function(resolved[-1] or (None,), rules, family, known.setdefault(request.elements, {}))
         made: dict[tuple[bool, tuple[float, ...]], Term] = {}
         for layer in layers.get(request.name, ()):
             key = is_text_encoder(layer), ratios(layer)
@@ -313,4 +325,5 @@ def build(
         tuple(schedules),
         {key: tuple(value) for key, value in terms.items()},
         tuple(resolved),
+        family,
     )

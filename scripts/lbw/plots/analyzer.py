@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,14 +10,13 @@ import numpy as np
 from PIL import Image
 
 from lbw.plots.axes import Change, Meaning, Point, read_change, split_values
-from lbw.tags.blocks import LAYOUTS, family_of_layout, labels_of
+from lbw.tags.families import Family
 from lbw.tags.limits import MOST_CELLS, number, shortened
 from lbw.tags.prompt import Warn
-from lbw.tags.weights import shown
+from lbw.tags.weights import Vector, shown
 
 PRESET_NAME = "ANALYZED"
 
-_LAYOUT_NAMES = {f"{length}ALL": length for length in LAYOUTS}
 _DEFAULT_RANGE = (0.5, 1.0)
 
 
@@ -28,18 +28,20 @@ class Inquiry:
         weight: of the block that is examined.
         other_weight: of all others.
         points: the blocks to be examined, one or several at a time.
-        length: of the vector that the result is written as.
+        family: of the model.
+        layout: of the vector that the result is written as.
     """
 
     weight: float
     other_weight: float
     points: tuple[Point, ...]
-    length: int
+    family: Family
+    layout: tuple[str, ...]
 
     def original(self) -> Change:
         """What the image is made with that others are compared to."""
-        family = family_of_layout(self.length)
-        return Change(originals=(",".join(shown(self.other_weight) for _ in labels_of(family)),))
+        values = dict.fromkeys(self.family.labels, shown(self.other_weight))
+        return Change(originals=(Vector(self.family, values, frozenset(values)),))
 
     def examined(self, point: Point) -> Change:
         return self.original() & point.change & Change(value=shown(self.weight))
@@ -54,20 +56,20 @@ def read_inquiry(weights: str, blocks: str, meaning: Meaning, warn: Warn) -> Inq
         warn: gets one message for each thing that cannot be used.
     """
     weight, other_weight = _read_range(weights, warn)
-    name = blocks.strip()
-    whole = len(labels_of(meaning.family))
-    length = _LAYOUT_NAMES.get(name, whole)
-    if family_of_layout(length) is not meaning.family:
-        warn(f"blocks {name}: not for a {meaning.family.value} model; {whole}ALL is used")
-        length = whole
-    values = LAYOUTS[length] if name in _LAYOUT_NAMES else split_values(blocks)
+    name, family = blocks.strip(), meaning.family
+    whole = re.fullmatch(r"(\d{1,3})ALL", name)
+    layout = family.layouts.get(int(whole[1])) if whole else family.labels
+    if layout is None:
+        warn(f"blocks {name}: not for this {family.title} model; all its blocks are examined")
+        layout = family.labels
+    values = [label for label in layout if label in family.labels] if whole else split_values(blocks)
     points = []
     for value in values[:MOST_CELLS]:
         try:
             points.append(Point(value, read_change("Block ID", value, meaning)))
         except ValueError as error:
             warn(f"blocks: {error}; it is left out")
-    return Inquiry(weight, other_weight, tuple(points), length)
+    return Inquiry(weight, other_weight, tuple(points), family, layout)
 
 
 def _read_range(text: str, warn: Warn) -> tuple[float, float]:
@@ -107,12 +109,13 @@ def preset(inquiry: Inquiry, percents: Mapping[str, float]) -> str | None:
     strongest = max(percents.values(), default=0.0)
     if strongest == 0:
         return None
-    weights = dict.fromkeys(LAYOUTS[inquiry.length], 1.0)
+    weights = dict.fromkeys(inquiry.layout, 1.0)
     for label in weights:
         found = [
             percents[point.label] for point in inquiry.points for blocks in point.change.blocks
-            if point.label in percents and blocks.selector.selects(label in blocks.selector.words)
+            if point.label in percents and blocks.selector.selects(inquiry.family.groups.get(label, (label,)))
         ]
         if found:
             weights[label] = round(max(found) / strongest, 2)
-    return f"{PRESET_NAME}:{','.join(map(shown, weights.values()))}"
+    values = {label: shown(weight) for label, weight in weights.items()}
+    return f"{PRESET_NAME}:{Vector(inquiry.family, values, frozenset(values), '1').text}"

@@ -8,13 +8,14 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any
 
-from lbw.tags.blocks import Family, labels_of
-from lbw.tags.elements import Selector, parse_blocks, parse_rules
+from lbw.tags.blocks import Selector, parse_blocks
+from lbw.tags.elements import parse_rules
+from lbw.tags.families import Family
 from lbw.tags.library import Library
 from lbw.tags.limits import LARGEST_NUMBER, MOST_CELLS, listed, number, shortened
 from lbw.tags.prompt import Warn
 from lbw.tags.schedule import parse_windows
-from lbw.tags.weights import parse_value, parse_weights
+from lbw.tags.weights import Vector, parse_value
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Change:
     """
 
     seed: int | None = None
-    originals: tuple[str, ...] = ()
+    originals: tuple[Vector, ...] = ()
     blocks: tuple[Blocks, ...] = ()
     value: str | None = None
     rules: str | None = None
@@ -87,14 +88,12 @@ class Meaning:
 
 
 def _blocks(text: str, meaning: Meaning) -> Change:
-    selector = parse_blocks(text, either_way=True)
-    labels = labels_of(meaning.family)
-    strange = sorted(selector.words - set(labels))
-    if strange:
-        family = meaning.family.value
-        raise ValueError(f"{strange[0]!r} is not a block of a {family} model; expected {', '.join(labels)}")
-    written = frozenset(text.replace("-", " ").split()) & selector.words
-    return Change(blocks=(Blocks(selector, written),))
+    family = meaning.family
+    selector = parse_blocks(text, family)
+    if selector.words and not any(map(family.has, selector.words)):
+        raise ValueError(f"no block of this {family.title} model; expected {', '.join(family.known)}")
+    ends = {label for end in text.replace("-", " ").split() for label in family.find(end) if family.has(label)}
+    return Change(blocks=(Blocks(selector, selector.words & ends),))
 
 
 def _value(text: str, _meaning: Meaning) -> Change:
@@ -111,9 +110,7 @@ def _seed(text: str, meaning: Meaning) -> Change:
 
 
 def _original(text: str, meaning: Meaning) -> Change:
-    vector = meaning.library.written(text, meaning.family)
-    parse_weights(vector)
-    return Change(originals=(vector,))
+    return Change(originals=(meaning.library.vector(text, meaning.family),))
 
 
 def _elements(text: str, meaning: Meaning) -> Change:
@@ -121,7 +118,7 @@ def _elements(text: str, meaning: Meaning) -> Change:
     if ":" not in rules:
         names = listed(meaning.library.rule_sets)
         raise ValueError(f"no rule set of this name; expected blocks:elements:ratio, or one of {names}")
-    parse_rules(rules)
+    parse_rules(rules, meaning.family)
     return Change(rules=rules)
 
 

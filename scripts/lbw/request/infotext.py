@@ -18,10 +18,10 @@ from lbw.plan.plan import Pass, Plan
 from lbw.request.arguments import MODES, PLOT_ARGUMENTS, Arguments
 from lbw.tags.elements import parse_rules
 from lbw.tags.library import Drawn, Library
-from lbw.tags.presets import check_vector, parse_presets, parse_rule_sets
+from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.schedule import ALWAYS, Schedule
-from lbw.tags.weights import has_random_value, shown
+from lbw.tags.weights import check_values, has_random_value, is_named, shown, split_values
 
 DEFAULT_PRESET = "LBW default preset"
 PRESETS = "LBW presets"
@@ -48,7 +48,7 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
         DEFAULT_PRESET: _default_preset(library) if any(r.weights == library.default_preset for _, r in pairs) else "",
         PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library),
         RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library),
-        VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan, library))),
+        VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan))),
         STEPS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
             for each, request in pairs if request.schedule.without_curves().depends_on_pass
@@ -72,12 +72,21 @@ def _names(request: LoraRequest, library: Library) -> list[str]:
 
 def _default_preset(library: Library) -> str:
     name = (library.default_preset or "").strip()
-    return f"{name}:{library.presets[name]}" if name in library.presets else name
+    return _lines(name, library) if name in library.presets else name
 
 
 def _presets(names: Iterable[str], library: Library) -> str:
-    used = {name: library.presets[name] for name in sorted(names) if name in library.presets}
-    return "\n".join(f"{name}:{vector}" for name, vector in used.items() if _is_readable(check_vector, vector))
+    lines = [_lines(name, library) for name in sorted(names) if name in library.presets]
+    return "\n".join(filter(None, lines))
+
+
+def _lines(name: str, library: Library) -> str:
+    """A preset as its file has it."""
+    return "\n".join(
+        f"{name}:{text}"
+        for text in library.presets[name]
+        if is_named(text) or _is_readable(check_values, split_values(text))
+    )
 
 
 def _rule_sets(names: Iterable[str], library: Library) -> str:
@@ -85,16 +94,15 @@ def _rule_sets(names: Iterable[str], library: Library) -> str:
     return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse_rules, rules))
 
 
-def _drawn(plan: Plan, library: Library) -> Iterator[str]:
+def _drawn(plan: Plan) -> Iterator[str]:
     """A line for each vector that had random values: what they came out as."""
     for request, weights in zip(plan.requests, plan.weights, strict=True):
-        names = [name for name, _ in library.keyframes(request.weights or "")] if weights else []
-        for name, drawn in zip(names, weights, strict=True):
-            if has_random_value(library.written(name, drawn.family)):
+        for drawn in weights:
+            if has_random_value([*drawn.vector.values.values()]):
                 yield f"{_escaped(request.name)}:{','.join(map(shown, drawn.values))}"
 
 
-def _is_readable(parse: Any, text: str) -> bool:
+def _is_readable(parse: Callable[[Any], Any], text: Any) -> bool:
     try:
         parse(text)
     except ValueError:

@@ -27,10 +27,6 @@ class Backend(Protocol):
         """The host's names of the layers of the loaded model; none if none is loaded."""
         ...
 
-    def is_sdxl(self) -> bool:
-        """Whether that model is an SDXL one."""
-        ...
-
     def tags(self, text: str) -> list[list[str]]:
         """The arguments of each LoRA tag of a prompt."""
         ...
@@ -41,6 +37,10 @@ class Backend(Protocol):
 
     def network_names(self, *, renewed: bool) -> list[str]:
         """The names of the network files that the host knows; ``renewed``: that are there now."""
+        ...
+
+    def changed_layers(self, name: str) -> tuple[str, ...] | None:
+        """The layers of the loaded model for which a network file has parts; None if that is not known."""
         ...
 
     def strengths(self, name: str) -> Strengths:
@@ -59,7 +59,8 @@ def preview(
     hires: bool = False,
     seed: int = 0,
 ) -> Pass:
-    """The pass of a prompt, as if each network had a part in every layer."""
+    """The pass of a prompt, as if each network had a part in every layer. What vectors leave out is told of those that
+    it really has."""
     found = backend.tags(text)
     if len(found) > MOST_TAGS:
         warn(f"{len(found)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
@@ -67,13 +68,14 @@ def preview(
     if not layers:
         warn("no model is loaded, so there are no groups of layers")
     requests = [prompt.parse(items, warn).in_pass(hires) for items in found[:MOST_TAGS]]
+    names = dict.fromkeys(request.name for request in requests)
     plan = build(
         requests,
-        {request.name: layers for request in requests},
+        dict.fromkeys(names, layers),
         library,
         warn,
         model_layers=layers,
-        is_sdxl=backend.is_sdxl(),
         seed=seed,
+        parts={name: backend.changed_layers(name) or () for name in names},
     )
     return Pass(plan, steps, tuple(sigmas))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, confloat
 
 from lbw.request.arguments import ARGUMENTS
+from lbw.tags.families import KNOWN, SD1, Family
 from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT
 
 
-class Model(str, Enum):
-    """The kinds of model that have blocks of their own."""
+def _key(family: Family) -> str:
+    return "sd" if family is SD1 else re.sub("[^a-z0-9]+", "_", family.title.lower())
 
-    SD = "sd"
-    SDXL = "sdxl"
-    FLUX = "flux"
+
+FAMILIES = {_key(family): family for family in KNOWN}
+"""The kinds of model by the names that the API has for them."""
+
+Model = Enum("Model", {key.upper(): key for key in FAMILIES}, type=str)  # type: ignore[misc]
 
 
 class LineProblem(BaseModel):
@@ -26,8 +30,8 @@ class LineProblem(BaseModel):
 
 class Preset(BaseModel):
     name: str
-    values: str = Field(description="the values as the file has them")
-    blocks: list[str] = Field(description="the block of each value; none of blocks by name")
+    values: str = Field(description="a line of it, as the file has it; a name may have several")
+    blocks: list[str] = Field(description="the block of each value; none of blocks by name, or where models differ")
 
 
 class Presets(BaseModel):
@@ -46,8 +50,11 @@ class RuleSets(BaseModel):
 
 
 class Blocks(BaseModel):
-    model: Model
+    model: str = Field(description="the kind of model; unknown: one that has blocks by the names of its own layers")
+    title: str = Field(description="what it is called in messages")
     blocks: list[str] = Field(description="the blocks of this kind of model, in their order")
+    groups: dict[str, list[str]] = Field(description="names for several blocks")
+    text_encoders: list[str] = Field(description="names of single text encoders")
     layouts: dict[str, list[str]] = Field(description="the block of each value, for each length of a vector")
 
 
@@ -92,6 +99,9 @@ class Tag(BaseModel):
     unet_multiplier: float = Field(description="1 where the strength is a curve")
     values: list[float] | None = Field(description="the resolved block weights; null: none, or a curve")
     keyframes: list[Keyframe] = Field(description="the block weights over time")
+    zero_blocks: list[str] | None = Field(
+        description="the blocks at 0 in which the network has parts; null: the file could not be read now"
+    )
     strengths: list[float] = Field(description="of the schedule, for each step; it acts on the U-Net")
     groups: list[Group]
 

@@ -17,12 +17,13 @@ from pydantic import BaseModel
 from lbw.engine.strengths import Norms, Strengths, UnknownNetworkError, UnmeasurableError
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.plan.courses import Kind, layers_by_kind
+from lbw.plan.courses import Kind, blocks_at_0, layers_by_kind
 from lbw.plan.plan import Pass
 from lbw.request.arguments import TITLE
 from lbw.request.check import check_request
 from lbw.request.preview import Backend, preview
 from lbw.request.route_models import (
+    FAMILIES,
     Blocks,
     Group,
     Keyframe,
@@ -38,26 +39,17 @@ from lbw.request.route_models import (
     StrengthsAnswer,
     Tag,
 )
-from lbw.tags.blocks import (
-    FLUX_LABELS,
-    LAYOUTS,
-    SDXL_LABELS,
-    UNET_LABELS,
-    Family,
-    family_of_layers,
-)
+from lbw.tags.families import family_of_layers, layout_of
 from lbw.tags.library import Library
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
-from lbw.tags.weights import is_named
+from lbw.tags.weights import is_named, split_values
 
 MOST_COEFFICIENTS = 1_000_000
 """Numbers in one answer."""
 
 LONGEST_NAME = 500
 """Characters of a network's name."""
-
-_LABELS = {Model.SD: UNET_LABELS, Model.SDXL: SDXL_LABELS, Model.FLUX: FLUX_LABELS}
 
 
 def _strength(norms: Norms, block: str | None = None, element: str | None = None) -> Strength:
@@ -93,11 +85,6 @@ def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
     return [LineProblem(line=problem.line, reason=problem.reason) for problem in problems]
 
 
-def _layouts(model: Model) -> dict[str, list[str]]:
-    is_flux = model is Model.FLUX
-    return {str(size): list(labels) for size, labels in LAYOUTS.items() if (labels is FLUX_LABELS) == is_flux}
-
-
 def _ratio(made: Pass, kind: Kind) -> float | None:
     """The ratio of layers of a kind; None where it follows a curve, which is in the schedule then."""
     term, request = kind.term, made.plan.requests[kind.term.request]
@@ -105,8 +92,11 @@ def _ratio(made: Pass, kind: Kind) -> float | None:
     return term.ratio if schedule == (request.te_schedule if kind.is_text_encoder else request.schedule) else None
 
 
-def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: Library) -> Tag:
+def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: Library, backend: Backend) -> Tag:
     request, weights = made.plan.requests[index], made.plan.weights[index]
+    changed = backend.changed_layers(request.name)
+    has_parts_in = None if changed is None else set(map(made.plan.family.block_of, changed))
+    at_0 = blocks_at_0(made.plan)[index]
     positions = [position for _, position in library.keyframes(request.weights or "")] if weights else []
     return Tag(
         name=request.name,
@@ -117,6 +107,7 @@ def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: L
             Keyframe(position=position, values=list(each.values))
             for position, each in zip(positions, weights, strict=True)
         ],
+        zero_blocks=None if has_parts_in is None else [label for label in at_0 if label in has_parts_in],
         strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
         groups=[
             Group(
@@ -151,7 +142,7 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     kinds = layers_by_kind(made.plan)
     if sum(map(len, kinds)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    tags = [_tag(made, index, each, library) for index, each in enumerate(kinds)]
+    tags = [_tag(made, index, each, library, backend) for index, each in enumerate(kinds)]
     return ParseAnswer(tags=tags, warnings=list(warnings))
 
 
@@ -181,9 +172,10 @@ def add(app: FastAPI, backend: Backend) -> None:
             presets=[
                 Preset(
                     name=name, values=values,
-                    blocks=[] if is_named(values) else list(LAYOUTS[values.count(",") + 1]),
+                    blocks=[] if is_named(values) else [*layout_of(len(split_values(values)))],
                 )
-                for name, values in found.items()
+                for name, lines in found.items()
+                for values in lines
             ],
             problems=_problems(problems),
         )
@@ -199,10 +191,15 @@ def add(app: FastAPI, backend: Backend) -> None:
     @get("blocks", Blocks)
     def blocks(model: Model | None = Query(None, description="the loaded one, if not given")) -> Blocks:  # noqa: B008
         """The blocks of a kind of model, and what the values of a vector stand for."""
-        if model is None:
-            family = family_of_layers(backend.layer_names())
-            model = Model.FLUX if family is Family.FLUX else Model.SDXL if backend.is_sdxl() else Model.SD
-        return Blocks(model=model, blocks=list(_LABELS[model]), layouts=_layouts(model))
+        family = family_of_layers(backend.layer_names()) if model is None else FAMILIES[model.value]
+        return Blocks(
+            model=next((key for key, each in FAMILIES.items() if each.title == family.title), "unknown"),
+            title=family.title,
+            blocks=list(family.labels),
+            groups={name: list(labels) for name, labels in family.groups.items()},
+            text_encoders=list(family.encoders),
+            layouts={str(length): list(layout) for length, layout in family.layouts.items()},
+        )
 
     network = Query(..., max_length=LONGEST_NAME, description="of a LoRA file that the server knows, as in a tag")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lbw.tags.blocks import block_range
+from lbw.tags.blocks import Selector, UnknownBlockError, block_range, split_words
+from lbw.tags.families import KNOWN, Family
 from lbw.tags.limits import LONGEST_RULE, MOST_RULES, number, shortened
 
 ELEMENTS = (
@@ -19,17 +20,6 @@ It is ``ff_net``, because every layer of a U-Net has ``ff`` in its name, in ``di
 
 
 @dataclass(frozen=True)
-class Selector:
-    """A set of words, or everything but that set. Without words it selects everything."""
-
-    words: frozenset[str]
-    inverted: bool = False
-
-    def selects(self, hit: bool) -> bool:
-        return not self.words or hit != self.inverted
-
-
-@dataclass(frozen=True)
 class ElementRule:
     """One rule: layers in ``blocks`` whose name contains one of ``elements`` get ``ratio``."""
 
@@ -37,11 +27,10 @@ class ElementRule:
     elements: Selector
     ratio: float
 
-    def matches(self, label: str | None, layer: str) -> bool:
-        """Whether the rule hits ``layer``, which is in the block ``label`` (None: in no block)."""
-        in_block = label in self.blocks.words
-        has_element = any(word in layer for word in self.elements.words)
-        return self.blocks.selects(in_block) and self.elements.selects(has_element)
+    def matches(self, names: Collection[str], layer: str) -> bool:
+        """Whether the rule hits ``layer``, whose block has these names (none: it is in no block)."""
+        elements = [word for word in self.elements.words if word in layer]
+        return self.blocks.selects(names) and self.elements.selects(elements)
 
 
 def element_of(layer: str) -> str | None:
@@ -52,28 +41,44 @@ def element_of(layer: str) -> str | None:
     return next((word for word in ELEMENTS if word in layer), None)
 
 
-def _words(text: str) -> tuple[list[str], bool]:
-    words = text.split()
-    if words[:1] == ["NOT"]:
-        return words[1:], True
-    return words, False
-
-
-def parse_blocks(text: str, *, either_way: bool = False) -> Selector:
-    """``IN05-OUT05 M00``, ``NOT BASE``: labels or ranges separated by spaces, which a leading ``NOT`` inverts.
+def _blocks(text: str, family: Family | None) -> Selector:
+    """Blocks of other families are none of this one's, so that one set of rules can be for several.
 
     Raises:
-        ValueError: as in :func:`lbw.tags.blocks.block_range`.
+        ValueError: a word is a block of no family, or a range runs backwards.
     """
-    words, inverted = _words(text)
-    return Selector(frozenset(label for word in words for label in block_range(word, either_way=either_way)), inverted)
+    words, is_inverted = split_words(text)
+    first, *others = KNOWN if family is None else (family, *KNOWN)
+    found: set[str] = set()
+    for word in words:
+        try:
+            found |= {*block_range(word, first, either_way=False)}
+        except UnknownBlockError as error:
+            if not any(_knows(each, word) for each in others):
+                raise UnknownBlockError(error.word, family) from None
+            found.add(_OF_OTHERS)
+    return Selector(frozenset(found), is_inverted)
 
 
-def parse_rule(text: str) -> ElementRule:
+def _knows(family: Family, word: str) -> bool:
+    try:
+        return bool(block_range(word, family))
+    except UnknownBlockError:
+        return False
+
+
+_OF_OTHERS = ""
+"""Stands for blocks that no model of the family has."""
+
+
+def parse_rule(text: str, family: Family | None = None) -> ElementRule:
     """``blocks:elements:ratio``.
 
-    Blocks are labels or ranges separated by spaces, elements are parts of layer names separated by spaces; a leading
-    ``NOT`` inverts, an empty field matches everything.
+    Blocks are labels, groups or ranges separated by spaces, elements are parts of layer names separated by spaces; a
+    leading ``NOT`` inverts, an empty field matches everything.
+
+    Args:
+        family: of the model that the rule is for; without it, the rule is only checked.
 
     Raises:
         ValueError: the rule is too long, has not three fields, names an unknown block, or its ratio is not a number.
@@ -84,17 +89,20 @@ def parse_rule(text: str) -> ElementRule:
     fields = [field.strip() for field in text.split(":")]
     if len(fields) != 3:
         raise ValueError(f"rule {shown} has {len(fields)} fields; expected blocks:elements:ratio")
-    element_words, elements_inverted = _words(fields[1])
+    element_words, elements_inverted = split_words(fields[1])
     try:
-        blocks = parse_blocks(fields[0])
+        blocks = _blocks(fields[0], family)
         ratio = number(fields[2])
     except ValueError as error:
         raise ValueError(f"rule {shown}: {error}") from None
     return ElementRule(blocks, Selector(frozenset(element_words), elements_inverted), ratio)
 
 
-def parse_rules(text: str) -> tuple[ElementRule, ...]:
+def parse_rules(text: str, family: Family | None = None) -> tuple[ElementRule, ...]:
     """Rules separated by commas or newlines.
+
+    Args:
+        family: of the model that they are for; without it, they are only checked.
 
     Raises:
         ValueError: there are too many, or as in :func:`parse_rule`.
@@ -102,12 +110,12 @@ def parse_rules(text: str) -> tuple[ElementRule, ...]:
     parts = [part for part in re.split(r"[,\n]", text) if part.strip()]
     if len(parts) > MOST_RULES:
         raise ValueError(f"{len(parts)} rules; expected at most {MOST_RULES}")
-    return tuple(map(parse_rule, parts))
+    return tuple(parse_rule(part, family) for part in parts)
 
 
-def ratio_of(rules: Iterable[ElementRule], label: str | None, layer: str, ratio: float) -> float:
+def ratio_of(rules: Iterable[ElementRule], names: Collection[str], layer: str, ratio: float) -> float:
     """The ratio of ``layer`` after the rules: the last rule that hits replaces ``ratio``."""
     for rule in rules:
-        if rule.matches(label, layer):
+        if rule.matches(names, layer):
             ratio = rule.ratio
     return ratio

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lbw.tags import named_weights
-from lbw.tags.blocks import Family
 from lbw.tags.curves import is_curve, split_keyframes
+from lbw.tags.families import Family
 from lbw.tags.limits import listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
-from lbw.tags.weights import is_named
+from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Library:
-    """What a generation brings besides its tags: named vectors and rule sets, {name: text}, and more to go with them.
+    """What a generation brings besides its tags: presets, {name: texts of its lines}, rule sets, {name: text}, and more
+    to go with them.
 
     ``default_preset`` is the ``lbw=`` of every tag that has none of its own. ``drawn`` are random values of an earlier
     image that is to be made again.
     """
 
-    presets: Mapping[str, str]
+    presets: Mapping[str, tuple[str, ...]]
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
@@ -50,50 +51,64 @@ class Library:
                 return
             if text in self.presets:
                 found.append(text)
-            meant = self.vector(text)
-            start = meant.partition(",")[0]
-            if is_named(meant) and "=" not in start and start not in named_weights.STARTS:
-                note(start)
+            for meant in self.texts(text):
+                start = meant.partition(",")[0]
+                if is_named(meant) and "=" not in start and start not in named_weights.STARTS:
+                    note(start)
 
         with contextlib.suppress(ValueError):
             for name, _ in self.keyframes(weights):
                 note(name)
         return found
 
-    def vector(self, weights: str) -> str:
-        """The vector that ``lbw=weights`` means: the preset of this name, or what stands there."""
-        return self.presets.get(weights.strip(), weights)
+    def texts(self, weights: str) -> tuple[str, ...]:
+        """What ``lbw=weights`` may mean: the lines of the preset of this name, or what stands there."""
+        return self.presets.get(weights.strip(), (weights,))
 
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
-        text = self.vector(weights)
-        return "," in text or named_weights.is_written_out(text)
+        return weights.strip() in self.presets or is_vector(weights) or named_weights.is_written_out(weights)
 
-    def written(self, weights: str, family: Family) -> str:
-        """As :meth:`vector`, for a model of ``family``: blocks by name, and one value for all blocks, are written out.
+    def vector(self, weights: str, family: Family) -> Vector:
+        """What ``lbw=weights`` means on a model of ``family``.
+
+        Of several lines of a preset the one counts that fits best, and of equals the last. ``ALL`` and ``NONE`` are for
+        all blocks where the presets of these names do not fit.
 
         Raises:
             ValueError: there is no such preset, or what it names cannot be used.
         """
-        return self._written(weights, family, frozenset())
+        return self._vector(weights, family, frozenset())
 
-    def _written(self, weights: str, family: Family, within: frozenset[str]) -> str:
+    def _vector(self, weights: str, family: Family, within: frozenset[str]) -> Vector:
         """``within`` are the presets that this one stands in."""
-        text = self.vector(weights)
         if not self.knows(weights):
             raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
-        if not named_weights.is_written_out(text):
-            return text
 
-        def vector_of(name: str) -> str:
+        def vector_of(name: str) -> Vector:
             if name in within:
                 raise ValueError(f"{shortened(name)}: a preset that begins with itself")
             try:
-                return self._written(name, family, within | {name})
+                return self._vector(name, family, within | {name})
             except ValueError as error:
                 raise ValueError(f"{shortened(name)}: {error}") from None
 
-        return named_weights.written_out(text, family, vector_of)
+        fitting, failures = [], []
+        for text in self.texts(weights):
+            try:
+                is_written_out = named_weights.is_written_out(text)
+                fitting.append(
+                    named_weights.written_out(text, family, vector_of) if is_written_out else parse_vector(text, family)
+                )
+            except ValueError as error:
+                failures.append(error)
+        if not fitting and weights.strip() in named_weights.STARTS:
+            return named_weights.written_out(weights, family, vector_of)
+        if len(failures) > 1 and not fitting:
+            raise ValueError(f"none of its {len(failures)} lines is for this model; of the last one, {failures[-1]}")
+        if not fitting:
+            raise failures[-1]
+        return max(reversed(fitting), key=lambda vector: vector.fit)
 
     def keyframes(self, weights: str) -> list[tuple[str, str]]:
         """(name or vector, position) of each keyframe of ``lbw=weights``; one without position if it is no curve.

@@ -7,43 +7,17 @@ inverts, and a later item counts where two are for one block. Values are those o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
-from lbw.tags.blocks import LAYOUTS, Family, family_of_layout, label_ranges, labels_of
+from lbw.tags.blocks import UnknownBlockError, block_range, split_words
+from lbw.tags.families import KNOWN, Family
 from lbw.tags.limits import shortened
-from lbw.tags.weights import is_named, ones, parse_value
+from lbw.tags.weights import Vector, is_named, parse_value
 
 STARTS = {"ALL": "1", "NONE": "0"}
 """Words for all blocks. Alone, a preset of this name counts instead, which may leave blocks out by its length."""
-
-_NUMBERED = re.compile(r"([A-Z]+)(\d{1,3})")
-
-
-@cache
-def groups_of(family: Family) -> Mapping[str, tuple[str, ...]]:
-    """{name: labels of several blocks}. ``FIRST``, ``MID`` and ``LAST`` are the parts of a U-Net, and thirds of the
-    blocks of a transformer."""
-
-    def kind(prefix: str) -> tuple[str, ...]:
-        return tuple(label for label in labels_of(family) if re.fullmatch(rf"{prefix}\d+", label))
-
-    if family is Family.UNET:
-        parts = {"IN": kind("IN"), "M": kind("M"), "OUT": kind("OUT")}
-        return parts | dict(zip(("FIRST", "MID", "LAST"), parts.values(), strict=True))
-    blocks = kind("D") + kind("S")
-    third = -(-len(blocks) // 3)
-    return {
-        "BASE": ("CLIP", "T5"), "D": kind("D"), "S": kind("S"),
-        "FIRST": blocks[:third], "MID": blocks[third : 2 * third], "LAST": blocks[2 * third :],
-    }  # fmt: skip
-
-
-def is_block(word: str) -> bool:
-    """Whether a word is a block, or a group of them, on models of any family."""
-    return any(_find(word, family) for family in Family)
 
 
 def is_for_all(text: str) -> bool:
@@ -63,7 +37,7 @@ def is_written_out(text: str) -> bool:
     return is_named(text) or is_for_all(text)
 
 
-def written_out(text: str, family: Family, vector_of: Callable[[str], str]) -> str:
+def written_out(text: str, family: Family, vector_of: Callable[[str], Vector]) -> Vector:
     """The vector of a named form, or of one value, with a value for each block of a family.
 
     Args:
@@ -73,76 +47,60 @@ def written_out(text: str, family: Family, vector_of: Callable[[str], str]) -> s
         ValueError: an item is no ``blocks=value``, names an unknown block, or has no value.
     """
     items = [item.strip() for item in text.split(",")]
-    values = dict.fromkeys(labels_of(family), "1")
+    values = dict.fromkeys(family.labels, "1")
+    notes = []
     if "=" not in items[0]:
-        values = _start(items.pop(0), family, vector_of)
+        start = items.pop(0)
+        begun = _for_all(start, family) if is_for_all(start) else vector_of(start)
+        values, notes = dict(begun.written_out().values), [*begun.notes]
     for item in items:
         words, separator, value = (part.strip() for part in item.partition("="))
         if not separator or not words:
             raise ValueError(f"{shortened(item)!r} is not blocks=value, as OUT03-OUT06=1")
         parse_value(value, 1.0, Random(0))
-        values |= dict.fromkeys(_selected(words, family), value)
-    return ",".join(values.values())
+        selected = _selected(words, family, notes)
+        if "BASE" in selected:  # it is for all text encoders
+            values = {name: known for name, known in values.items() if name not in family.encoders}
+        values |= dict.fromkeys(selected, value)
+    return Vector(family, values, frozenset(family.labels), notes=tuple(dict.fromkeys(notes)))
 
 
 def check(text: str) -> None:
     """
     Raises:
-        ValueError: block weights by name can be used on no model, whatever the presets are.
+        ValueError: block weights by name can be used on no published model, whatever the presets are.
     """
-    failures = []
-    for family in Family:
+    unknown: list[UnknownBlockError] = []
+    for family in KNOWN:
         try:
-            written_out(text, family, partial(_some_preset, family))
+            written_out(text, family, partial(_any_preset, family))
             return
-        except ValueError as error:
-            failures.append(error)
-    raise failures[0]
+        except UnknownBlockError as error:
+            unknown.append(error)
+    raise UnknownBlockError(unknown[0].word)
 
 
-def _some_preset(family: Family, _name: str) -> str:
-    return ones(family)
+def _any_preset(family: Family, _name: str) -> Vector:
+    return _for_all("1", family)
 
 
-def _start(text: str, family: Family, vector_of: Callable[[str], str]) -> dict[str, str]:
-    """{label: value} of what a named form begins with."""
-    labels = labels_of(family)
-    if is_for_all(text):
-        return dict.fromkeys(labels, STARTS.get(text, text))
-    values = vector_of(text).split(",")
-    if family_of_layout(len(values)) is not family:
-        raise ValueError(f"{shortened(text)}: a vector for another kind of model than this {family.value} model")
-    given = dict(zip(LAYOUTS[len(values)], values, strict=True))
-    return {label: given.get(label, "0") for label in labels}
+def _for_all(text: str, family: Family) -> Vector:
+    value = STARTS.get(text.strip(), text.strip())
+    return Vector(family, dict.fromkeys(family.labels, value), frozenset(family.labels))
 
 
-def _selected(text: str, family: Family) -> tuple[str, ...]:
-    """The labels that ``OUT03-OUT06 M00`` or ``NOT BASE`` selects."""
-    words = text.split()
-    is_inverted = words[0].upper() == "NOT"
-    found = {label for word in words[is_inverted:] for label in _range(word, family)}
-    return tuple(label for label in labels_of(family) if (label in found) != is_inverted)
-
-
-def _range(word: str, family: Family) -> tuple[str, ...]:
-    order = labels_of(family)
-    places = []
-    for end in word.split("-", maxsplit=1):
-        labels = _find(end, family)
-        if not labels:
-            known = ", ".join((*label_ranges(order, order), *groups_of(family)))
-            raise ValueError(f"{shortened(end)!r} is not a block of a {family.value} model; expected {known}")
-        places += [order.index(labels[0]), order.index(labels[-1])]
-    if "-" not in word:
-        return _find(word, family)
-    return order[min(places) : max(places) + 1]
-
-
-def _find(word: str, family: Family) -> tuple[str, ...]:
-    """The labels of a word, in any case and with or without leading zeros; none if it is unknown."""
-    word = word.strip().upper()
-    if word in groups_of(family):
-        return groups_of(family)[word]
-    if numbered := _NUMBERED.fullmatch(word):
-        word = f"{numbered[1]}{int(numbered[2]):02d}"
-    return (word,) if word in labels_of(family) else ()
+def _selected(text: str, family: Family, notes: list[str]) -> list[str]:
+    """The labels, and text encoders of their own, that ``OUT03-OUT06 M00`` or ``NOT BASE`` selects."""
+    words, is_inverted = split_words(text)
+    found: set[str] = set()
+    for word in words:
+        names = [name for name in block_range(word, family) if family.has(name)]
+        if not names:
+            notes.append(f"{word} is left out, which this {family.title} model does not have")
+        found |= {*names}
+    if not is_inverted:
+        return [name for name in (*family.labels, *family.encoders) if name in found]
+    rest = [label for label in family.labels if label not in found]
+    if "BASE" in rest and found & {*family.encoders}:
+        rest[rest.index("BASE") : rest.index("BASE") + 1] = [name for name in family.encoders if name not in found]
+    return rest

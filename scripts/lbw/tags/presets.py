@@ -1,7 +1,8 @@
-"""Preset files: named weight vectors and named element rule sets. Read, validate, write atomically.
+"""Preset files: named block weights and named element rule sets. Read, validate, write atomically.
 
-A preset line is ``NAME:v,v,...`` with 12, 17, 20, 26 or 61 values, or ``NAME:blocks=value,...``, and no ``#``; every
-other line is a comment and is kept as it stands. Rule sets are separated by empty lines: ``NAME:rules``.
+A preset line is ``NAME:v,v,...`` or ``NAME:blocks=value,...``, and no ``#``; every other line is a comment and is kept
+as it stands. Of several lines of one name, the one that fits the loaded model counts. Rule sets are separated by empty
+lines: ``NAME:rules``.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from lbw.tags import named_weights
-from lbw.tags.blocks import LAYOUTS
+from lbw.tags.blocks import UnknownBlockError
 from lbw.tags.elements import parse_rules
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.weights import is_named, parse_weights
+from lbw.tags.weights import check_values, families_of_length, is_named, is_vector, split_values
 
-DEFAULT_PRESETS = """\
+ORIGINAL_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
 ALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1
 INS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -34,6 +36,61 @@ ALL0.5:0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5
 FLUXALL:{flux}
 """.format(flux=",".join(["1"] * 61))
 
+"""The presets that the original extension has."""
+
+
+def _line(name: str, *runs: tuple[int, int]) -> str:
+    """A preset of so many ones and so many zeros in turn."""
+    return f"{name}:{','.join(value for ones, zeros in runs for value in ['1'] * ones + ['0'] * zeros)}"
+
+
+def _lines(size: int, deep_in: int, deep_out: int, middle: int) -> str:
+    """The original's presets for a model with ``size`` blocks before the middle and as many behind it.
+
+    Args:
+        deep_in: the first block of the deep half of the input, counted from 0.
+        deep_out: the first block of the output that is no longer deep.
+        middle: how many blocks there are between.
+    """
+    rest = size - deep_in
+    return "\n".join((
+        _line("INS", (1 + deep_in, rest + middle + size)),
+        _line("IND", (1, deep_in), (rest, middle + size)),
+        _line("INALL", (1 + size, middle + size)),
+        _line("MIDD", (1, deep_in), (rest + middle + deep_out, size - deep_out)),
+        _line("OUTD", (1, size + middle), (deep_out, size - deep_out)),
+        _line("OUTS", (1, size + middle + deep_out), (size - deep_out, 0)),
+        _line("OUTALL", (1, size + middle), (size, 0)),
+    ))
+
+
+DEFAULT_PRESETS = f"""\
+# Of several lines with one name, the one that fits the loaded model counts; of several that fit, the last.
+# All models:
+NONE:NONE,BASE=0
+ALL:ALL,BASE=1
+ALL0.5:0.5,BASE=0.5
+INALL:NONE,BASE FIRST=1
+MIDD:NONE,BASE MID=1
+OUTALL:NONE,BASE LAST=1
+# Flux:
+INS:NONE,BASE D00-D08=1
+IND:NONE,BASE D09-D18=1
+INALL:NONE,BASE D=1
+MIDD:NONE,BASE D09-S18=1
+OUTD:NONE,BASE S00-S18=1
+OUTS:NONE,BASE S19-S37=1
+OUTALL:NONE,BASE S=1
+# SD3 and SD3.5 medium, 25 values; SD3.5 large, 39:
+{_lines(12, 6, 6, 0)}
+{_lines(19, 10, 9, 0)}
+# SDXL, 20 values:
+{_lines(9, 6, 3, 1)}
+# SD1 and SD2, 17 values:
+{ORIGINAL_PRESETS}"""
+"""What a preset file begins with. Other tools read such files, too: they know 17 values, and of several lines the last.
+"""
+
 DEFAULT_RULE_SETS = """\
 ATTNDEEPON:IN05-OUT05:attn:1
 
@@ -45,9 +102,6 @@ XYZ:::1
 """
 
 
-_LENGTHS = ", ".join(str(length) for length in LAYOUTS)
-
-
 @dataclass(frozen=True)
 class Problem:
     """A line of a preset text that looks like an entry but is none. ``line`` counts from 1."""
@@ -56,44 +110,58 @@ class Problem:
     reason: str
 
 
-Parse = Callable[[str], tuple[dict[str, str], list[Problem]]]
+Parse = Callable[[str], tuple[Mapping[str, Any], list[Problem]]]
 
 
-def parse_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
-    """Preset text -> {name: vector text}, and the lines that look like presets but are not."""
-    presets: dict[str, str] = {}
+def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+    """Preset text -> {name: texts of its lines}, and the lines that look like presets but can be used on no published
+    model."""
+    presets: dict[str, tuple[str, ...]] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), 1):
-        name, separator, vector = (part.strip() for part in line.partition(":"))
+        name, separator, weights = (part.strip() for part in line.partition(":"))
         if not separator or "#" in line or not name:
             continue
-        is_by_name = is_named(vector)
-        if not is_by_name and len(vector.split(",")) not in LAYOUTS:
-            if "," in vector:
-                problems.append(Problem(number, f"{name}: {len(vector.split(','))} values; expected {_LENGTHS}"))
-            continue
         try:
-            check_vector(vector)
+            check_weights(weights)
         except ValueError as error:
-            if "," in vector:
+            is_kept = _may_be_of_another_model(weights, error)
+            if is_kept or "," in weights:
                 problems.append(Problem(number, f"{name}: {error}"))
-            if is_by_name:
+            if not is_kept:
                 continue
         if character := unusable_in_tag(name):
             problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
-        presets[name] = vector
+        presets[name] = (*presets.get(name, ()), weights)
     return presets, problems
 
 
-def check_vector(vector: str) -> None:
+def _may_be_of_another_model(weights: str, error: ValueError) -> bool:
+    """Whether what is wrong with a preset can be told only when it is used: its length, its blocks or a value."""
+    if is_named(weights):
+        return isinstance(error, UnknownBlockError)
+    items = split_values(weights)
+    if families_of_length(len(items)):
+        return "," in weights
+    try:
+        check_values(items)
+    except ValueError:
+        return False
+    return len(items) > 1
+
+
+def check_weights(weights: str) -> None:
     """
     Raises:
-        ValueError: a preset cannot have this text.
+        ValueError: a preset with this text can be used on no published model.
     """
-    if is_named(vector):
-        named_weights.check(vector)
-    else:
-        parse_weights(vector)
+    if is_named(weights):
+        named_weights.check(weights)
+        return
+    items = split_values(weights)
+    if not is_vector(weights) or not families_of_length(len(items)):
+        raise ValueError(f"{len(items)} values; expected 12, 17, 20, 26, 61, or one for each block of a model")
+    check_values(items)
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -132,7 +200,8 @@ def unusable_in_tag(name: str) -> str | None:
 
 
 def with_preset(text: str, name: str, vector: str) -> str:
-    """A preset text in which ``name`` has ``vector``: in its old place if there was one, else in a new last line.
+    """A preset text in which ``name`` has ``vector``: in the place of one of this name with as many values, or else in
+    a new line, behind those of this name.
 
     Raises:
         ValueError: the name cannot be used in a tag, the vector has a wrong count or value, or the text is too long.
@@ -144,14 +213,21 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError("the preset has no name; expected an identifier")
     if character := unusable_in_tag(name):
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
-    check_vector(vector)
+    check_weights(vector)
     lines = text.splitlines()
     places = [i for i, line in enumerate(lines) if name in parse_presets(line)[0]]
-    if places:
-        lines[places[-1]] = f"{name}:{vector}"
+    for place in reversed(places):
+        if _form(lines[place].partition(":")[2]) == _form(vector):
+            lines[place] = f"{name}:{vector}"
+            break
     else:
-        lines.append(f"{name}:{vector}")
+        lines.insert(places[-1] + 1 if places else len(lines), f"{name}:{vector}")
     return "\n".join(lines) + "\n"
+
+
+def _form(weights: str) -> int:
+    """How many values a preset has; 0 of one by name. Of one form, a later one always counts instead of an earlier."""
+    return 0 if is_named(weights) else len(split_values(weights))
 
 
 def read(path: Path, default: str) -> str:
@@ -165,9 +241,10 @@ def read(path: Path, default: str) -> str:
         return default
 
 
-def read_or_create(path: Path, default: str) -> str:
-    """The text of a preset file, which is made with ``default`` if it is absent."""
-    if not path.exists():
+def read_or_create(path: Path, default: str, earlier_default: str | None = None) -> str:
+    """The text of a preset file, which is made with ``default`` if it is absent, and if nobody has changed it since it
+    was made with an earlier default."""
+    if not path.exists() or read(path, default).strip() == (earlier_default or default).strip() != default.strip():
         write_atomically(path, default)
     return read(path, default)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from lbw.tags.blocks import is_block
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
-from lbw.tags.named_weights import is_block
 from lbw.tags.positions import Sigmas
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
 

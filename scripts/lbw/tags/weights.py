@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from types import MappingProxyType
 
-from lbw.tags.blocks import LAYOUTS, SDXL_LABELS, Family, family_of_layout, label_ranges, labels_of
+from lbw.tags.families import KNOWN, Family, label_ranges, layout_of
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 
 RANDOM = ("R", "U")
@@ -18,20 +20,68 @@ _X_VALUE = re.compile(r"X(?:([+-])(.+))?")
 
 
 @dataclass(frozen=True)
-class BlockWeights:
-    """One ratio for each block label of a family.
+class Vector:
+    """Block weights for a family of models, as texts: {label, or one text encoder of several: value}.
 
-    ``given`` holds the labels that the vector named; the others of the family are 0 because the layout lacks them.
+    ``given`` are the labels that the text has a value for; the others of the family have the value ``fill``. ``notes``
+    say what of the text is left out. ``is_by_number``: its length says which blocks are meant.
     """
 
     family: Family
+    values: Mapping[str, str]
+    given: frozenset[str]
+    fill: str = "0"
+    notes: tuple[str, ...] = ()
+    is_by_number: bool = False
+
+    @cached_property
+    def text(self) -> str:
+        """The vector as it can stand in a tag: by number, if it has a layout, or else by name."""
+        if self.family.layouts.get(len(self.values)) == tuple(self.values):
+            return ",".join(self.values.values())
+        return self.written_out().by_name()
+
+    def by_name(self) -> str:
+        """The vector by name, beginning with the value that most labels have."""
+        labels, values = self.family.labels, self.values
+        start, _count = Counter(values[label] for label in labels).most_common(1)[0]
+        others = dict.fromkeys(values[label] for label in labels if values[label] != start)
+        items = [
+            f"{' '.join(label_ranges([label for label in labels if values[label] == value], labels))}={value}"
+            for value in others
+        ]
+        items += [f"{name}={value}" for name, value in values.items() if name not in labels]
+        return ",".join(({"0": "NONE", "1": "ALL"}.get(start, start), *items)) if items else start
+
+    @property
+    def fit(self) -> tuple[bool, bool]:
+        """How well it fits the family: whether it has a value for each block that most networks change, and for the
+        text encoders."""
+        return self.given >= self.family.attended, self.given >= {*self.family.of_encoders}
+
+    def written_out(self) -> Vector:
+        """The same with a value for each label, which does not change what it means."""
+        labels, groups = self.family.labels, self.family.groups
+        known = {label: value for name, value in self.values.items() for label in groups.get(name, (name,))}
+        values = {label: known.get(label, self.fill) for label in labels}
+        values |= {name: value for name, value in known.items() if name in self.family.encoders}
+        return Vector(self.family, values, frozenset(labels), self.fill, self.notes)
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One ratio for each block label of a family, and for text encoders that have one of their own.
+
+    ``vector`` is what they came from, ``values`` its values as numbers.
+    """
+
+    vector: Vector
     ratios: Mapping[str, float]
-    given: tuple[str, ...]
     values: tuple[float, ...]
 
-    def missing_on(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``labels`` that the vector's layout has no value for, so that they got 0."""
-        return tuple(label for label in labels if label not in self.given)
+    def ratio_of(self, names: Sequence[str]) -> float:
+        """The ratio of a layer whose block has these names, the narrowest first; 1 if it has none."""
+        return next((self.ratios[name] for name in names if name in self.ratios), 1.0)
 
 
 def parse_value(text: str, x: float, random: Random) -> float:
@@ -57,30 +107,61 @@ def parse_value(text: str, x: float, random: Random) -> float:
         ) from None
 
 
-def parse_weights(text: str, x: float = 1.0, random: Random | None = None) -> BlockWeights:
-    """A vector of 12, 17, 20, 26 or 61 comma-separated values.
+def split_values(text: str) -> list[str]:
+    """The values of a vector, which commas, blanks or line ends separate."""
+    return re.split(r"\s*,\s*|\s+", text.strip())
 
-    Vectors of 12, 17 and 20 values are expanded to the 26 blocks of a U-Net, with 0 for the blocks they lack.
+
+def is_vector(text: str) -> bool:
+    """Whether a text has several values, and is no name."""
+    return "," in text or len(text.split()) > 1
+
+
+def check_values(items: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: a value is none; the message says which.
+    """
+    for position, item in enumerate(items, 1):
+        try:
+            parse_value(item, 1.0, Random(0))
+        except ValueError as error:
+            raise ValueError(f"value {position} of {len(items)}: {error}") from None
+
+
+def parse_vector(text: str, family: Family) -> Vector:
+    """A vector by number: as many values as one of the family's layouts has.
+
+    Blocks that it has no value for are 0; but 1 where it has one for each block that counts, as the text encoders then.
 
     Raises:
         ValueError: the count or a value is wrong; the message says which.
     """
-    items = text.split(",")
-    if len(items) not in LAYOUTS:
-        expected = ", ".join(str(length) for length in LAYOUTS)
-        raise ValueError(f"{len(items)} values given; expected one of {expected}")
+    items = split_values(text)
+    if len(items) not in family.layouts:
+        expected = ", ".join(map(str, family.layouts))
+        others = " or ".join(each.title for each in families_of_length(len(items)))
+        given = f"{len(items)} values, which are for {others}" if others else f"{len(items)} values given"
+        raise ValueError(f"{given}; expected one of {expected} on this {family.title} model")
+    check_values(items)
+    layout = family.layouts[len(items)]
+    values = dict(zip(layout, items, strict=True))
+    return Vector(family, values, family.labels_in(layout), family.fill(len(items)), is_by_number=True)
+
+
+def families_of_length(length: int) -> list[Family]:
+    """The families of published models that vectors of so many values are for."""
+    return [family for family in KNOWN if length in family.layouts]
+
+
+def draw(vector: Vector, x: float = 1.0, random: Random | None = None) -> BlockWeights:
+    """The ratios of a vector, whose random values are drawn in the order of its values."""
     random = random or Random()
-    values = []
-    for position, item in enumerate(items, 1):
-        try:
-            values.append(parse_value(item, x, random))
-        except ValueError as error:
-            raise ValueError(f"value {position} of {len(items)}: {error}") from None
-    given = LAYOUTS[len(items)]
-    family = family_of_layout(len(items))
-    ratios = dict.fromkeys(labels_of(family), 0.0)
-    ratios.update(zip(given, values, strict=True))
-    return BlockWeights(family, MappingProxyType(ratios), given, tuple(values))
+    family, ratios, values = vector.family, dict.fromkeys(vector.family.labels, float(vector.fill)), []
+    for name, text in vector.values.items():
+        values.append(parse_value(text, x, random))
+        ratios |= dict.fromkeys(family.groups.get(name, (name,)), values[-1])
+    return BlockWeights(vector, MappingProxyType(ratios), tuple(values))
 
 
 def is_named(text: str) -> bool:
@@ -88,25 +169,20 @@ def is_named(text: str) -> bool:
     return "=" in text
 
 
-def ones(family: Family) -> str:
-    """The vector that leaves a network as it is."""
-    return ",".join("1" for _ in labels_of(family))
+def has_random_value(values: Sequence[str]) -> bool:
+    """Whether there is ``R`` or ``U`` among the values of a vector, so that they depend on the seed."""
+    return any(item in RANDOM for item in values)
 
 
-def has_random_value(text: str) -> bool:
-    """Whether a vector contains ``R`` or ``U``, so that its values depend on the seed."""
-    return any(item.strip() in RANDOM for item in text.split(","))
-
-
-def with_drawn(text: str, x: float, drawn: str) -> str | None:
-    """A vector with the values that were drawn for it at an earlier time; None if they are not this vector's.
+def with_drawn(items: Sequence[str], x: float, drawn: str) -> list[str] | None:
+    """Values with those that were drawn for them at an earlier time; None if they are not these values'.
 
     Args:
-        text: the vector, with ``R`` and ``U``.
+        items: the values, with ``R`` and ``U``.
         x: the value of ``X``.
-        drawn: the numbers that all its values came out as.
+        drawn: the numbers that all came out as.
     """
-    items, values = [item.strip() for item in text.split(",")], drawn.split(",")
+    values = drawn.split(",")
     if len(items) != len(values):
         return None
     pairs = list(zip(items, values, strict=True))
@@ -114,7 +190,7 @@ def with_drawn(text: str, x: float, drawn: str) -> str | None:
         fits = all(item in RANDOM or shown(parse_value(item, x, Random())) == value for item, value in pairs)
     except ValueError:
         return None
-    return ",".join(value if item in RANDOM else item for item, value in pairs) if fits else None
+    return [value if item in RANDOM else item for item, value in pairs] if fits else None
 
 
 def shown(value: float) -> str:
@@ -122,31 +198,27 @@ def shown(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _is_zero(text: str) -> bool:
+def is_zero(text: str) -> bool:
     try:
         return float(text) == 0.0
     except ValueError:
         return False
 
 
-def blocks_on(vector: str) -> str:
-    """The blocks that a vector turns on, in words: ``BASE OUT03-OUT06``, ``all 17 blocks``, ``no block``.
+def blocks_on(text: str) -> str:
+    """The blocks that block weights turn on, in words: ``BASE OUT03-OUT06``, ``all 17 blocks``, ``no block``.
 
     A value that is not known before the image is made (``R``, ``U``, ``X``) counts as on. Blocks by name are in words
     already.
     """
-    if is_named(vector):
-        return vector
-    items = vector.split(",")
-    if len(items) not in LAYOUTS:
+    if is_named(text):
+        return text
+    items = split_values(text)
+    layout = layout_of(len(items))
+    if not layout:
         return f"{len(items)} values"
-    on = [label for label, item in zip(LAYOUTS[len(items)], items, strict=True) if not _is_zero(item)]
+    on = [label for label, item in zip(layout, items, strict=True) if not is_zero(item)]
     if len(on) == len(items):
         return f"all {len(items)} blocks"
-    return " ".join(label_ranges(on, labels_of(family_of_layout(len(items))))) or "no block"
-
-
-def zeroed_sdxl_blocks(weights: BlockWeights) -> tuple[str, ...]:
-    """The attention blocks of an SDXL U-Net that a vector zeroes only because its layout lacks them."""
-    with_attention = set(LAYOUTS[12]) & set(SDXL_LABELS)
-    return tuple(label for label in weights.missing_on(SDXL_LABELS) if label in with_attention)
+    order = next(family.vocabulary for family in KNOWN if layout in family.layouts.values())
+    return " ".join(label_ranges(on, order)) or "no block"

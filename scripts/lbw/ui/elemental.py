@@ -12,6 +12,7 @@ import gradio as gr
 
 from lbw.plan.hits import summaries
 from lbw.tags.elements import parse_rules
+from lbw.tags.families import family_of_layers
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.presets import DEFAULT_RULE_SETS, parse_rule_sets
 from lbw.ui.tab import Tab
@@ -53,7 +54,8 @@ def hits_html(text: str, layers: list[str]) -> str:
 
 def _set_html(name: str, rules: str, layers: list[str]) -> str:
     try:
-        found = summaries(parse_rules(rules), layers)
+        family = family_of_layers(layers)
+        found = summaries(parse_rules(rules, family), layers, family)
     except ValueError as error:
         return f"<p><b>{escape(name)}</b> {escape(str(error))}</p>"
     lists = "".join(_rule_html(words, hit) for words, hit in found)

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.tags.blocks import LAYOUTS
+from lbw.tags.families import ORIGINAL_LAYOUTS
 from lbw.tags.presets import with_preset
 from lbw.ui.tab import Tab, on_click
 from lbw.ui.text_file import TextFile
@@ -18,7 +18,7 @@ _LAYOUT_NAMES = {17: "17 (SD 1/2)", 26: "26 (SD 1/2, full)", 12: "12 (SDXL)", 20
 
 
 def build(tab: Tab, file: TextFile) -> None:
-    layouts = [{"name": name, "labels": LAYOUTS[length]} for length, name in _LAYOUT_NAMES.items()]
+    layouts = [{"name": name, "labels": ORIGINAL_LAYOUTS[length]} for length, name in _LAYOUT_NAMES.items()]
     with gr.Accordion("Make Weights", open=False, elem_id=tab.id("lbw_make_weights")):
         add = gr.Button("Add to presets", size="sm", elem_id=tab.id("lbw_add"))
         add_and_save = gr.Button(

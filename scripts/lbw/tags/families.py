@@ -1,0 +1,454 @@
+"""Families of models: which blocks a model has, in which order, and to which of them a layer belongs.
+
+Labels are those that users of block weights know. ``BASE`` is the text encoders, ``IN``, ``M`` and ``OUT`` are the
+input, middle and output blocks of a U-Net, and the two halves of SD3's joint blocks. The blocks of other transformers
+have a letter for each row: Flux has ``D`` (double) and ``S`` (single), and ``CLIP`` and ``T5`` instead of ``BASE``.
+There, ``IN`` and ``OUT`` are the layers before and behind all blocks.
+
+A family is one entry in ``_TABLE``; a model that no entry knows gets a family of its own. Names and counts are those of
+the hosts' own model classes, which tests/data/model_layers.md lists with their sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+
+@dataclass(frozen=True)
+class Row:
+    """Modules with numbers below one name, or the first (0) or second (1) ``half`` of them.
+
+    ``most`` is how many a model of the family has at most: labels up to there mean something on a smaller model, too.
+    """
+
+    module: str
+    prefix: str
+    most: int
+    half: int | None = None
+
+    def labels(self, count: int) -> tuple[str, ...]:
+        """The labels of the row, given how many modules have the name."""
+        first = count - count // 2
+        length = count if self.half is None else (first, count - first)[self.half]
+        return _numbered(self.prefix, range(length))
+
+
+@dataclass(frozen=True)
+class Single:
+    """A block that is one or several modules without a number of their own, as ``M00``, or Flux's ``IN``.
+
+    ``counts`` is whether a vector with a value for each block has one for it. One without modules is known by name.
+    """
+
+    label: str
+    modules: tuple[str, ...]
+    counts: bool = False
+
+    def labels(self) -> tuple[str, ...]:
+        return (self.label,) if self.modules else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """What the models of a family have in common: an entry of the table.
+
+    Args:
+        title: what they are called.
+        parts: their blocks in order.
+        has: modules by which they are told from others.
+        models: {published model: how many modules each name of a row has}.
+        layouts: vectors that are not a value for each block: {how many values: the block of each}.
+        encoders: their text encoders.
+        attended: the blocks with attention, which most networks change; empty: all.
+        is_unet: whether all have as many blocks as the published one.
+        by_encoder: whether the labels of text encoders are Flux's.
+        main: the prefix of a row that a vector may have values for alone.
+    """
+
+    title: str
+    parts: tuple[Row | Single, ...]
+    has: tuple[str, ...]
+    models: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    layouts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    encoders: tuple[str, ...] = ()
+    attended: frozenset[str] = frozenset()
+    is_unet: bool = False
+    by_encoder: bool = False
+    main: str = ""
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """The names of modules with numbers."""
+        return tuple(dict.fromkeys(part.module for part in self.parts if isinstance(part, Row)))
+
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """All modules that the entry names."""
+        singles = (part.modules for part in self.parts if isinstance(part, Single))
+        return (*self.rows, *(module for modules in singles for module in modules))
+
+
+def _numbered(prefix: str, indices: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"{prefix}{i:02d}" for i in indices)
+
+
+_OF_STABLE_DIFFUSION: Mapping[int, tuple[str, ...]] = {
+    12: ("BASE", *_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(6))),
+    17: ("BASE", *_numbered("IN", (1, 2, 4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 12))),
+    20: ("BASE", *_numbered("IN", range(9)), "M00", *_numbered("OUT", range(9))),
+    26: ("BASE", *_numbered("IN", range(12)), "M00", *_numbered("OUT", range(12))),
+}
+_OF_FLUX = {61: ("CLIP", "T5", "IN", *_numbered("D", range(19)), *_numbered("S", range(38)), "OUT")}
+
+_UNET = (
+    Row("input_blocks", "IN", 12), Single("M00", ("middle_block",), counts=True), Row("output_blocks", "OUT", 12)
+)  # fmt: skip
+_MMDIT = (Row("joint_blocks", "IN", 38, half=0), Single("M00", ()), Row("joint_blocks", "OUT", 38, half=1))
+_FLUX = (
+    Single("IN", ("img_in", "txt_in", "time_in", "vector_in", "guidance_in", "distilled_guidance_layer",
+                  "double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation")),
+    Row("double_blocks", "D", 19), Row("single_blocks", "S", 48), Single("OUT", ("final_layer",)),
+)  # fmt: skip
+_LUMINA = (
+    Single("IN", ("x_embedder", "t_embedder", "cap_embedder")),
+    Row("noise_refiner", "N", 2), Row("context_refiner", "C", 2), Row("layers", "L", 30),
+    Single("OUT", ("final_layer", "norm_final")),
+)  # fmt: skip
+_QWEN_IMAGE = (
+    Single("IN", ("img_in", "txt_in", "txt_norm", "time_text_embed")), Row("transformer_blocks", "B", 60),
+    Single("OUT", ("norm_out", "proj_out")),
+)  # fmt: skip
+_WAN = (
+    Single("IN", ("patch_embedding", "text_embedding", "time_embedding", "time_projection", "img_emb")),
+    Row("blocks", "B", 40), Single("OUT", ("head",)),
+)  # fmt: skip
+_ANIMA = (
+    Single("IN", ("x_embedder", "t_embedder", "t_embedding_norm")), Row("blocks", "B", 28),
+    Single("OUT", ("final_layer",)),
+)  # fmt: skip
+
+_TABLE = (
+    Kind("SDXL", _UNET, ("input_blocks", "label_emb"), {"SDXL": (9, 9)}, _OF_STABLE_DIFFUSION, ("CLIP_L", "CLIP_G"),
+         frozenset(_OF_STABLE_DIFFUSION[12][1:]), is_unet=True),
+    Kind("SDXL refiner", _UNET, ("input_blocks", "label_emb"), {"SDXL refiner": (12, 12)}, _OF_STABLE_DIFFUSION,
+         ("CLIP_G",), frozenset((*_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 9)))), is_unet=True),
+    Kind("SD1/SD2", _UNET, ("input_blocks",), {"SD1/SD2": (12, 12)}, _OF_STABLE_DIFFUSION, ("CLIP_L",),
+         frozenset(_OF_STABLE_DIFFUSION[17][1:]), is_unet=True),
+    Kind("SD3", _MMDIT, ("joint_blocks",), {"SD3": (24,), "SD3.5 large": (38,)}, _OF_STABLE_DIFFUSION,
+         ("CLIP_L", "CLIP_G", "T5")),
+    Kind("Chroma", _FLUX, ("double_blocks", "distilled_guidance_layer"), {"Chroma": (19, 38)}, _OF_FLUX, ("T5",),
+         by_encoder=True),
+    Kind("Flux.2", _FLUX, ("double_blocks", "double_stream_modulation_img"),
+         {"Flux.2": (8, 48), "Flux.2 Klein 9B": (8, 24), "Flux.2 Klein 4B": (5, 20)}, encoders=("LLM",)),
+    Kind("Flux", _FLUX, ("double_blocks",), {"Flux": (19, 38)}, _OF_FLUX, ("CLIP_L", "T5"), by_encoder=True),
+    Kind("Lumina 2", _LUMINA, ("noise_refiner", "layers"), {"Lumina 2": (2, 2, 26), "Z-Image": (2, 2, 30)},
+         encoders=("LLM",), main="L"),
+    Kind("Qwen-Image", _QWEN_IMAGE, ("transformer_blocks", "time_text_embed"), {"Qwen-Image": (60,)},
+         encoders=("LLM",)),
+    Kind("Wan", _WAN, ("blocks", "patch_embedding"), {"Wan 14B": (40,), "Wan 1.3B/5B": (30,)}, encoders=("T5",)),
+    Kind("Anima", _ANIMA, ("blocks", "t_embedding_norm"), {"Anima": (28,)}, encoders=("LLM",)),
+)  # fmt: skip
+"""The families. Of several that a model has the modules of, the first counts."""
+
+ENCODERS = ("CLIP_L", "CLIP_G", "CLIP_H", "T5", "LLM")
+"""Names of text encoders, each of which is a part of ``BASE``."""
+
+_ENCODER_NAMES = (
+    ("CLIP_L", r"clip_l|(0_)?transformer_text_model"), ("CLIP_G", r"clip_g|[01]_model_"), ("CLIP_H", r"clip_h|model_"),
+    ("T5", r"(um)?t5"), ("LLM", r"\d*(gemma|qwen|llama|mistral|llm)?"),
+)  # fmt: skip
+"""What layer names of a text encoder begin with: on the Forge family, and on AUTOMATIC1111 of SD3, with the
+encoder's name; AUTOMATIC1111 has a number before those of CLIP and OpenCLIP where a model has two."""
+
+
+@lru_cache(maxsize=20_000)
+def encoder_of(layer: str) -> str:
+    """The name of the text encoder that a layer is in, which is no layer of the diffusion model."""
+    return next(name for name, start in _ENCODER_NAMES if re.match(start, layer))
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The blocks of the models of one family that have equally many.
+
+    Args:
+        title: what such a model is called in messages.
+        kind: the entry of the table.
+        counts: how many modules each of its rows has.
+        encoders: names of the text encoders.
+    """
+
+    title: str
+    kind: Kind
+    counts: tuple[int, ...]
+    encoders: tuple[str, ...]
+
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        return dict(zip(self.kind.rows, self.counts, strict=True))
+
+    @cached_property
+    def modules(self) -> Mapping[str, tuple[str, ...]]:
+        """{module below ``diffusion_model``: the label of each by its number, or one label for all}."""
+        found: dict[str, tuple[str, ...]] = {}
+        for part in self.kind.parts:
+            if isinstance(part, Row):
+                found[part.module] = found.get(part.module, ()) + part.labels(self._rows[part.module])
+            else:
+                found |= dict.fromkeys(part.modules, (part.label,))
+        return found
+
+    @cached_property
+    def of_encoders(self) -> tuple[str, ...]:
+        """The labels of the text encoders."""
+        return ("CLIP", "T5") if self.kind.by_encoder else ("BASE",)
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """The labels that a vector with a value for each block counts."""
+        return tuple(
+            label
+            for part in self.kind.parts if isinstance(part, Row) or part.counts
+            for label in (part.labels(self._rows[part.module]) if isinstance(part, Row) else part.labels())
+        )  # fmt: skip
+
+    @property
+    def is_published(self) -> bool:
+        """Whether an entry of the table knows such models."""
+        return self.kind in _TABLE
+
+    @cached_property
+    def attended(self) -> frozenset[str]:
+        """The blocks that most networks change."""
+        return self.kind.attended or frozenset(self.blocks)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, in the order in which ranges such as ``IN05-OUT05`` count."""
+        existing = {*self.of_encoders, *(label for labels in self.modules.values() for label in labels)}
+        return tuple(label for label in self.vocabulary if label in existing)
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """As ``labels``, with those that larger models of the family have."""
+        found = [*self.of_encoders]
+        for part in self.kind.parts:
+            if isinstance(part, Row):
+                found += part.labels(max(part.most, self._rows[part.module]))
+            else:
+                found.append(part.label)
+        return tuple(found)
+
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """{name: labels of several blocks}. ``FIRST``, ``MID`` and ``LAST`` are the parts of a U-Net, and thirds of the
+        blocks of a transformer."""
+        rows = {
+            part.prefix: part.labels(self._rows[part.module]) for part in self.kind.parts if isinstance(part, Row)
+        }
+        groups = {"BASE": self.of_encoders, "CLIP_L": ("CLIP",)} if self.kind.by_encoder else {}
+        groups |= {name: labels for name, labels in rows.items() if name not in self.labels}
+        if self.kind.is_unet:
+            return groups | {"M": ("M00",), "FIRST": rows["IN"], "MID": ("M00",), "LAST": rows["OUT"]}
+        ends = [len(self.blocks) * part // 3 for part in range(4)]
+        return groups | {name: self.blocks[ends[i] : ends[i + 1]] for i, name in enumerate(("FIRST", "MID", "LAST"))}
+
+    @cached_property
+    def layouts(self) -> Mapping[int, tuple[str, ...]]:
+        """{how many values a vector has: the block of each, or ``BASE``}."""
+        return dict(sorted({**self.kind.layouts, **self._own_layouts}.items()))
+
+    @cached_property
+    def _own_layouts(self) -> Mapping[int, tuple[str, ...]]:
+        rows = [self.blocks, self.groups[self.kind.main]] if self.kind.main else [self.blocks]
+        return {len(layout): layout for blocks in rows for layout in (blocks, ("BASE", *blocks))}
+
+    def fill(self, length: int) -> str:
+        """The value of labels that a vector of ``length`` values has none for: 0, or 1 where it has one for each block.
+        """
+        return "1" if length in self._own_layouts else "0"
+
+    def labels_in(self, layout: tuple[str, ...]) -> frozenset[str]:
+        """The labels that a layout has values for."""
+        return frozenset(label for name in layout for label in self.groups.get(name, (name,)))
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        """What :meth:`names_of` has answered."""
+        return {}
+
+    @cached_property
+    def _module(self) -> re.Pattern[str]:
+        return _module_pattern(self.modules)
+
+    def names_of(self, layer: str) -> tuple[str, ...]:
+        """The names that mean the block of a layer, the narrowest first: ``("IN04",)``, ``("CLIP_G", "BASE")``.
+
+        None for a layer that no block claims (time_embed, label_emb, out). ``layer`` is the host's name, with
+        underscores (``diffusion_model_input_blocks_4_1_...``) or with dots.
+        """
+        if layer not in self._names:
+            self._names[layer] = self._find_names(layer)
+        return self._names[layer]
+
+    def _find_names(self, layer: str) -> tuple[str, ...]:
+        if not layer.startswith("diffusion_model"):
+            encoder = encoder_of(layer)
+            return ("T5" if encoder == "T5" else "CLIP",) if self.kind.by_encoder else (encoder, "BASE")
+        match = self._module.match(layer)
+        if match is None:
+            return ()
+        labels = self.modules[match[1]]
+        index = int(match[2] or -1) if match[1] in self._rows else 0
+        return (labels[index],) if 0 <= index < len(labels) else ()
+
+    def block_of(self, layer: str) -> str | None:
+        """The label of the block that a layer is in; None if no block claims it."""
+        names = self.names_of(layer)
+        return names[-1] if names else None
+
+    def find(self, word: str) -> tuple[str, ...]:
+        """The names of a block or a group, in any case; none if it is unknown.
+
+        A number may lack zeros, and stand behind the module's own name: ``D3``, ``double_blocks.3``. Names that only
+        other models of the family have are found, too.
+        """
+        word = word.strip().upper()
+        if word in self.groups:
+            return self.groups[word]
+        if word in self.vocabulary or (word in ENCODERS and not self.kind.by_encoder):
+            return (word,)
+        match = _NUMBERED.fullmatch(word)
+        if match is None:
+            return ()
+        for module in self._rows:
+            if match[1] == module.upper():
+                return self.modules[module][int(match[2]) : int(match[2]) + 1]
+        label = f"{match[1]}{int(match[2]):02d}"
+        return (label,) if label in self.vocabulary else ()
+
+    def has(self, name: str) -> bool:
+        """Whether such a model has what a name of :meth:`find` means."""
+        return name in self.labels or name in self.encoders
+
+    @cached_property
+    def known(self) -> tuple[str, ...]:
+        """All names, for messages."""
+        encoders = self.encoders if not self.kind.by_encoder and len(self.encoders) > 1 else ()
+        return (*label_ranges(self.labels, self.labels), *encoders, *self.groups)
+
+
+_NUMBERED = re.compile(r"([A-Z_]+?)[._]?(\d{1,3})")
+
+
+def label_ranges(labels: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Labels in the order of ``order``, neighbours joined: IN04 IN05 OUT03 -> ``["IN04-IN05", "OUT03"]``."""
+    wanted = set(labels)
+    runs: list[list[str]] = []
+    for previous, label in zip(("", *order), order, strict=False):
+        if label not in wanted:
+            continue
+        if previous in wanted and _prefix(previous) == _prefix(label):
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+
+
+def _prefix(label: str) -> str:
+    return label.rstrip("0123456789")
+
+
+def _module_pattern(modules: Collection[str]) -> re.Pattern[str]:
+    names = "|".join(sorted(modules, key=len, reverse=True))
+    return re.compile(rf"diffusion_model[_.]({names})(?:[_.](\d+))?(?=[_.]|$)")
+
+
+_MODULE = _module_pattern({module for kind in _TABLE for module in (*kind.modules, *kind.has)})
+
+
+@lru_cache(maxsize=256)
+def _family(kind: Kind, counts: tuple[int, ...], encoders: tuple[str, ...]) -> Family:
+    title = next((name for name, published in kind.models.items() if published == counts), kind.title)
+    return Family(title, kind, counts, encoders or kind.encoders)
+
+
+KNOWN = tuple(_family(kind, counts, kind.encoders) for kind in _TABLE for counts in kind.models.values())
+"""The families of published models."""
+
+ORIGINAL_LAYOUTS = {**_OF_STABLE_DIFFUSION, **_OF_FLUX}
+"""The vectors that the original extension has: {how many values: the block of each}."""
+
+
+def layout_of(length: int) -> tuple[str, ...]:
+    """The block of each of ``length`` values, as far as it does not depend on the model, or is what the original has;
+    nothing if it depends."""
+    found = {family.layouts[length] for family in KNOWN if length in family.layouts}
+    return ORIGINAL_LAYOUTS.get(length, found.pop() if len(found) == 1 else ())
+
+
+SD1, SDXL, FLUX = (next(family for family in KNOWN if family.title == title) for title in ("SD1/SD2", "SDXL", "Flux"))
+
+
+def family_of_layers(layers: Iterable[str]) -> Family:
+    """The family of the model that has these layers; SD1's if there are none."""
+    layers = list(layers)
+    counts: dict[str, int] = {}
+    encoders = set()
+    for layer in layers:
+        if not layer.startswith("diffusion_model"):
+            encoders.add(encoder_of(layer))
+        elif match := _MODULE.match(layer):
+            counts[match[1]] = max(counts.get(match[1], 0), int(match[2] or 0) + 1)
+    present = tuple(name for name in ENCODERS if name in encoders)
+    for kind in _TABLE:
+        if not all(module in counts for module in kind.has):
+            continue
+        found = tuple(counts.get(module, 0) for module in kind.rows)
+        if not kind.is_unet:
+            return _family(kind, found, present)
+        (published,) = kind.models.values()
+        if all(count <= most for count, most in zip(found, published, strict=True)):
+            return _family(kind, published, present)
+    rows = _own_rows(layers)
+    return _family(_own_kind(rows), tuple(count for _, count in rows), present) if rows else SD1
+
+
+@lru_cache(maxsize=64)
+def _own_kind(rows: tuple[tuple[str, int], ...]) -> Kind:
+    return Kind("unknown", tuple(Row(module, module.upper(), count) for module, count in rows), ())
+
+
+_NUMBERED_LAYER = re.compile(r"diffusion_model_(.+?)_(\d+)_(.+)")
+
+
+def _own_rows(layers: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """The rows of blocks of a model that no entry knows: modules whose numbered parts have equal layers, and how many
+    parts each has."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for layer in layers:
+        if match := _NUMBERED_LAYER.match(layer.replace(".", "_")):
+            found.setdefault(match[1], {}).setdefault(match[3], set()).add(int(match[2]))
+    return tuple(
+        (module, 1 + max(number for numbers in parts.values() for number in numbers))
+        for module, parts in found.items()
+        if any(len(numbers) > 1 for numbers in parts.values())
+    )
+
+
+def is_text_encoder(layer: str) -> bool:
+    """Whether the host weighs this layer with the text encoder's multiplier.
+
+    AUTOMATIC1111 goes by a word in the name, which the last norm of an OpenCLIP encoder does not have; the Forge family
+    by the part of the model.
+    """
+    if layer.startswith("diffusion_model"):
+        return False
+    return "transformer" in layer[:20] or not _OPEN_CLIP.match(layer)
+
+
+_OPEN_CLIP = re.compile(r"(\d+_)?model_")
+"""What names in an OpenCLIP encoder begin with on AUTOMATIC1111."""
