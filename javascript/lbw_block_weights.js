@@ -135,8 +135,10 @@ const lbwBlockWeights = (() => {
         for (const name of names) blocks[name] = value;
     }
 
-    function checkValue(text, where = "") {
-        if (!isValue(text)) throw new Unreadable(`${where}'${text}' is not a value; expected a number, R, U, X, X+n or X-n`);
+    const notAValue = text => `'${text}' is not a value; expected a number, R, U, X, X+n or X-n`;
+
+    function checkValue(text, where) {
+        if (!isValue(text)) throw new Unreadable(`${where}: ${notAValue(text)}`);
     }
 
     function readByName(text, family, presets, within) {
@@ -151,7 +153,7 @@ const lbwBlockWeights = (() => {
         for (const item of items) {
             const [, words, value] = /^([^=]*)=(.*)$/s.exec(item)?.map(part => part.trim()) ?? [];
             if (!words) throw new Unreadable(`'${item}' is not blocks=value, as OUT03-OUT06=1`);
-            checkValue(value, `${words}: `);
+            checkValue(value, words);
             const selected = select(family, words);
             missing.push(...selected.missing);
             assign(family, blocks, selected.names, value);
@@ -164,7 +166,7 @@ const lbwBlockWeights = (() => {
         if (items.length === 1) throw new Unreadable(`'${items[0]}' is neither a value nor a preset's name`);
         const layout = layoutOf(family, items.length);
         if (!layout) throw new Unreadable(`${items.length} values; expected ${lengthsOf(family)} on this ${family.title} model`);
-        items.forEach((item, index) => checkValue(item, `value ${index + 1} of ${items.length}: `));
+        items.forEach((item, index) => checkValue(item, `value ${index + 1} of ${items.length}`));
         return {blocks: spread(family, layout, items), missing: [], layout};
     }
 
@@ -205,7 +207,7 @@ const lbwBlockWeights = (() => {
     }
 
     return {
-        Unreadable, families, isNumber, isValue, isSame, isByName, lettersOf, ranges, membersOf, layoutOf, largestLayout, spread,
-        gathered, unsaid, byNumber, byName, select, assign, checkValue, read, readLines,
+        Unreadable, families, isNumber, isValue, notAValue, isByName, split, lettersOf, ranges, membersOf, layoutOf, largestLayout,
+        spread, gathered, unsaid, byNumber, byName, select, read,
     };
 })();

@@ -112,5 +112,15 @@ class Panel:
     def slider(self, label: str) -> Locator:
         return self.find("lbw_sliders").get_by_label(label, exact=True)
 
+    @property
+    def made_said(self) -> Locator:
+        """What Make Weights says of a text that it has read, or has not."""
+        return self.find("lbw_sliders", "p.lbw-said")
+
+    def make_for(self, model: str, form: str = "shorter of both") -> None:
+        """Which model Make Weights is for, as "17 (SD1/SD2)", and how it writes."""
+        self.slider("Weights type").select_option(label=model)
+        self.slider("How the weights are written").select_option(label=form)
+
     def button(self, section: str, name: str) -> Locator:
         return self.find(section).get_by_role("button", name=name, exact=True)

@@ -24,6 +24,7 @@ from tests.server import Server, running_server
 FOLDER = Path(__file__).resolve().parent / "screenshots"
 PROMPT = "a red cat <lora:demo:1:lbw=OUTD:stop=2>"
 CURVE = "<lora:style:0.1@0,1@0.4,0.3@0.8:curve=cosine>"
+FLUX = "NONE,BASE IN OUT=1,D04-D14=0.4,D09-D18=1,S00-S12=0.7,S13-S19=0.3,S30-S37=-0.25"
 VECTOR = "1,0,0.2,0.4,0.6,0.8,1,1,1,0.8,0.6,0.4,0.2,0,-0.25,-0.5,0"
 
 
@@ -110,7 +111,7 @@ def main() -> None:
         generate(panel.page)
         panel.open("lbw_weights_setting").pick("lbw_insert_preset", "OUTD")
         panel.presets.fill(f"{DEFAULT_PRESETS}MINE:1,0,0.5\n")
-        expect(panel.notes).to_contain_text("Line 12")
+        expect(panel.notes).to_contain_text("MINE: 3 values")
         take(panel, "panel")
         for name, theme, width in (("make_weights", "light", 1400), ("dark", "dark", 1400), ("narrow", "light", 420)):
             panel = panel_on(browser, server, theme, width).open("lbw_make_weights")
@@ -120,6 +121,11 @@ def main() -> None:
                 panel.open("lbw_elemental").find("lbw_element_hits_button").click()
                 expect(panel.find("lbw_element_hits")).to_contain_text("ATTNDEEPON")
             take(panel, name)
+        panel = panel_on(browser, server, "light", 1400).open("lbw_make_weights")
+        panel.make_for("58 (Flux)")
+        panel.made.fill(FLUX)
+        expect(panel.slider("D18")).to_have_value("1")
+        take(panel, "make_weights_flux", "lbw_make_weights")
         take_pictures(browser, server)
         take_plots(browser, server)
         browser.close()

@@ -11,6 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from lbw.tags.curves import parse_curve
+from lbw.tags.families import KNOWN
+from lbw.tags.library import Library
 from lbw.tags.presets import DEFAULT_PRESETS
 from tests.browser.actions import open_page, open_tab
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
@@ -308,13 +310,11 @@ def test_a_page_is_loaded_with_what_is_in_the_file_now(page: Page, server: Serve
 
 
 def test_sliders_make_a_vector(panel: Panel):
-    panel.open("lbw_make_weights")
+    panel.open("lbw_make_weights").make_for("17 (SD1/SD2)", "by number")
     panel.button("lbw_sliders", "Set all 1").click()
     expect(panel.made).to_have_value(ONES)
     panel.button("lbw_sliders", "Set all 0").click()
-    panel.slider("Range of blocks").fill("IN04-OUT05")
-    panel.slider("Value").fill("0.5")
-    panel.button("lbw_sliders", "Set range").click()
+    set_range(panel, "IN04-OUT05", "0.5")
     expect(panel.made).to_have_value("0,0,0,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0,0,0,0,0,0")
     panel.slider("BASE").focus()
     panel.page.keyboard.press("ArrowRight")
@@ -323,48 +323,274 @@ def test_sliders_make_a_vector(panel: Panel):
     panel.slider("OUT11 value").blur()
     expect(panel.made).to_have_value("0.05,0,0,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0,0,0,0,0,X+0.2")
     expect(panel.slider("OUT11")).to_be_disabled()
+    panel.slider("M00 value").fill("half")
+    panel.slider("M00 value").blur()
+    expect(panel.made_said).to_contain_text("'half' is not a value; expected a number, R, U, X, X+n or X-n")
+    expect(panel.slider("M00 value")).to_have_value("0.5")
 
 
-@pytest.mark.parametrize("length", [12, 17, 20, 26, 61])
-def test_each_layout_has_a_slider_for_each_value(panel: Panel, length: int):
-    panel.open("lbw_make_weights")
-    panel.slider("Weights type").select_option(str(length))
+def set_range(panel: Panel, blocks: str, value: str = "1") -> None:
+    panel.slider("Range of blocks").fill(blocks)
+    panel.slider("Value").fill(value)
+    panel.button("lbw_sliders", "Set range").click()
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["12 (SDXL)", "17 (SD1/SD2)", "20 (SDXL)", "26 (SD1/SD2)", "25 (SD3)", "58 (Flux)", "61 (Flux)", "61 (Qwen-Image)"],
+)
+def test_each_layout_has_a_slider_for_each_value(panel: Panel, model: str):
+    length = int(model.split()[0])
+    panel.open("lbw_make_weights").make_for(model, "by number")
     panel.button("lbw_sliders", "Set all 1").click()
     expect(panel.made).to_have_value(",".join(["1"] * length))
     assert panel.find("lbw_sliders").locator("input[type=range]").count() == length
 
 
-def test_a_range_outside_of_the_layout_is_refused(panel: Panel):
+def test_layouts_are_offered_for_models_of_every_family(panel: Panel):
     panel.open("lbw_make_weights")
-    panel.slider("Weights type").select_option("61")
-    panel.slider("Range of blocks").fill("IN04-OUT05")
-    panel.button("lbw_sliders", "Set range").click()
-    expect(panel.find("lbw_sliders")).to_contain_text("IN04-OUT05: expected blocks of this layout")
+    groups = panel.slider("Weights type").locator("optgroup")
+    titles = groups.evaluate_all("groups => groups.map(group => group.label)")
+    assert titles[:5] == ["SD1/SD2", "SDXL", "SD3", "SD3.5 large", "Flux"]
+    assert sorted(titles) == sorted(family.title for family in KNOWN)
+    assert groups.nth(0).locator("option").all_inner_texts() == ["17 (SD1/SD2)", "26 (SD1/SD2)"]
+    assert groups.nth(4).locator("option").all_inner_texts() == ["58 (Flux)", "61 (Flux)"]
+    expect(panel.slider("Weights type").locator("option:checked")).to_have_text("17 (SD1/SD2)")
+
+
+# (family, text)
+WEIGHTS = [
+    ("SD1/SD2", ONES), ("SD1/SD2", "0"), ("SD1/SD2", "0.5"), ("SD1/SD2", "ALL"), ("SD1/SD2", "MIDD"),
+    ("SD1/SD2", "NONE,OUT06-OUT03=1,M0=0.5"), ("SD1/SD2", "INS, M OUT=X+0.2 ,base = R"), ("SD1/SD2", "NOT BASE=0"),
+    ("SD1/SD2", "NONE,in4-out5=0.5,FIRST=-1"), ("SD1/SD2", "ALL,input_blocks.3-input_blocks.5 M=0.25"),
+    ("SDXL", "INS"), ("SDXL", "NONE,CLIP_G=0.5"), ("SDXL", "ALL,CLIP_G=0,BASE=0.5,CLIP_L=1"), ("SDXL", "NOT CLIP_L=0"),
+    ("SD3", "IND"), ("SD3", "NOT IN=0.3"), ("SD3", "joint_blocks.2-joint_blocks.14=0.3"), ("SD3.5 large", "IND"),
+    ("Flux", "OUTS"), ("Flux", "NONE,BASE=1"), ("Flux", "NONE,d3-S5=0.7,T5=1"), ("Flux", "NOT LAST=0"),
+    ("Flux", " ".join(["0.5"] * 58)), ("Flux", ",".join(["1", "0"] * 30 + ["1"])), ("Flux.2", "\n".join(["0.5"] * 57)),
+    ("Flux.2 Klein 9B", "NONE,D00-D18 S3=1"), ("Qwen-Image", "NONE,B10-B20 IN=1"), ("Z-Image", "NONE,N L4=0.5"),
+]  # fmt: skip
+
+
+def test_a_text_means_in_the_browser_what_it_means_in_a_tag(page: Page):
+    library = Library.read(DEFAULT_PRESETS, "", "")
+    found = page.evaluate(
+        """([texts, lines]) => {
+            const frame = gradioApp().querySelector("#lbw_sliders .lbw-make");
+            const families = lbwBlockWeights.families(JSON.parse(frame.dataset.families));
+            return texts.map(([title, text]) => {
+                const family = families.find(each => each.title === title);
+                const {blocks} = lbwBlockWeights.read(text, family, new Map(lines));
+                return [blocks, lbwBlockWeights.byName(family, blocks)];
+            });
+        }""",
+        [WEIGHTS, [[name, list(texts)] for name, texts in library.presets.items()]],
+    )
+    families = {family.title: family for family in KNOWN}
+    for (title, text), (blocks, named) in zip(WEIGHTS, found, strict=True):
+        vector = library.vector(text, families[title]).written_out()
+        assert blocks == vector.values, (title, text)
+        assert named == vector.by_name(), (title, text)
+        assert library.vector(named, families[title]).written_out().values == vector.values, (title, text)
+
+
+def test_the_shorter_form_is_written_unless_one_is_asked_for(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.button("lbw_sliders", "Set all 0").click()
+    expect(panel.made).to_have_value("0")
+    set_range(panel, "BASE OUT03-OUT06")
+    expect(panel.made).to_have_value("NONE,BASE OUT03-OUT06=1")
+    set_range(panel, "IN01 IN04 IN07 M00 OUT08", "0.5")
+    expect(panel.made).to_have_value("1,0.5,0,0.5,0,0.5,0,0.5,1,1,1,1,0,0.5,0,0,0")
+    panel.make_for("17 (SD1/SD2)", "by name")
+    expect(panel.made).to_have_value("NONE,BASE OUT03-OUT06=1,IN01 IN04 IN07 M00 OUT08=0.5")
+    panel.button("lbw_sliders", "Set all 1").click()
+    expect(panel.made).to_have_value("ALL,IN00 IN03 IN06 IN09-IN11 OUT00-OUT02=0")
+    panel.make_for("26 (SD1/SD2)", "by name")
+    panel.button("lbw_sliders", "Set all 1").click()
+    expect(panel.made).to_have_value("1")
+    panel.make_for("58 (Flux)", "by name")
+    panel.button("lbw_sliders", "Set all 0").click()
+    expect(panel.made).to_have_value("NONE,IN OUT=1")
+
+
+def test_a_range_may_be_all_that_stands_left_of_an_equals_sign(panel: Panel):
+    panel.open("lbw_make_weights").make_for("26 (SD1/SD2)", "by name")
+    panel.button("lbw_sliders", "Set all 1").click()
+    for blocks, value, expected in (
+        ("not base m", "0.5", "0.5,BASE M00=1"),
+        ("OUT", "0", "0.5,BASE M00=1,OUT00-OUT11=0"),
+        ("OUT3-IN10 FIRST", "1", "ALL,OUT04-OUT11=0"),
+    ):
+        set_range(panel, blocks, value)
+        expect(panel.made).to_have_value(expected)
+
+
+def test_a_range_outside_of_the_layout_is_refused(panel: Panel):
+    panel.open("lbw_make_weights").make_for("61 (Flux)")
+    set_range(panel, "IN04-OUT05")
+    expect(panel.made_said).to_contain_text("'IN04' is not a block of this Flux model; expected CLIP, T5, IN, D00-D18")
+    panel.make_for("17 (SD1/SD2)")
+    for blocks in ("IN00 IN03", ""):
+        set_range(panel, blocks)
+        expect(panel.made_said).to_contain_text("expected blocks of this layout, such as IN04-OUT05")
+    expect(panel.made).to_have_value("0")
 
 
 def test_a_pasted_vector_moves_the_sliders(panel: Panel):
     panel.open("lbw_make_weights")
     panel.made.fill(",".join(["0.25"] * 26))
     expect(panel.slider("IN03")).to_have_value("0.25")
-    panel.made.fill("1,2,3")
-    expect(panel.find("lbw_sliders")).to_contain_text("3 values; expected 17, 26, 12, 20, 61")
-    expect(panel.slider("IN03")).to_have_value("0.25")
+    panel.made.fill(" ".join(["0.5"] * 16) + "\n1")
+    expect(panel.slider("OUT11")).to_have_value("1")
+    expect(panel.slider("IN03")).to_have_count(0)
+    panel.made.fill(",".join(["0.75"] * 39))
+    expect(panel.slider("OUT18")).to_have_value("0.75")
+
+
+def test_pasted_blocks_move_the_sliders(panel: Panel):
+    panel.open("lbw_make_weights")
+    panel.made.fill("outd,M=0.5")
+    expect(panel.made_said).to_have_text("'outd' is neither a value nor a preset's name")
+    panel.made.fill("OUTD,M=0.5,not in-out=X")
+    for label, value in (("BASE value", "X"), ("M00 value", "0.5"), ("OUT03 value", "1"), ("OUT07 value", "0")):
+        expect(panel.slider(label)).to_have_value(value)
+    expect(panel.slider("IN00")).to_have_count(0)
+    panel.made.fill("NONE,in0=1")
+    expect(panel.slider("IN00")).to_have_value("1")
+    panel.made.fill("0.3")
+    expect(panel.slider("OUT00")).to_have_value("0.3")
+    expect(panel.made_said).to_have_text("")
+    panel.make_for("58 (Flux)")
+    panel.made.fill("NONE,BASE IN OUT=1,D3=0.5")
+    expect(panel.slider("D03")).to_have_value("0.5")
+    expect(panel.slider("BASE")).to_have_value("1")
+    panel.made.fill("NONE,T5=1")
+    expect(panel.slider("CLIP")).to_have_value("0")
+    expect(panel.slider("T5")).to_have_value("1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3", "3 values; expected 17, 26 on this SD1/SD2 model"),
+        (ONES.replace("1", "on", 1), "value 1 of 17: 'on' is not a value; expected a number, R, U, X, X+n or X-n"),
+        ("NONE,OUT12=1", "'OUT12' is not a block of this SD1/SD2 model; expected BASE, IN00-IN11, M00, OUT00-OUT11"),
+        ("NONE,D00-D18=1", "'D00' is not a block of this SD1/SD2 model"),
+        ("NONE,D00-D18=1", "; Flux models have it"),
+        ("NONE,IN04-=1", "'IN04-' is not a block"),
+        ("NONE,OUT=full", "OUT: 'full' is not a value"),
+        ("NONE,OUT,M=1", "'OUT' is not blocks=value"),
+        ("NOPE,OUT=1", "'NOPE' is neither a value nor a preset's name"),
+        ("ALL,LLM=0", "LLM: left out, which this SD1/SD2 model does not have"),
+    ],
+)
+def test_what_cannot_be_read_is_said(panel: Panel, text: str, message: str):
+    panel.open("lbw_make_weights")
+    panel.made.fill(text)
+    expect(panel.made_said).to_contain_text(message)
+    expect(panel.slider("Weights type").locator("option:checked")).to_contain_text("SD1/SD2")
+
+
+def test_a_model_of_57_blocks_has_its_sliders_in_groups(panel: Panel):
+    panel.open("lbw_make_weights").make_for("57 (Flux.2)", "by name")
+    summaries = panel.find("lbw_sliders").locator("summary")
+    assert summaries.all_inner_texts() == ["D00-D07: 0", "S00-S47: 0"]
+    expect(panel.slider("D00")).to_be_visible()
+    expect(panel.slider("S00")).to_be_hidden()
+    panel.slider("Value of S00-S47").fill("0.5")
+    panel.button("lbw_sliders", "Set all of S00-S47").click()
+    expect(panel.made).to_have_value("0.5,BASE D00-D07=0,IN OUT=1")
+    assert summaries.all_inner_texts() == ["D00-D07: 0", "S00-S47: 0.5"]
+    picture = panel.find("lbw_sliders", "svg")
+    assert picture.locator(".lbw-heading").all_text_contents() == ["D 00-07", "S 00-47"]
+    places = [picture.locator("g").filter(has_text=label).bounding_box() for label in ("S03", "S13", "S14")]
+    assert places[0]["x"] == places[1]["x"] < places[2]["x"]
+    assert places[0]["y"] < places[1]["y"] == places[2]["y"]
+    picture.locator("g").filter(has_text="S13").click()
+    expect(panel.slider("S13")).to_be_focused()
+    panel.page.keyboard.press("ArrowRight")
+    expect(panel.made).to_have_value("0.5,BASE D00-D07=0,IN OUT=1,S13=0.55")
+    assert summaries.all_inner_texts() == ["D00-D07: 0", "S00-S47: mixed"]
+    summaries.nth(1).focus()
+    panel.page.keyboard.press("Enter")
+    expect(panel.slider("S13")).to_be_hidden()
+
+
+def test_what_vectors_have_no_value_for_is_written_by_name(panel: Panel):
+    panel.open("lbw_make_weights").make_for("61 (Qwen-Image)", "by number")
+    panel.slider("IN").fill("0.5")
+    panel.slider("IN").blur()
+    expect(panel.made).to_have_value("NONE,IN=0.5,OUT=1")
+    expect(panel.made_said).to_have_text("IN: by name only")
+    panel.make_for("20 (SDXL)", "by number")
+    panel.made.fill("NONE,OUT=1,clip_g=0.5")
+    expect(panel.slider("CLIP_G")).to_have_value("0.5")
+    panel.slider("CLIP_L").fill("X")
+    panel.slider("CLIP_L").blur()
+    expect(panel.made).to_have_value("NONE,OUT00-OUT08=1,CLIP_L=X,CLIP_G=0.5")
+    set_range(panel, "BASE")
+    expect(panel.made).to_have_value("1,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1")
+    expect(panel.made_said).to_have_text("")
 
 
 def test_a_preset_is_copied_and_drawn(panel: Panel):
     panel.open("lbw_make_weights")
-    panel.slider("Copy from preset").focus()
-    panel.slider("Copy from preset").select_option(label="OUTD")
-    expect(panel.made).to_have_value("1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0")
+    copy_preset(panel, "OUTD")
+    expect(panel.made).to_have_value("NONE,BASE OUT03-OUT06=1")
     picture = panel.find("lbw_sliders", "svg")
-    expect(picture).to_have_attribute(
-        "aria-label", "Blocks by weight: BASE 1, OUT03 1, OUT04 1, OUT05 1, OUT06 1"
-    )
+    expect(picture).to_have_attribute("aria-label", "Blocks by weight: BASE OUT03-OUT06 1")
     colours = {}
     for label in ("OUT03", "OUT04", "OUT07", "OUT11"):
         rectangle = picture.locator("g").filter(has_text=label).first.locator("rect")
         colours[label] = rectangle.evaluate("element => getComputedStyle(element).fill")
     assert colours["OUT03"] == colours["OUT04"] != colours["OUT07"] == colours["OUT11"]
+
+
+def copy_preset(panel: Panel, name: str) -> None:
+    panel.slider("Copy from preset").focus()
+    panel.slider("Copy from preset").select_option(label=name)
+
+
+def test_of_a_preset_the_line_for_the_chosen_model_is_copied(panel: Panel):
+    panel.open("lbw_make_weights")
+    copied = {
+        "25 (SD3)": "NONE,BASE IN06-IN11=1",
+        "20 (SDXL)": "NONE,BASE IN06-IN08=1",
+        "58 (Flux)": "NONE,CLIP T5 D09-D18=1",
+    }
+    for model, expected in copied.items():
+        panel.make_for(model)
+        copy_preset(panel, "Copy from preset")
+        copy_preset(panel, "IND")
+        expect(panel.made).to_have_value(expected)
+        chosen = panel.slider("Weights type").locator("option:checked")
+        expect(chosen).to_have_text("61 (Flux)" if "Flux" in model else model)
+    panel.make_for("61 (Qwen-Image)")
+    copy_preset(panel, "INALL")
+    expect(panel.made).to_have_value("NONE,BASE B00-B19=1")
+    copy_preset(panel, "IND")
+    expect(chosen).to_have_text("17 (SD1/SD2)")
+
+
+def test_both_forms_come_back_from_the_presets_as_they_were(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_make_weights")
+    made = []
+    for name, form in (("NUMBERS", "by number"), ("NAMES", "by name")):
+        panel.make_for("17 (SD1/SD2)", form)
+        panel.button("lbw_sliders", "Set all 0").click()
+        set_range(panel, "NOT OUT", "0.5")
+        made.append(panel.made.input_value())
+        panel.find("lbw_made_name", ":is(textarea, input)").fill(name)
+        panel.find("lbw_add").click()
+        expect(panel.button("lbw_ratios", name)).to_be_visible()
+    assert made[1] == "NONE,BASE IN01-IN02 IN04-IN05 IN07-IN08 M00=0.5"
+    expect(panel.presets).to_have_value(f"{DEFAULT_PRESETS}NUMBERS:{made[0]}\nNAMES:{made[1]}\n")
+    for name in ("NUMBERS", "NAMES"):
+        panel.button("lbw_sliders", "Set all 1").click()
+        copy_preset(panel, name)
+        expect(panel.made).to_have_value(made[1])
+        expect(panel.slider("M00")).to_have_value("0.5")
+        expect(panel.slider("Weights type").locator("option:checked")).to_have_text("17 (SD1/SD2)")
 
 
 def test_a_made_vector_is_added_and_saved(panel: Panel):
@@ -382,9 +608,18 @@ def test_a_made_vector_is_added_and_saved(panel: Panel):
     expect(panel.button("lbw_ratios", "MADE")).to_be_visible()
 
 
+def test_one_value_for_all_blocks_is_added_as_a_preset_has_it(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_make_weights")
+    panel.button("lbw_sliders", "Set all 0").click()
+    expect(panel.made).to_have_value("0")
+    panel.find("lbw_made_name", ":is(textarea, input)").fill("OFF")
+    panel.find("lbw_add").click()
+    expect(panel.presets).to_have_value(f"{DEFAULT_PRESETS}OFF:0,BASE=0\n")
+
+
 @pytest.mark.parametrize(
     ("name", "vector", "message"),
-    [("", ONES, "no name"), ("A:B", ONES, "cannot stand in a tag"), ("A", "1,2", "2 values given")],
+    [("", ONES, "no name"), ("A:B", ONES, "cannot stand in a tag"), ("A", "1,2", "2 values; expected 12, 17")],
 )
 def test_what_cannot_be_a_preset_is_not_added(panel: Panel, name: str, vector: str, message: str):
     panel.open("lbw_make_weights")
@@ -613,10 +848,12 @@ CROOKED = """row => {
 
 def test_what_stands_in_a_row_is_aligned(panel: Panel):
     panel.open("lbw_make_weights", "lbw_curve")
-    expect(panel.slider("BASE")).to_be_visible()
     expect(points_of(panel).first).to_be_visible()
-    rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert")
-    assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
+    for model in ("17 (SD1/SD2)", "20 (SDXL)", "61 (Qwen-Image)"):
+        panel.make_for(model)
+        expect(panel.slider("BASE")).to_be_visible()
+        rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert")
+        assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -625,6 +862,7 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     panel = Panel(page).open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental")
     panel.open("lbw_strength", "lbw_curve", "lbw_schedule")
     points_of(panel).first.focus()
+    panel.make_for("57 (Flux.2)")
     panel.button("lbw_sliders", "Set all 1").click()
     panel.choose("lbw_strength_name", "demo")
     panel.find("lbw_strength_show").click()

@@ -16,7 +16,7 @@ from torch import Tensor
 from lbw.plan.plan import Plan, build
 from lbw.request.arguments import Arguments
 from lbw.tags import prompt as tags
-from lbw.tags.blocks import is_text_encoder
+from lbw.tags.families import is_text_encoder
 from tests.host.measure import forget_conditioning
 from tests.host.webui import WebUI
 
@@ -45,12 +45,15 @@ class SlowPath:
 
     def begin(self, steps: int) -> None:
         from lbw.hosts.preset_files import library  # can be imported once a host runs
+        from lbw.hosts.serving import adapter
 
         loaded = self.webui.networks.loaded_networks
         names = {net.name for net in loaded}
         layers = {net.name: tuple(net.modules) for net in loaded}
         requests = [request for request in self.requests if request.name in names]
-        self.plan = build(requests, layers, library(Arguments()), lambda _message: None)
+        self.plan = build(
+            requests, layers, library(Arguments()), lambda _message: None, model_layers=adapter.layers()
+        )
         self.set_step(0, steps)
 
     def set_step(self, step: int, steps: int) -> None:
@@ -97,7 +100,9 @@ class MergingPath:
         self.networks = {name: adapter.read_network(adapter.network_file(name)) for name in names}
         layers = {name: tuple(net.patches) for name, net in self.networks.items()}
         requests = sorted(self.requests, key=lambda request: [*names].index(request.name))
-        self.plan = build(requests, layers, library(Arguments()), lambda _message: None)
+        self.plan = build(
+            requests, layers, library(Arguments()), lambda _message: None, model_layers=adapter.layers()
+        )
         coefficients = self.plan.coefficients(0, steps)
         for name in filter(is_text_encoder, coefficients):  # when it is at work: the host moves it before
             layer, strengths = self.webui.layers()[name], coefficients[name]

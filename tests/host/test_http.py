@@ -239,6 +239,17 @@ def test_presets_rule_sets_and_blocks_are_told(get):
     assert get("/lbw/v1/blocks?model=nope")["detail"][0]["loc"] == ["query", "model"]
 
 
+def test_the_blocks_at_0_in_which_a_file_has_parts_are_named(post):
+    prompt = "<lora:demo:1:lbw=OUTD> <lora:demo:1:lbw=ALL> <lora:nowhere:1:lbw=NONE> <lora:demo:1>"
+    answer = post("/lbw/v1/parse", {"prompt": prompt, "steps": 2}).json()
+    deep, everything, unknown, plain = (tag["zero_blocks"] for tag in answer["tags"])
+    assert {"IN01", "M00", "OUT07"} <= {*deep} and not {"OUT03", "OUT06", "BASE"} & {*deep}
+    assert everything == plain == [] and unknown is None
+    assert answer["warnings"] == []
+    whole = post("/lbw/v1/parse", {"prompt": prompt.replace("demo", "t_locon"), "steps": 2}).json()
+    assert whole["tags"][1]["zero_blocks"] is None, "there is no such file"
+
+
 def test_a_prompt_is_parsed_into_coefficients(post):
     prompt = "a cat <lora:a:0.5:0.8:lbw=OUTD:lbwe=OFF:start=2> <lora:b:lbw=NOPE> <hypernet:c:1>"
     answer = post("/lbw/v1/parse", {"prompt": prompt, "steps": 4, "elements": "OFF:OUT03:attn1:0.5"}).json()

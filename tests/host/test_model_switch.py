@@ -68,8 +68,10 @@ def test_sdxl_with_both_text_encoders(bench: Bench, other_checkpoints: list[str]
 def test_the_17_value_trap_on_sdxl_is_told(bench: Bench, other_checkpoints: list[str]):
     use(other_checkpoints, "sdxl")
     write_family_lora(bench.webui.lora_folder / "t_family.safetensors", trained_layers(bench.layers()))
-    result = bench.webui.generate(prompt="a red cat <lora:t_family:1:lbw=OUTD>", steps=1)
-    assert "OUT00, OUT01, OUT02" in result.comments
+    by_number = "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0"
+    result = bench.webui.generate(prompt=f"a red cat <lora:t_family:1:lbw={by_number}>", steps=1)
+    assert "17 values have none for OUT00-OUT02 of this SDXL model" in result.comments
+    assert "0 in IN00-IN08 M00 OUT00-OUT02 OUT07-OUT08" in result.comments
 
 
 def test_another_vae_leaves_the_lora_where_it_is(bench: Bench, option: Callable[..., None]):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from lbw.tags.blocks import LAYOUTS
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.measure import messages
 
@@ -24,11 +24,11 @@ PRESETS = "INS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\nOUTD:1,0,0,0,0,0,0,0,1,1,1,1,0
 
 def vector(**values: float) -> str:
     """A vector of 26 values, 1 where none is named."""
-    return ",".join(f"{values.get(label, 1):g}" for label in LAYOUTS[26])
+    return ",".join(f"{values.get(label, 1):g}" for label in SD1.labels)
 
 
 def in_range(first: str, last: str, value: float) -> dict[str, float]:
-    labels = LAYOUTS[26]
+    labels = SD1.labels
     return dict.fromkeys(labels[labels.index(first) : labels.index(last) + 1], value)
 
 
@@ -414,12 +414,12 @@ def test_the_analyzer_measures_what_each_block_changes(bench: Bench):
     found = analysis(result)
     every = 0
     for block, labels in {
-        "BASE": ["BASE"], "IN05-M00": LAYOUTS[26][6:14], "OUT05 OUT06": ["OUT05", "OUT06"], "OUT11": ["OUT11"]
+        "BASE": ["BASE"], "IN05-M00": SD1.labels[6:14], "OUT05 OUT06": ["OUT05", "OUT06"], "OUT11": ["OUT11"]
     }.items():
         for number, seed in enumerate((1, 2)):
-            values = {label: 0 if label in labels else 0.8 for label in LAYOUTS[26]}
+            values = {label: 0 if label in labels else 0.8 for label in SD1.labels}
             image = pixels(bench, ALONE.format(vector(**values)), seed=seed)
-            original = pixels(bench, ALONE.format(vector(**dict.fromkeys(LAYOUTS[26], 0.8))), seed=seed)
+            original = pixels(bench, ALONE.format(vector(**dict.fromkeys(SD1.labels, 0.8))), seed=seed)
             assert found["percent"][block][number] == pytest.approx(differing_values(image, original, 3))
             every += found["percent"][block][number]
     assert every > 0
@@ -430,7 +430,7 @@ def test_a_preset_is_made_of_the_analysis(bench: Bench):
     result = bench.webui.generate(analyzer("-1,1", "BASE,M00,OUT03-OUT05", 1, "white", "0"), prompt=TAG, **SHORT)
     found = analysis(result)
     (name, values), means = found["preset"].split(":"), {key: one[0] for key, one in found["percent"].items()}
-    weights = dict(zip(LAYOUTS[26], map(float, values.split(",")), strict=True))
+    weights = dict(zip(SD1.labels, map(float, values.split(",")), strict=True))
     strongest = max(means.values())
     assert name == "ANALYZED"
     assert weights["M00"] == pytest.approx(means["M00"] / strongest, abs=0.006)
@@ -460,8 +460,8 @@ def test_the_sheet_shows_difference_image_and_original(bench: Bench):
     ("args", "part"),
     [
         (analyzer("1", "M00"), "range '1': expected two numbers, such as 0.5,1, which is used"),
-        (analyzer("0,1", "M00,XX"), "blocks: Block ID 'XX': 'XX' is not a block; it is left out"),
-        (analyzer("0,1", "61ALL"), "blocks 61ALL: not for a Stable Diffusion model; 26ALL is used"),
+        (analyzer("0,1", "M00,XX"), "blocks: Block ID 'XX': 'XX' is not a block of this SD1/SD2 model"),
+        (analyzer("0,1", "61ALL"), "blocks 61ALL: not for this SD1/SD2 model; all its blocks are examined"),
         (analyzer("1,1", "M00"), "no block made a difference"),
         (analyzer("0,1", "XX"), "no analysis"),
     ],

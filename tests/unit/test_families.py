@@ -18,7 +18,7 @@ from lbw.tags.families import (
     Family,
     family_of_layers,
     is_text_encoder,
-    layout_of,
+    usual_layout,
 )
 from lbw.tags.library import Library
 from lbw.tags.prompt import LoraRequest
@@ -71,6 +71,18 @@ SHARED = {
 """What layers in no block begin with: those of U-Nets and of SD3 that all blocks share."""
 
 
+EDGES = {
+    "M00": ("diffusion_model_middle_block_",),
+    "OUT": tuple(f"diffusion_model_{name}" for name in ("final_layer", "norm_out", "proj_out", "head", "norm_final")),
+    "IN": tuple(f"diffusion_model_{name}" for name in (
+        "img_in", "txt_in", "txt_norm", "time_in", "vector_in", "guidance_in", "distilled_guidance_layer", "img_emb",
+        "double_stream_modulation", "single_stream_modulation", "x_embedder", "t_embedder", "t_embedding_norm",
+        "cap_embedder", "time_text_embed", "patch_embedding", "text_embedding", "time_embedding", "time_projection",
+    )),
+}  # fmt: skip
+"""What layers before the blocks, and behind them, begin with."""
+
+
 def of(model: str) -> Family:
     return family_of_layers(layers_of(model))
 
@@ -120,7 +132,7 @@ def test_each_layer_is_in_the_block_of_its_number(model: str):
         elif numbered and numbered[1] in ROWS[model]:
             assert label == f"{ROWS[model][numbered[1]]}{int(numbered[2]):02d}"
         else:
-            assert label in ("IN", "OUT", "M00"), layer
+            assert label == next(edge for edge, starts in EDGES.items() if layer.startswith(starts)), layer
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -129,19 +141,38 @@ def test_labels_lead_to_their_layers_and_back(model: str):
     for label in family.labels:
         (found,) = family.find(label.lower())
         assert found == label
-        words = parse_blocks(label, family).words
-        assert {family.block_of(layer) for layer in layers if words & {*family.names_of(layer)}} <= {label}
+        selector = parse_blocks(label, family)
+        selected = {layer for layer in layers if selector.selects(family.names_of(layer))}
+        assert selected == {layer for layer in layers if family.block_of(layer) == label}
     named = {name for layer in layers for name in family.names_of(layer)}
     assert named <= {*family.labels, *family.encoders}
     with_dots = [layer.replace("_blocks_", "_blocks.").replace("model_", "model.", 1) for layer in layers]
     assert [family.block_of(layer) for layer in with_dots] == [family.block_of(layer) for layer in layers]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ROWS)
 def test_a_block_is_found_by_the_name_of_its_module(model: str):
     family = of(model)
-    for module, prefix in ROWS.get(model, {}).items():
-        assert family.find(f"{module}.3") == family.find(f"{module.upper()}03") == family.find(f"{prefix}3")
+    for module, prefix in ROWS[model].items():
+        assert family.find(f"{module}.1") == family.find(f"{module.upper()}01") == (f"{prefix}01",)
+
+
+def test_the_halves_of_joint_blocks_are_found_by_the_name_of_their_module():
+    assert of("sd3_medium").find("joint_blocks.13") == ("OUT01",)
+    assert of("sd35_large").find("joint_blocks.13") == ("IN13",)
+
+
+def test_what_only_larger_models_have_is_found_and_told_apart():
+    family = of("wan21_t2v_1_3b")
+    assert family.find("B35") == family.find("blocks.35") == ("B35",) and not family.has("B35")
+    assert of("sd3_medium").find("M") == of("sd3_medium").find("M00") == ("M00",)
+    assert family.find("B40") == () and family.has("B29")
+
+
+def test_a_model_is_not_taken_for_one_with_other_text_encoders():
+    """SD2.1 unCLIP has as many blocks as SDXL's refiner, and label_emb."""
+    unclip = [*layers_of("sd2"), "diffusion_model_label_emb_0_0"]
+    assert family_of_layers(unclip).title == "SD1/SD2"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +196,7 @@ def test_thirds_are_all_blocks_of_a_transformer(model: str):
     family = of(model)
     thirds = [family.groups[name] for name in ("FIRST", "MID", "LAST")]
     assert sum(thirds, ()) == family.blocks
-    assert family.kind.is_unet or max(map(len, thirds)) - min(map(len, thirds)) <= 1
+    assert family.architecture.is_unet or max(map(len, thirds)) - min(map(len, thirds)) <= 1
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -204,7 +235,7 @@ def test_the_originals_layouts(length: int):
     labels = ORIGINAL_LAYOUTS[length]
     family = FLUX if length == 61 else SD1
     assert len(labels) == len(set(labels)) == length and set(labels) <= {*family.labels}
-    assert layout_of(length) == family.layouts[length] == labels
+    assert usual_layout(length) == family.layouts[length] == labels
 
 
 def test_a_count_means_what_the_model_says():
@@ -212,7 +243,7 @@ def test_a_count_means_what_the_model_says():
     klein = of("flux2_klein_4b")
     assert klein.layouts[26] == ("BASE", *expanded("D00-D04 S00-S19")) != SD1.layouts[26]
     assert SD1.layouts[25][0] == "IN00" and of("sd3_medium").layouts[25][:2] == ("BASE", "IN00")
-    assert of("qwen_image").layouts[61][0] == "BASE" and layout_of(25) == ()
+    assert of("qwen_image").layouts[61][0] == "BASE" and usual_layout(25) == ()
 
 
 @pytest.mark.parametrize(

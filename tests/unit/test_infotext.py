@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import lbw
 from lbw.plan.plan import Pass, Plan, build
 from lbw.request import infotext
-from lbw.tags.library import Library
+from lbw.tags.library import Drawn, Library
 from lbw.tags.prompt import parse
 
 LAYERS = ("transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in")
@@ -173,3 +174,19 @@ def test_no_infotext_can_raise_anything_but_the_one_error(parameters: dict[str, 
         infotext.recall(infotext.pasted(parameters), LIBRARY)
     except ValueError as error:
         assert "left out" in str(error)
+
+
+def test_drawn_values_that_are_none_are_drawn_anew():
+    for drawn in ("abc" + ",1" * 16, ",".join("R" for _ in range(17)), "1e9" + ",1" * 16):
+        library = replace(Library({}, {}), drawn=Drawn(3, {"a": (drawn,)}))
+        said: list[str] = []
+        vector = ",".join(["R"] * 17)
+        plan = build([parse(["a", f"lbw={vector}"], print)], {"a": LAYERS}, library, said.append, seed=3)
+        assert said == [] and 0 <= plan.weights[0][0].values[0] <= 1
+
+
+def test_rules_for_a_model_that_no_entry_knows_are_written():
+    layers = [f"diffusion_model_stages_{i}_{part}" for i in range(3) for part in ("mlp", "attn_q")]
+    library = Library({}, {"OWN": "STAGES01:mlp:0"})
+    plan = build([parse(["a", "lbwe=OWN"], print)], {"a": layers}, library, print, model_layers=layers)
+    assert infotext.describe([Pass(plan, 4)], library)[infotext.RULE_SETS] == "OWN:STAGES01:mlp:0"

@@ -17,7 +17,7 @@ def values(text: str, family: Family = SD1) -> dict[str, str]:
     """{label: value} of the blocks that are not at 0."""
     vector = LIBRARY.vector(text, family)
     assert vector.notes == ()
-    return {label: value for label, value in vector.written_out().values.items() if value != "0"}
+    return {label: value for label, value in vector.complete().values.items() if value != "0"}
 
 
 def at(value: str, *labels: str) -> dict[str, str]:
@@ -126,9 +126,9 @@ def test_of_two_forms_in_a_tag_one_is_used_and_told():
 
 
 def test_a_preset_may_have_blocks_by_name_and_what_is_none_stays_a_comment():
-    text = "A:NONE,OUT03=1\nhttp://x/?a=b\nsee:this=that\nB:NONE,OUTX=1\nC:NONE#,OUT03=1\n"
+    text = "A:NONE,OUT03=1\nhttp://x/?a=b\nsee:this=that\nB:NONE,OUTX=1\nC:NONE#,OUT03=1\nratio: width=2\nD: ?page=2\n"
     presets, problems = parse_presets(text)
-    assert presets == {"A": ("NONE,OUT03=1",), "B": ("NONE,OUTX=1",)}
+    assert presets == {"A": ("NONE,OUT03=1",)}
     assert [(each.line, each.reason.partition(";")[0]) for each in problems] == [
         (4, "B: 'OUTX' is not a block of any known model")
     ]
@@ -175,7 +175,7 @@ def test_blocks_that_only_larger_models_have_are_left_out_and_told(model: str, t
 
 def test_a_range_ends_where_the_model_does():
     wan = family_of_layers(layers_of("wan21_t2v_1_3b"))
-    assert LIBRARY.vector("NONE,B20-B39=1", wan).written_out().values["B29"] == "1"
+    assert LIBRARY.vector("NONE,B20-B39=1", wan).complete().values["B29"] == "1"
     assert LIBRARY.vector("NONE,B20-B39=1", wan).notes == ()
 
 
@@ -185,5 +185,5 @@ def test_blocks_of_a_model_that_no_entry_knows_may_stand_in_a_preset():
     assert [problem.line for problem in problems] == [1, 2], "that it is for no published model is told"
     library = Library(presets, {})
     family = family_of_layers(layers)
-    assert library.vector("MINE", family).written_out().values["STAGES02"] == "1"
+    assert library.vector("MINE", family).complete().values["STAGES02"] == "1"
     assert library.vector("TYPED", family).text == "1,0,1"

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from lbw.plots.analyzer import preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes, read_change, split_values
 from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, varied_base
-from lbw.tags.families import SD1
+from lbw.tags.families import FLUX, KNOWN, SD1, SDXL, Family
 from lbw.tags.library import Library
+from lbw.tags.presets import parse_presets
 from lbw.tags.weights import Vector
 
 PRESETS = {
@@ -20,6 +22,7 @@ PRESETS = {
     "OUTD": "1,0,0,0,0,0,1,1,1,0,0,0",
     "SD": ",".join(["1"] * 17),
 }
+WAN = next(family for family in KNOWN if family.title == "Wan 14B")
 LIBRARY = Library({name: (text,) for name, text in PRESETS.items()}, {"OFF": "::0"})
 MEANING = Meaning(LIBRARY, SD1, draw=lambda: 77)
 
@@ -50,7 +53,7 @@ def vector(text: str) -> Vector:
 def test_blocks_get_the_value(blocks: str, changed_blocks: str):
     made = changed(vector("SD"), change(Block_ID=blocks, values="0.5"))
     assert [label for label, value in made.values.items() if value == "0.5"] == changed_blocks.split()
-    assert vector(made.text).written_out() == replace(made.written_out(), given=frozenset(SD1.labels))
+    assert vector(made.text).complete() == replace(made.complete(), given=frozenset(SD1.labels))
 
 
 def test_a_block_that_the_layout_lacks_writes_the_vector_out():
@@ -191,3 +194,42 @@ def test_a_preset_xyz_that_does_not_fit_the_model_is_told():
     other = Library({"XYZ": ("NONE,D00=1",)}, {})
     assert varied_base(other, SD1, warnings.append).text == ",".join(["1"] * 26)
     assert len(warnings) == 1 and "'D00' is not a block" in warnings[0] and "all blocks are 1" in warnings[0]
+
+
+def test_a_single_text_encoder_is_varied_and_the_others_keep_theirs():
+    meaning = replace(MEANING, family=SDXL)
+    base = LIBRARY.vector("ALL,CLIP_G=0.5", SDXL)
+
+    def made(blocks: str) -> Vector:
+        given = read_change("Block ID", blocks, meaning) & read_change("values", "0", meaning)
+        return LIBRARY.vector(changed(base, given).text, SDXL)
+
+    def of_encoders(vector: Vector) -> tuple[str, ...]:
+        return tuple(vector.values.get(name, vector.values["BASE"]) for name in ("CLIP_L", "CLIP_G"))
+
+    assert of_encoders(made("BASE")) == ("0", "0")
+    assert of_encoders(made("CLIP_L")) == ("0", "0.5")
+    assert of_encoders(made("NOT CLIP_L")) == ("1", "0") and made("NOT CLIP_L").values["IN04"] == "0"
+    assert of_encoders(made("IN04")) == ("1", "0.5")
+    both = Change(originals=(LIBRARY.vector("NONE,IN04=1", SDXL), LIBRARY.vector("NONE,CLIP_G=0.7", SDXL)))
+    assert of_encoders(changed(base, both)) == ("0", "0.7") and changed(base, both).values["IN04"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("family", "blocks", "points", "line"),
+    [
+        (FLUX, "58ALL", 58, "ANALYZED:" + ",".join(["0.5"] + ["1"] * 57)),
+        (SDXL, "26ALL", 20, None),
+        (SDXL, "CLIP_G,IN04", 2, "ANALYZED:ALL,CLIP_G=0.5"),
+        (WAN, "B03", 1, "ANALYZED:1,BASE=1"),
+    ],
+)
+def test_what_the_analyzer_examines_and_writes(family: Family, blocks: str, points: int, line: str | None):
+    messages: list[str] = []
+    inquiry = read_inquiry("0,1", blocks, replace(MEANING, family=family), messages.append)
+    assert (len(inquiry.points), messages) == (points, [])
+    percents = {point.label: 1.0 if index == 0 and points > 1 else 2.0 for index, point in enumerate(inquiry.points)}
+    written = preset(inquiry, percents)
+    assert written is not None and written == (line or written)
+    (name,) = parse_presets(written)[0]
+    assert name == "ANALYZED"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbw.plan.plan import build
-from lbw.tags.families import FLUX, KNOWN, SD1, SDXL, Family, family_of_layers
+from lbw.tags.families import FLUX, KNOWN, SD1, SDXL, Family, family_of_layers, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.presets import (
     DEFAULT_PRESETS,
@@ -121,28 +121,40 @@ def test_the_defaults_mean_on_sd1_what_the_originals_do():
     assert now.vector("FLUXALL", FLUX) == before.vector("FLUXALL", FLUX)
 
 
-@pytest.mark.parametrize("model", ["sdxl", "sd3_medium", "sd35_large", "flux1_dev"])
+ORIGINAL_NAMES = ("INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL")
+MIDDLES = {
+    "sdxl": "IN06-IN08 M00 OUT00-OUT02", "sd3_medium": "IN06-IN11 OUT00-OUT05", "sd35_large": "IN10-IN18 OUT00-OUT08",
+    "flux1_dev": "D09-D18 S00-S18", "chroma": "D09-D18 S00-S18",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MIDDLES)
 def test_the_defaults_have_halves_on_newer_models(model: str):
     """Shallow and deep input are the input, deep and shallow output the output; no block is in two, none is left."""
     family = family_of_layers(layers_of(model))
-    ins, outs = on("INS", family) + on("IND", family), on("OUTD", family) + on("OUTS", family)
-    assert ins == on("INALL", family) and outs == on("OUTALL", family)
-    assert [*ins, *on("MIDD", family)[len(on("IND", family)) : -len(on("OUTD", family))], *outs] == [*family.blocks]
+    halves = {name: [label for label in on(name, family) if label in family.blocks] for name in ORIGINAL_NAMES}
+    ins, outs = halves["INS"] + halves["IND"], halves["OUTD"] + halves["OUTS"]
+    assert ins == halves["INALL"] and outs == halves["OUTALL"]
+    assert label_ranges(halves["MIDD"], family.labels) == MIDDLES[model].split()
+    assert {*ins, *outs, "M00"} >= {*family.blocks}
     assert on("NONE", family) == [] and {*on("ALL", family)} == {*family.labels} - {*family.of_encoders}
     messages: list[str] = []
     layers = layers_of(model)
-    for name in ("NONE", "ALL", "INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL", "ALL0.5"):
+    for name in (*ORIGINAL_NAMES, "NONE", "ALL", "ALL0.5"):
         request = LoraRequest("a", weights=name)
         build([request], {"a": layers}, Library.read(DEFAULT_PRESETS, "", ""), messages.append, model_layers=layers)
     assert messages == []
 
 
-@pytest.mark.parametrize("family", KNOWN, ids=[family.title for family in KNOWN])
+NEWER = [family for family in KNOWN if family.title not in ("SD1/SD2", "SDXL refiner")]
+"""On the others, 17 values are what they always were."""
+
+
+@pytest.mark.parametrize("family", NEWER, ids=[family.title for family in NEWER])
 def test_all_and_none_are_so_on_every_model(family: Family):
     library = Library.read(DEFAULT_PRESETS, "", "")
-    if family.title not in ("SD1/SD2", "SDXL refiner"):  # there, 17 values are what they always were
-        for name, ratio in (("ALL", 1), ("NONE", 0), ("ALL0.5", 0.5)):
-            assert set(draw(library.vector(name, family)).ratios.values()) == {ratio}
+    for name, ratio in (("ALL", 1), ("NONE", 0), ("ALL0.5", 0.5)):
+        assert set(draw(library.vector(name, family)).ratios.values()) == {ratio}
 
 
 def test_of_lines_of_one_name_the_one_that_fits_counts():
@@ -175,8 +187,20 @@ def test_a_preset_is_replaced_by_one_with_as_many_values():
     assert text == f"A:{ONES}\nA:{twelve}\n# kept\nB:{ONES}\n"
     assert with_preset(text, "A", twelve.replace("0.25", "1")).splitlines()[1] == "A:" + ",".join(["1"] * 12)
     assert with_preset(text, "A", "IN=0").splitlines()[2] == "A:IN=0"
+    named = with_preset("A:NONE,D00=1\nA:NONE,BASE=1\nA:NONE,OUT03=1\n", "A", "IN00=0")
+    assert named.splitlines() == ["A:NONE,D00=1", "A:NONE,BASE=1", "A:IN00=0"], "those of other models stay"
 
 
 def test_a_preset_may_have_blanks_between_its_values_and_a_sentence_is_none():
     presets, problems = parse_presets(f"A:{ONES.replace(',', ' ')}\nnote: one two three\nlist: 1 2 x\n")
     assert list(presets) == ["A"] and problems == []
+
+
+def test_presets_that_begin_with_one_another_are_read_in_time():
+    lines = [f"P{i}:P{i + 1},IN{j:02d}=1" for i in range(19) for j in range(12)]
+    library = Library.read("\n".join([*lines, "P19:NONE,M=1"]), "", "")
+    assert library.vector("P0", SD1).values["M00"] == "1"
+    endless = Library.read("\n".join(f"P{i}:P{i + 1},M=1" for i in range(3000)), "", "")
+    with pytest.raises(ValueError, match="more than 20 presets that begin with one another"):
+        endless.vector("P0", SD1)
+    assert len(endless.names("P0")) == 3000

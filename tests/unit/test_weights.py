@@ -86,19 +86,19 @@ def test_a_named_form_and_its_vector_give_equal_weights(family: Family, data: st
     """By number, in any layout, and by name: the same ratio for each block, and the same for what is drawn."""
     length = data.draw(st.sampled_from(sorted(family.layouts)))
     by_number = parse_vector(",".join(data.draw(VALUES) for _ in range(length)), family)
-    written = by_number.written_out()
+    written = by_number.complete()
     by_name = ANYTHING.vector(written.by_name(), family)
     assert by_name.values == written.values
     assert draw(by_name, 0.75, Random(3)).ratios == draw(written, 0.75, Random(3)).ratios
     if not {"R", "U"} & {*by_number.values.values()}:
         ratios = draw(by_number, 0.75).ratios
         assert draw(by_name, 0.75).ratios == {label: ratios[label] for label in family.labels}
-    assert ANYTHING.vector(by_number.text, family).written_out().values == written.values
+    assert ANYTHING.vector(by_number.text, family).complete().values == written.values
 
 
 def test_the_shortest_words_for_a_vector():
     text = "1,0,0,0,0,0,0,0.5,1,1,1,1,0,0,0,0,0"
-    assert parse_vector(text, SD1).written_out().by_name() == "NONE,BASE OUT03-OUT06=1,M00=0.5"
+    assert parse_vector(text, SD1).complete().by_name() == "NONE,BASE OUT03-OUT06=1,M00=0.5"
     ones = dict.fromkeys(SDXL.labels, "1")
     assert Vector(SDXL, {**ones, "IN04": "0"}, frozenset(ones)).by_name() == "ALL,IN04=0"
     assert Vector(SDXL, ones, frozenset(ones)).by_name() == "1", "ALL alone would be a preset"

@@ -319,13 +319,13 @@ class Session:
 
     def _tell_of_own_blocks(self, family: Family) -> None:
         """A model that no family is known for has blocks by the names of its own layers: say which, once."""
-        if family.is_published or family.labels in _told_of:
+        if family.is_in_table or family.labels in _told_of:
             return
         _told_of.add(family.labels)
         ranges, first = label_ranges(family.labels, family.labels), family.blocks[0]
         self.warn(
             f"the model is of a kind that is not known here; its blocks, by the names of its layers, are "
-            f"{', '.join(ranges)}, and {', '.join(family.groups)} are groups: lbw=NONE,{first}=1"
+            f"{', '.join(ranges)}, with the groups {', '.join(family.groups)}; for instance lbw=NONE,{first}=1"
         )
 
     def _list_unclaimed(self, family: Family, patched: Iterable[str]) -> None:

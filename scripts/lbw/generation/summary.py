@@ -28,7 +28,7 @@ def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) ->
         _request(request, weights, at_0, each)
         for each in passes
         for request, weights, at_0 in zip(
-            each.plan.requests, each.plan.weights, blocks_at_0(each.plan), strict=True
+            each.plan.requests, each.plan.weights, blocks_at_0(layers_by_kind(each.plan), each.plan.family), strict=True
         )
     )
     count, done = total(updates)
@@ -67,11 +67,15 @@ def _chosen(weights: BlockWeights) -> str:
 
 
 def _blocks(weights: BlockWeights) -> str:
-    labels = weights.vector.family.labels
-    on = [label for label in labels if weights.ratios[label] != 0]
-    if len(on) == len(labels):
+    family, ratios = weights.vector.family, weights.ratios
+    names = [*family.labels]
+    encoders = [name for name in family.single_encoders if ratios.get(name, ratios["BASE"]) != ratios["BASE"]]
+    if encoders:
+        names[:1] = family.single_encoders
+    on = [name for name in names if ratios[name if name in ratios else "BASE"] != 0]
+    if len(on) == len(names):
         return "all blocks"
-    return " ".join(label_ranges(on, labels)) or "no block"
+    return " ".join(label_ranges(on, names)) or "no block"
 
 
 def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lbw.engine.meter import StrengthMeter
 from lbw.engine.strengths import Strengths, UnmeasurableError
@@ -14,8 +14,8 @@ from modules.call_queue import queue_lock
 meter = StrengthMeter(adapter.ledger, adapter.parts)
 
 _MOST_KNOWN = 500
-_known: OrderedDict[Any, tuple[str, ...]] = OrderedDict()
-"""{file and model: the keys of the parts that the file has for it}."""
+_known: WeakKeyDictionary[Any, dict[tuple[str, float], tuple[str, ...] | None]] = WeakKeyDictionary()
+"""{model: {path and time of a file: the keys of the parts that it has for the model; None if it cannot be read}}."""
 
 
 def measure(name: str) -> Strengths:
@@ -43,13 +43,21 @@ def changed_layers(name: str) -> tuple[str, ...] | None:
         if not adapter.is_loaded():
             return None
         file = adapter.network_file(name)
-        key = file.filename, os.path.getmtime(file.filename), id(adapter.model())
-        if key not in _known:
-            _known[key] = tuple(adapter.parts.keys(adapter.read_network(file)))
-            if len(_known) > _MOST_KNOWN:
-                _known.popitem(last=False)
-        return _known[key]
+        known = _known.setdefault(adapter.model(), {})
+        key = file.filename, os.path.getmtime(file.filename)
+        if key not in known:
+            if len(known) == _MOST_KNOWN:
+                known.clear()
+            known[key] = _read_keys(file)
+        return known[key]
     except (UnmeasurableError, OSError):
         return None
     finally:
         queue_lock.release()
+
+
+def _read_keys(file: Any) -> tuple[str, ...] | None:
+    try:
+        return tuple(adapter.parts.keys(adapter.read_network(file)))
+    except UnmeasurableError:
+        return None

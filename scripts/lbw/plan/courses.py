@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lbw.plan.plan import Pass, Plan, Term
-from lbw.tags.families import is_text_encoder
+from lbw.tags.families import Family, is_text_encoder
 
 Strengths = tuple[float, ...]
 """One for each step."""
@@ -47,14 +47,17 @@ def layers_by_kind(plan: Plan) -> list[dict[Kind, list[str]]]:
     return found
 
 
-def blocks_at_0(plan: Plan) -> list[tuple[str, ...]]:
-    """For each request, the blocks in which its network has parts, all of which have the ratio 0 at all times."""
+def blocks_at_0(requests: Iterable[Iterable[Kind]], family: Family) -> list[tuple[str, ...]]:
+    """For each request, the blocks in which its network has parts, all of which have the ratio 0 at all times.
+
+    Args:
+        requests: the kinds of its layers.
+    """
     found = []
-    for kinds in layers_by_kind(plan):
-        at_0 = {kind.block: True for kind in kinds}
-        for kind in kinds:
-            at_0[kind.block] &= kind.term.ratio == 0
-        found.append(tuple(label for label in plan.family.labels if at_0.get(label)))
+    for kinds in requests:
+        present = {kind.block for kind in kinds}
+        on = {kind.block for kind in kinds if kind.term.ratio != 0}
+        found.append(tuple(label for label in family.labels if label in present - on))
     return found
 
 

@@ -55,6 +55,7 @@ def keyframes_of(
             return ()
         for note in vector.notes:
             warn(f"{where}: {shown}{note}")
+        # The vector as it was written goes along, so that an infotext has its random values once more.
         weights = draw(_redrawn(vector, request.x, drawn), request.x, random)
         keyframes.append(Keyframe(replace(weights, vector=vector), position))
     return tuple(keyframes)

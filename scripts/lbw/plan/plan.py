@@ -206,12 +206,15 @@ def _warn_of_blocks_left_out(weights: BlockWeights, request: LoraRequest, blocks
     not where the blocks around them are at 0, too."""
     vector = weights.vector
     order = vector.family.labels
-    left_out = [label for label in order if label in blocks - vector.given] if vector.fill == "0" else []
-    if not any(_is_beside_a_ratio(label, weights) for label in left_out):
-        return
-    counts = [
-        str(count) for count, layout in vector.family.layouts.items() if {*left_out} <= vector.family.labels_in(layout)
+    left_out = [
+        label for label in order
+        if vector.fill == "0" and label in blocks - vector.given and _is_beside_a_ratio(label, weights)
     ]
+    if not left_out:
+        return
+    needed = {*left_out, *vector.family.of_encoders}
+    layouts = vector.family.layouts
+    counts = [str(count) for count, layout in layouts.items() if needed <= vector.family.labels_in(layout)]
     warn(f"<lora:{shortened(request.name)}>: {request.weights_label}{shortened(request.weights or '')}: "
          f"{len(vector.values)} values have none for {' '.join(label_ranges(left_out, order))} of this "
          f"{vector.family.title} model, where the LoRA has parts, which are 0; expected {' or '.join(counts)} values, "
@@ -219,7 +222,8 @@ def _warn_of_blocks_left_out(weights: BlockWeights, request: LoraRequest, blocks
 
 
 def _is_beside_a_ratio(label: str, weights: BlockWeights) -> bool:
-    """Whether the nearest block before or behind one that a vector left out has a value that is not 0."""
+    """Whether the nearest block before or behind one that a vector left out has a value that is not 0. Text encoders
+    stand beside the first block for no reason of the model's."""
     order, given = weights.vector.family.labels, weights.vector.given
     place = order.index(label)
     before = next((each for each in reversed(order[:place]) if each in given), None)
@@ -304,7 +308,7 @@ def build(
     for index, request in enumerate(requests):
         keyframes = keyframes_of(request, library, family, seed, warn)
         resolved.append(tuple(each.weights for each in keyframes))
-        changed = (parts or layers).get(request.name, ())
+        changed = (layers if parts is None else parts).get(request.name, ())
         blocks = {label for layer in changed if (label := family.block_of(layer))} if keyframes else set()
         for weights in resolved[-1]:
             _warn_of_blocks_left_out(weights, request, blocks, warn)

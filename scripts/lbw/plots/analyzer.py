@@ -62,7 +62,7 @@ def read_inquiry(weights: str, blocks: str, meaning: Meaning, warn: Warn) -> Inq
     if layout is None:
         warn(f"blocks {name}: not for this {family.title} model; all its blocks are examined")
         layout = family.labels
-    values = [label for label in layout if label in family.labels] if whole else split_values(blocks)
+    values = [name for name in layout if all(map(family.has, family.expand(name)))] if whole else split_values(blocks)
     points = []
     for value in values[:MOST_CELLS]:
         try:
@@ -109,13 +109,14 @@ def preset(inquiry: Inquiry, percents: Mapping[str, float]) -> str | None:
     strongest = max(percents.values(), default=0.0)
     if strongest == 0:
         return None
-    weights = dict.fromkeys(inquiry.layout, 1.0)
-    for label in weights:
+    family = inquiry.family
+    encoders = [name for name in family.single_encoders if any(point.label.upper() == name for point in inquiry.points)]
+    values: dict[str, str] = {}
+    for name in (*inquiry.layout, *encoders):
+        names = (name, "BASE") if name in encoders else family.expand(name)
         found = [
             percents[point.label] for point in inquiry.points for blocks in point.change.blocks
-            if point.label in percents and blocks.selector.selects(inquiry.family.groups.get(label, (label,)))
+            if point.label in percents and blocks.selector.selects(names)
         ]
-        if found:
-            weights[label] = round(max(found) / strongest, 2)
-    values = {label: shown(weight) for label, weight in weights.items()}
-    return f"{PRESET_NAME}:{Vector(inquiry.family, values, frozenset(values), '1').text}"
+        values[name] = shown(round(max(found) / strongest, 2)) if found else "1"
+    return f"{PRESET_NAME}:{Vector(family, values, family.labels_in(inquiry.layout)).preset_text}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from random import Random
 from typing import Any
 
 from lbw.tags.blocks import Selector, parse_blocks
@@ -15,12 +14,13 @@ from lbw.tags.library import Library
 from lbw.tags.limits import LARGEST_NUMBER, MOST_CELLS, listed, number, shortened
 from lbw.tags.prompt import Warn
 from lbw.tags.schedule import parse_windows
-from lbw.tags.weights import Vector, parse_value
+from lbw.tags.weights import Vector, check_value
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks that get a value. ``written`` are the labels that the text spells out: single ones and ends of ranges."""
+    """Blocks that get a value. ``written`` are the labels that the text spells out: single ones, those of groups, and
+    ends of ranges."""
 
     selector: Selector
     written: frozenset[str]
@@ -91,13 +91,13 @@ def _blocks(text: str, meaning: Meaning) -> Change:
     family = meaning.family
     selector = parse_blocks(text, family)
     if selector.words and not any(map(family.has, selector.words)):
-        raise ValueError(f"no block of this {family.title} model; expected {', '.join(family.known)}")
+        raise ValueError(f"no block of this {family.title} model; expected {', '.join(family.all_names)}")
     ends = {label for end in text.replace("-", " ").split() for label in family.find(end) if family.has(label)}
     return Change(blocks=(Blocks(selector, selector.words & ends),))
 
 
 def _value(text: str, _meaning: Meaning) -> Change:
-    parse_value(text, 1.0, Random(0))
+    check_value(text)
     return Change(value=text)
 
 

@@ -42,23 +42,24 @@ def _with_value(vector: Vector, value: str, blocks: Sequence[Blocks]) -> Vector:
         return replace(vector, values=dict.fromkeys(vector.values, value))
     written = frozenset().union(*(each.written for each in blocks))
     if written - set(vector.values):
-        vector = vector.written_out()
-    encoders = [name for name in vector.family.encoders if name in written and name not in vector.values]
-    values = {**vector.values, **{name: vector.values["BASE"] for name in encoders}}
+        vector = vector.complete()
+    values = {**vector.values}
+    selectors = [each.selector for each in blocks]
+    for encoder in vector.family.single_encoders:
+        if encoder in written:
+            values.setdefault(encoder, values["BASE"])
 
     def is_selected(name: str) -> bool:
-        names = (name, "BASE") if name in encoders else vector.family.groups.get(name, (name,))
-        return any(each.selector.selects(names) for each in blocks)
+        names = (name, "BASE") if name in vector.family.single_encoders else vector.family.expand(name)
+        return any(selector.selects(names) for selector in selectors)
 
-    return replace(
-        vector, values={name: value if is_selected(name) else known for name, known in values.items()}
-    )
+    return replace(vector, values={name: value if is_selected(name) else known for name, known in values.items()})
 
 
 def complement(vector: Vector) -> Vector:
     """1 minus each value. ``R``, ``U`` and ``X`` stay, as in the original extension."""
-    values = {name: _complement(value) for name, value in vector.written_out().values.items()}
-    return replace(vector.written_out(), values=values)
+    vector = vector.complete()
+    return replace(vector, values={name: _complement(value) for name, value in vector.values.items()})
 
 
 def _complement(value: str) -> str:
@@ -70,8 +71,11 @@ def _complement(value: str) -> str:
 
 def _combined(first: Vector, second: Vector) -> Vector:
     if list(first.values) != list(second.values):
-        first, second = first.written_out(), second.written_out()
-    values = {
-        name: second.values.get(name, value) if is_zero(value) else value for name, value in first.values.items()
-    }
-    return replace(first, values=values)
+        first, second = first.complete(), second.complete()
+
+    def value(name: str) -> str:
+        """An encoder that a vector does not name has the value of all."""
+        one, two = (values.get(name, values.get("BASE", "0")) for values in (first.values, second.values))
+        return two if is_zero(one) else one
+
+    return replace(first, values={name: value(name) for name in (*first.values, *second.values)})

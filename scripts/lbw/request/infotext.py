@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -17,11 +18,12 @@ from lbw import __version__
 from lbw.plan.plan import Pass, Plan
 from lbw.request.arguments import MODES, PLOT_ARGUMENTS, Arguments
 from lbw.tags.elements import parse_rules
+from lbw.tags.families import Family
 from lbw.tags.library import Drawn, Library
 from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.schedule import ALWAYS, Schedule
-from lbw.tags.weights import check_values, has_random_value, is_named, shown, split_values
+from lbw.tags.weights import check_values, has_random_value, is_named, shown, split_vector
 
 DEFAULT_PRESET = "LBW default preset"
 PRESETS = "LBW presets"
@@ -47,7 +49,7 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
     texts = {
         DEFAULT_PRESET: _default_preset(library) if any(r.weights == library.default_preset for _, r in pairs) else "",
         PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library),
-        RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library),
+        RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library, passes[0].plan.family),
         VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan))),
         STEPS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
@@ -81,17 +83,18 @@ def _presets(names: Iterable[str], library: Library) -> str:
 
 
 def _lines(name: str, library: Library) -> str:
-    """A preset as its file has it."""
+    """The lines of a preset, as its file has them; those left out that cannot be read."""
     return "\n".join(
         f"{name}:{text}"
         for text in library.presets[name]
-        if is_named(text) or _is_readable(check_values, split_values(text))
+        if is_named(text) or _is_readable(check_values, split_vector(text))
     )
 
 
-def _rule_sets(names: Iterable[str], library: Library) -> str:
+def _rule_sets(names: Iterable[str], library: Library, family: Family) -> str:
     used = {name: library.rule_sets[name] for name in sorted(names) if name in library.rule_sets}
-    return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse_rules, rules))
+    parse = partial(parse_rules, family=family)
+    return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse, rules))
 
 
 def _drawn(plan: Plan) -> Iterator[str]:

@@ -14,6 +14,7 @@ from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT
 
 
 def _key(family: Family) -> str:
+    """What the API calls a family; it has known SD1's by a shorter name from the first."""
     return "sd" if family is SD1 else re.sub("[^a-z0-9]+", "_", family.title.lower())
 
 
@@ -31,7 +32,9 @@ class LineProblem(BaseModel):
 class Preset(BaseModel):
     name: str
     values: str = Field(description="a line of it, as the file has it; a name may have several")
-    blocks: list[str] = Field(description="the block of each value; none of blocks by name, or where models differ")
+    blocks: list[str] = Field(
+        description="the block of each value, as in the original, or in all models that have such a vector; else none"
+    )
 
 
 class Presets(BaseModel):
@@ -50,7 +53,7 @@ class RuleSets(BaseModel):
 
 
 class Blocks(BaseModel):
-    model: str = Field(description="the kind of model; unknown: one that has blocks by the names of its own layers")
+    model: str = Field(description="the kind of model; unknown: none of those that can be asked for")
     title: str = Field(description="what it is called in messages")
     blocks: list[str] = Field(description="the blocks of this kind of model, in their order")
     groups: dict[str, list[str]] = Field(description="names for several blocks")

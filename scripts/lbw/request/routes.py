@@ -39,11 +39,11 @@ from lbw.request.route_models import (
     StrengthsAnswer,
     Tag,
 )
-from lbw.tags.families import family_of_layers, layout_of
+from lbw.tags.families import family_of_layers, usual_layout
 from lbw.tags.library import Library
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
-from lbw.tags.weights import is_named, split_values
+from lbw.tags.weights import is_named, split_vector
 
 MOST_COEFFICIENTS = 1_000_000
 """Numbers in one answer."""
@@ -92,11 +92,24 @@ def _ratio(made: Pass, kind: Kind) -> float | None:
     return term.ratio if schedule == (request.te_schedule if kind.is_text_encoder else request.schedule) else None
 
 
-def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: Library, backend: Backend) -> Tag:
+def _zero_blocks(
+    made: Pass, kinds: Sequence[Mapping[Kind, Sequence[str]]], backend: Backend
+) -> list[list[str] | None]:
+    """For each tag, the blocks at 0 in which its network has parts; None where that is not known."""
+    family = made.plan.family
+    names = {request.name for request in made.plan.requests}
+    changed = {name: backend.changed_layers(name) for name in names}
+    has_parts_in = {name: layers and {*map(family.block_of, layers)} for name, layers in changed.items()}
+    return [
+        None if (blocks := has_parts_in[request.name]) is None else [label for label in at_0 if label in blocks]
+        for request, at_0 in zip(made.plan.requests, blocks_at_0(kinds, family), strict=True)
+    ]
+
+
+def _tag(
+    made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], zero_blocks: list[str] | None, library: Library
+) -> Tag:
     request, weights = made.plan.requests[index], made.plan.weights[index]
-    changed = backend.changed_layers(request.name)
-    has_parts_in = None if changed is None else set(map(made.plan.family.block_of, changed))
-    at_0 = blocks_at_0(made.plan)[index]
     positions = [position for _, position in library.keyframes(request.weights or "")] if weights else []
     return Tag(
         name=request.name,
@@ -107,7 +120,7 @@ def _tag(made: Pass, index: int, kinds: Mapping[Kind, Sequence[str]], library: L
             Keyframe(position=position, values=list(each.values))
             for position, each in zip(positions, weights, strict=True)
         ],
-        zero_blocks=None if has_parts_in is None else [label for label in at_0 if label in has_parts_in],
+        zero_blocks=zero_blocks,
         strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
         groups=[
             Group(
@@ -142,7 +155,10 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     kinds = layers_by_kind(made.plan)
     if sum(map(len, kinds)) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
-    tags = [_tag(made, index, each, library, backend) for index, each in enumerate(kinds)]
+    tags = [
+        _tag(made, index, each, at_0, library)
+        for index, (each, at_0) in enumerate(zip(kinds, _zero_blocks(made, kinds, backend), strict=True))
+    ]
     return ParseAnswer(tags=tags, warnings=list(warnings))
 
 
@@ -172,7 +188,7 @@ def add(app: FastAPI, backend: Backend) -> None:
             presets=[
                 Preset(
                     name=name, values=values,
-                    blocks=[] if is_named(values) else [*layout_of(len(split_values(values)))],
+                    blocks=[] if is_named(values) else [*usual_layout(len(split_vector(values)))],
                 )
                 for name, lines in found.items()
                 for values in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lbw.tags.families import KNOWN, Family
 from lbw.tags.limits import shortened
@@ -13,9 +14,14 @@ class UnknownBlockError(ValueError):
     """A word is no block of a model of ``family``; without it, of no published model."""
 
     def __init__(self, word: str, family: Family | None = None) -> None:
-        model = f"of this {family.title} model; expected {', '.join(family.known)}" if family else "of any known model"
-        super().__init__(f"{shortened(word)!r} is not a block {model}")
-        self.word = word
+        super().__init__(word)
+        self.word, self._family = word, family
+
+    def __str__(self) -> str:  # made when it is asked for: who tries many families asks for none
+        if self._family is None:
+            return f"{shortened(self.word)!r} is not a block of any known model"
+        known = ", ".join(self._family.all_names)
+        return f"{shortened(self.word)!r} is not a block of this {self._family.title} model; expected {known}"
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,19 @@ def block_range(word: str, family: Family, *, either_way: bool = True) -> tuple[
 
     Raises:
         UnknownBlockError: no model of the family has such a block.
-        ValueError: the range runs backwards, and shall not do so ``either_way``.
+        ValueError: a text encoder of its own is in the range, or it runs backwards and shall not do so ``either_way``.
     """
     ends = word.split("-", maxsplit=1)
     found = [family.find(end) for end in ends]
     if not all(found):
         unknown = next((end for end, labels in zip(ends, found, strict=True) if end and not labels), word)
         raise UnknownBlockError(unknown, family)
+    if len(found) == 1:
+        return found[0]
     labels = [label for end in found for label in end]
     order = family.vocabulary
-    if len(found) == 1 or not set(labels) <= set(order):  # a text encoder of its own has no place in the order
-        return tuple(labels)
+    if not set(labels) <= set(order):
+        raise ValueError(f"the range {word!r} has a text encoder at one end; expected blocks, or BASE")
     places = [order.index(label) for label in labels]
     if places[-1] < places[0] and not either_way:
         raise ValueError(f"the range {word!r} runs backwards")
@@ -65,12 +73,14 @@ def parse_blocks(text: str, family: Family) -> Selector:
     """``IN05-OUT05 M00``, ``NOT BASE``: blocks, groups or ranges separated by spaces, which a leading ``NOT`` inverts.
 
     Raises:
-        UnknownBlockError: as in :func:`block_range`.
+        ValueError: as in :func:`block_range`.
     """
     words, is_inverted = split_words(text)
     return Selector(frozenset(label for word in words for label in block_range(word, family)), is_inverted)
 
 
-def is_block(word: str) -> bool:
-    """Whether a word is a block, or a group of them, on published models of any family."""
-    return any(family.find(word) for family in KNOWN)
+@lru_cache(maxsize=10_000)
+def families_with(word: str) -> tuple[Family, ...]:
+    """The families of published models on which such a block, group or range means something."""
+    ends = word.split("-", maxsplit=1)
+    return tuple(family for family in KNOWN if all(map(family.find, ends)))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from lbw.tags.blocks import Selector, UnknownBlockError, block_range, split_words
-from lbw.tags.families import KNOWN, Family
+from lbw.tags.blocks import Selector, UnknownBlockError, block_range, families_with, split_words
+from lbw.tags.families import SD1, Family
 from lbw.tags.limits import LONGEST_RULE, MOST_RULES, number, shortened
 
 ELEMENTS = (
@@ -48,23 +48,16 @@ def _blocks(text: str, family: Family | None) -> Selector:
         ValueError: a word is a block of no family, or a range runs backwards.
     """
     words, is_inverted = split_words(text)
-    first, *others = KNOWN if family is None else (family, *KNOWN)
     found: set[str] = set()
     for word in words:
+        known = families_with(word)
         try:
-            found |= {*block_range(word, first, either_way=False)}
+            found |= {*block_range(word, family or (*known, SD1)[0], either_way=False)}
         except UnknownBlockError as error:
-            if not any(_knows(each, word) for each in others):
+            if not known:
                 raise UnknownBlockError(error.word, family) from None
             found.add(_OF_OTHERS)
     return Selector(frozenset(found), is_inverted)
-
-
-def _knows(family: Family, word: str) -> bool:
-    try:
-        return bool(block_range(word, family))
-    except UnknownBlockError:
-        return False
 
 
 _OF_OTHERS = ""

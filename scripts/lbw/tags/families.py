@@ -40,43 +40,42 @@ class Row:
 class Single:
     """A block that is one or several modules without a number of their own, as ``M00``, or Flux's ``IN``.
 
-    ``counts`` is whether a vector with a value for each block has one for it. One without modules is known by name.
+    ``in_vector`` is whether a vector with a value for each block has one for it. One without modules is known by name,
+    but no model of the family has it.
     """
 
     label: str
     modules: tuple[str, ...]
-    counts: bool = False
-
-    def labels(self) -> tuple[str, ...]:
-        return (self.label,) if self.modules else ()
+    in_vector: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
-    """What the models of a family have in common: an entry of the table.
+class Architecture:
+    """What models have in common that differ in how many blocks they have: an entry of the table.
 
     Args:
         title: what they are called.
         parts: their blocks in order.
-        has: modules by which they are told from others.
+        identifying_modules: those by which they are told from others.
         models: {published model: how many modules each name of a row has}.
         layouts: vectors that are not a value for each block: {how many values: the block of each}.
-        encoders: their text encoders.
+        encoders: the names of their text encoders.
         attended: the blocks with attention, which most networks change; empty: all.
-        is_unet: whether all have as many blocks as the published one.
-        by_encoder: whether the labels of text encoders are Flux's.
+        is_unet: whether they have input, middle and output blocks, and all as many as the published one, so that a
+            few of a model's layers tell which it is.
+        encoder_labels: what stands for the text encoders in vectors.
         main: the prefix of a row that a vector may have values for alone.
     """
 
     title: str
     parts: tuple[Row | Single, ...]
-    has: tuple[str, ...]
+    identifying_modules: tuple[str, ...]
     models: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layouts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     encoders: tuple[str, ...] = ()
     attended: frozenset[str] = frozenset()
     is_unet: bool = False
-    by_encoder: bool = False
+    encoder_labels: tuple[str, ...] = ("BASE",)
     main: str = ""
 
     @cached_property
@@ -104,7 +103,7 @@ _OF_STABLE_DIFFUSION: Mapping[int, tuple[str, ...]] = {
 _OF_FLUX = {61: ("CLIP", "T5", "IN", *_numbered("D", range(19)), *_numbered("S", range(38)), "OUT")}
 
 _UNET = (
-    Row("input_blocks", "IN", 12), Single("M00", ("middle_block",), counts=True), Row("output_blocks", "OUT", 12)
+    Row("input_blocks", "IN", 12), Single("M00", ("middle_block",), in_vector=True), Row("output_blocks", "OUT", 12)
 )  # fmt: skip
 _MMDIT = (Row("joint_blocks", "IN", 38, half=0), Single("M00", ()), Row("joint_blocks", "OUT", 38, half=1))
 _FLUX = (
@@ -131,25 +130,28 @@ _ANIMA = (
 )  # fmt: skip
 
 _TABLE = (
-    Kind("SDXL", _UNET, ("input_blocks", "label_emb"), {"SDXL": (9, 9)}, _OF_STABLE_DIFFUSION, ("CLIP_L", "CLIP_G"),
-         frozenset(_OF_STABLE_DIFFUSION[12][1:]), is_unet=True),
-    Kind("SDXL refiner", _UNET, ("input_blocks", "label_emb"), {"SDXL refiner": (12, 12)}, _OF_STABLE_DIFFUSION,
-         ("CLIP_G",), frozenset((*_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 9)))), is_unet=True),
-    Kind("SD1/SD2", _UNET, ("input_blocks",), {"SD1/SD2": (12, 12)}, _OF_STABLE_DIFFUSION, ("CLIP_L",),
-         frozenset(_OF_STABLE_DIFFUSION[17][1:]), is_unet=True),
-    Kind("SD3", _MMDIT, ("joint_blocks",), {"SD3": (24,), "SD3.5 large": (38,)}, _OF_STABLE_DIFFUSION,
-         ("CLIP_L", "CLIP_G", "T5")),
-    Kind("Chroma", _FLUX, ("double_blocks", "distilled_guidance_layer"), {"Chroma": (19, 38)}, _OF_FLUX, ("T5",),
-         by_encoder=True),
-    Kind("Flux.2", _FLUX, ("double_blocks", "double_stream_modulation_img"),
-         {"Flux.2": (8, 48), "Flux.2 Klein 9B": (8, 24), "Flux.2 Klein 4B": (5, 20)}, encoders=("LLM",)),
-    Kind("Flux", _FLUX, ("double_blocks",), {"Flux": (19, 38)}, _OF_FLUX, ("CLIP_L", "T5"), by_encoder=True),
-    Kind("Lumina 2", _LUMINA, ("noise_refiner", "layers"), {"Lumina 2": (2, 2, 26), "Z-Image": (2, 2, 30)},
-         encoders=("LLM",), main="L"),
-    Kind("Qwen-Image", _QWEN_IMAGE, ("transformer_blocks", "time_text_embed"), {"Qwen-Image": (60,)},
-         encoders=("LLM",)),
-    Kind("Wan", _WAN, ("blocks", "patch_embedding"), {"Wan 14B": (40,), "Wan 1.3B/5B": (30,)}, encoders=("T5",)),
-    Kind("Anima", _ANIMA, ("blocks", "t_embedding_norm"), {"Anima": (28,)}, encoders=("LLM",)),
+    Architecture("SDXL", _UNET, ("input_blocks", "label_emb"), {"SDXL": (9, 9)}, _OF_STABLE_DIFFUSION,
+                 ("CLIP_L", "CLIP_G"), frozenset(_OF_STABLE_DIFFUSION[12][1:]), is_unet=True),
+    Architecture("SDXL refiner", _UNET, ("input_blocks", "label_emb"), {"SDXL refiner": (12, 12)}, _OF_STABLE_DIFFUSION,
+                 ("CLIP_G",), frozenset((*_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 9)))),
+                 is_unet=True),
+    Architecture("SD1/SD2", _UNET, ("input_blocks",), {"SD1/SD2": (12, 12)}, _OF_STABLE_DIFFUSION,
+                 ("CLIP_L", "CLIP_H"), frozenset(_OF_STABLE_DIFFUSION[17][1:]), is_unet=True),
+    Architecture("SD3", _MMDIT, ("joint_blocks",), {"SD3": (24,), "SD3.5 large": (38,)}, _OF_STABLE_DIFFUSION,
+                 ("CLIP_L", "CLIP_G", "T5")),
+    Architecture("Chroma", _FLUX, ("double_blocks", "distilled_guidance_layer"), {"Chroma": (19, 38)}, _OF_FLUX,
+                 ("T5",), encoder_labels=_OF_FLUX[61][:2]),
+    Architecture("Flux.2", _FLUX, ("double_blocks", "double_stream_modulation_img"),
+                 {"Flux.2": (8, 48), "Flux.2 Klein 9B": (8, 24), "Flux.2 Klein 4B": (5, 20)}, encoders=("LLM",)),
+    Architecture("Flux", _FLUX, ("double_blocks",), {"Flux": (19, 38)}, _OF_FLUX, ("CLIP_L", "T5"),
+                 encoder_labels=_OF_FLUX[61][:2]),
+    Architecture("Lumina 2", _LUMINA, ("noise_refiner", "layers"), {"Lumina 2": (2, 2, 26), "Z-Image": (2, 2, 30)},
+                 encoders=("LLM",), main="L"),
+    Architecture("Qwen-Image", _QWEN_IMAGE, ("transformer_blocks", "time_text_embed"), {"Qwen-Image": (60,)},
+                 encoders=("LLM",)),
+    Architecture("Wan", _WAN, ("blocks", "patch_embedding"), {"Wan 14B": (40,), "Wan 1.3B/5B": (30,)},
+                 encoders=("T5",)),
+    Architecture("Anima", _ANIMA, ("blocks", "t_embedding_norm"), {"Anima": (28,)}, encoders=("LLM",)),
 )  # fmt: skip
 """The families. Of several that a model has the modules of, the first counts."""
 
@@ -158,7 +160,7 @@ ENCODERS = ("CLIP_L", "CLIP_G", "CLIP_H", "T5", "LLM")
 
 _ENCODER_NAMES = (
     ("CLIP_L", r"clip_l|(0_)?transformer_text_model"), ("CLIP_G", r"clip_g|[01]_model_"), ("CLIP_H", r"clip_h|model_"),
-    ("T5", r"(um)?t5"), ("LLM", r"\d*(gemma|qwen|llama|mistral|llm)?"),
+    ("T5", r"(um)?t5"),
 )  # fmt: skip
 """What layer names of a text encoder begin with: on the Forge family, and on AUTOMATIC1111 of SD3, with the
 encoder's name; AUTOMATIC1111 has a number before those of CLIP and OpenCLIP where a model has two."""
@@ -167,7 +169,7 @@ encoder's name; AUTOMATIC1111 has a number before those of CLIP and OpenCLIP whe
 @lru_cache(maxsize=20_000)
 def encoder_of(layer: str) -> str:
     """The name of the text encoder that a layer is in, which is no layer of the diffusion model."""
-    return next(name for name, start in _ENCODER_NAMES if re.match(start, layer))
+    return next((name for name, start in _ENCODER_NAMES if re.match(start, layer)), "LLM")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,66 +178,71 @@ class Family:
 
     Args:
         title: what such a model is called in messages.
-        kind: the entry of the table.
+        architecture: the entry of the table.
         counts: how many modules each of its rows has.
         encoders: names of the text encoders.
     """
 
     title: str
-    kind: Kind
+    architecture: Architecture
     counts: tuple[int, ...]
     encoders: tuple[str, ...]
 
     @cached_property
     def _rows(self) -> Mapping[str, int]:
-        return dict(zip(self.kind.rows, self.counts, strict=True))
+        return dict(zip(self.architecture.rows, self.counts, strict=True))
 
     @cached_property
-    def modules(self) -> Mapping[str, tuple[str, ...]]:
+    def labels_by_module(self) -> Mapping[str, tuple[str, ...]]:
         """{module below ``diffusion_model``: the label of each by its number, or one label for all}."""
         found: dict[str, tuple[str, ...]] = {}
-        for part in self.kind.parts:
+        for part in self.architecture.parts:
             if isinstance(part, Row):
                 found[part.module] = found.get(part.module, ()) + part.labels(self._rows[part.module])
             else:
                 found |= dict.fromkeys(part.modules, (part.label,))
         return found
 
-    @cached_property
+    @property
     def of_encoders(self) -> tuple[str, ...]:
         """The labels of the text encoders."""
-        return ("CLIP", "T5") if self.kind.by_encoder else ("BASE",)
+        return self.architecture.encoder_labels
+
+    @property
+    def single_encoders(self) -> tuple[str, ...]:
+        """Names of text encoders that are parts of ``BASE``."""
+        return self.encoders if self.of_encoders == ("BASE",) else ()
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         """The labels that a vector with a value for each block counts."""
         return tuple(
             label
-            for part in self.kind.parts if isinstance(part, Row) or part.counts
-            for label in (part.labels(self._rows[part.module]) if isinstance(part, Row) else part.labels())
+            for part in self.architecture.parts if isinstance(part, Row) or part.in_vector
+            for label in (part.labels(self._rows[part.module]) if isinstance(part, Row) else (part.label,))
         )  # fmt: skip
 
     @property
-    def is_published(self) -> bool:
+    def is_in_table(self) -> bool:
         """Whether an entry of the table knows such models."""
-        return self.kind in _TABLE
+        return self.architecture in _TABLE
 
     @cached_property
     def attended(self) -> frozenset[str]:
         """The blocks that most networks change."""
-        return self.kind.attended or frozenset(self.blocks)
+        return self.architecture.attended or frozenset(self.blocks)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """All labels, in the order in which ranges such as ``IN05-OUT05`` count."""
-        existing = {*self.of_encoders, *(label for labels in self.modules.values() for label in labels)}
+        existing = {*self.of_encoders, *(label for labels in self.labels_by_module.values() for label in labels)}
         return tuple(label for label in self.vocabulary if label in existing)
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """As ``labels``, with those that larger models of the family have."""
         found = [*self.of_encoders]
-        for part in self.kind.parts:
+        for part in self.architecture.parts:
             if isinstance(part, Row):
                 found += part.labels(max(part.most, self._rows[part.module]))
             else:
@@ -246,24 +253,25 @@ class Family:
     def groups(self) -> Mapping[str, tuple[str, ...]]:
         """{name: labels of several blocks}. ``FIRST``, ``MID`` and ``LAST`` are the parts of a U-Net, and thirds of the
         blocks of a transformer."""
-        rows = {
-            part.prefix: part.labels(self._rows[part.module]) for part in self.kind.parts if isinstance(part, Row)
-        }
-        groups = {"BASE": self.of_encoders, "CLIP_L": ("CLIP",)} if self.kind.by_encoder else {}
+        parts = (part for part in self.architecture.parts if isinstance(part, Row))
+        rows = {part.prefix: part.labels(self._rows[part.module]) for part in parts}
+        groups = {} if self.of_encoders == ("BASE",) else {"BASE": self.of_encoders, "CLIP_L": ("CLIP",)}
         groups |= {name: labels for name, labels in rows.items() if name not in self.labels}
-        if self.kind.is_unet:
-            return groups | {"M": ("M00",), "FIRST": rows["IN"], "MID": ("M00",), "LAST": rows["OUT"]}
+        if "M00" in self.vocabulary:
+            groups["M"] = ("M00",)
+        if self.architecture.is_unet:
+            return groups | {"FIRST": rows["IN"], "MID": ("M00",), "LAST": rows["OUT"]}
         ends = [len(self.blocks) * part // 3 for part in range(4)]
         return groups | {name: self.blocks[ends[i] : ends[i + 1]] for i, name in enumerate(("FIRST", "MID", "LAST"))}
 
     @cached_property
     def layouts(self) -> Mapping[int, tuple[str, ...]]:
         """{how many values a vector has: the block of each, or ``BASE``}."""
-        return dict(sorted({**self.kind.layouts, **self._own_layouts}.items()))
+        return dict(sorted({**self.architecture.layouts, **self._own_layouts}.items()))
 
     @cached_property
     def _own_layouts(self) -> Mapping[int, tuple[str, ...]]:
-        rows = [self.blocks, self.groups[self.kind.main]] if self.kind.main else [self.blocks]
+        rows = [self.blocks, self.groups[self.architecture.main]] if self.architecture.main else [self.blocks]
         return {len(layout): layout for blocks in rows for layout in (blocks, ("BASE", *blocks))}
 
     def fill(self, length: int) -> str:
@@ -271,9 +279,18 @@ class Family:
         """
         return "1" if length in self._own_layouts else "0"
 
+    def expand(self, name: str) -> tuple[str, ...]:
+        """The labels of a name in a layout: of ``BASE``, where it is a group, those of the text encoders."""
+        return self.groups.get(name, (name,))
+
     def labels_in(self, layout: tuple[str, ...]) -> frozenset[str]:
         """The labels that a layout has values for."""
-        return frozenset(label for name in layout for label in self.groups.get(name, (name,)))
+        return frozenset(label for name in layout for label in self.expand(name))
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The order in which all names that a layout may have stand."""
+        return tuple(dict.fromkeys(("BASE", *self.vocabulary)))
 
     @cached_property
     def _names(self) -> dict[str, tuple[str, ...]]:
@@ -282,12 +299,12 @@ class Family:
 
     @cached_property
     def _module(self) -> re.Pattern[str]:
-        return _module_pattern(self.modules)
+        return _module_pattern(self.labels_by_module)
 
     def names_of(self, layer: str) -> tuple[str, ...]:
         """The names that mean the block of a layer, the narrowest first: ``("IN04",)``, ``("CLIP_G", "BASE")``.
 
-        None for a layer that no block claims (time_embed, label_emb, out). ``layer`` is the host's name, with
+        Empty for a layer that no block claims (time_embed, label_emb, out). ``layer`` is the host's name, with
         underscores (``diffusion_model_input_blocks_4_1_...``) or with dots.
         """
         if layer not in self._names:
@@ -297,11 +314,11 @@ class Family:
     def _find_names(self, layer: str) -> tuple[str, ...]:
         if not layer.startswith("diffusion_model"):
             encoder = encoder_of(layer)
-            return ("T5" if encoder == "T5" else "CLIP",) if self.kind.by_encoder else (encoder, "BASE")
+            return (encoder, "BASE") if self.of_encoders == ("BASE",) else ("T5" if encoder == "T5" else "CLIP",)
         match = self._module.match(layer)
         if match is None:
             return ()
-        labels = self.modules[match[1]]
+        labels = self.labels_by_module[match[1]]
         index = int(match[2] or -1) if match[1] in self._rows else 0
         return (labels[index],) if 0 <= index < len(labels) else ()
 
@@ -311,34 +328,41 @@ class Family:
         return names[-1] if names else None
 
     def find(self, word: str) -> tuple[str, ...]:
-        """The names of a block or a group, in any case; none if it is unknown.
+        """The labels of a block or a group, or the name of a text encoder, in any case; none if it is unknown.
 
-        A number may lack zeros, and stand behind the module's own name: ``D3``, ``double_blocks.3``. Names that only
-        other models of the family have are found, too.
+        A number may lack zeros, and stand behind the module's own name: ``D3``, ``double_blocks.3``. What only other
+        models of the architecture have is found, too: :meth:`has` tells.
         """
         word = word.strip().upper()
         if word in self.groups:
             return self.groups[word]
-        if word in self.vocabulary or (word in ENCODERS and not self.kind.by_encoder):
+        if word in self.vocabulary or (word in ENCODERS and self.of_encoders == ("BASE",)):
             return (word,)
         match = _NUMBERED.fullmatch(word)
         if match is None:
             return ()
         for module in self._rows:
             if match[1] == module.upper():
-                return self.modules[module][int(match[2]) : int(match[2]) + 1]
+                return self._most_labels(module)[int(match[2]) : int(match[2]) + 1]
         label = f"{match[1]}{int(match[2]):02d}"
         return (label,) if label in self.vocabulary else ()
 
+    def _most_labels(self, module: str) -> tuple[str, ...]:
+        """The label of each number of a row, with those of larger models where the numbers of this one go on."""
+        rows = [part for part in self.architecture.parts if isinstance(part, Row) and part.module == module]
+        labels = self.labels_by_module[module]
+        return labels if len(rows) > 1 else labels + rows[0].labels(rows[0].most)[len(labels) :]
+
     def has(self, name: str) -> bool:
         """Whether such a model has what a name of :meth:`find` means."""
-        return name in self.labels or name in self.encoders
+        return name in self.labels or name in self.single_encoders
 
     @cached_property
-    def known(self) -> tuple[str, ...]:
-        """All names, for messages."""
-        encoders = self.encoders if not self.kind.by_encoder and len(self.encoders) > 1 else ()
-        return (*label_ranges(self.labels, self.labels), *encoders, *self.groups)
+    def all_names(self) -> tuple[str, ...]:
+        """What its blocks can be called, for messages."""
+        encoders = self.single_encoders if len(self.single_encoders) > 1 else ()
+        groups = [name for name, labels in self.groups.items() if set(labels) <= set(self.labels)]
+        return (*label_ranges(self.labels, self.labels), *encoders, *groups)
 
 
 _NUMBERED = re.compile(r"([A-Z_]+?)[._]?(\d{1,3})")
@@ -367,25 +391,25 @@ def _module_pattern(modules: Collection[str]) -> re.Pattern[str]:
     return re.compile(rf"diffusion_model[_.]({names})(?:[_.](\d+))?(?=[_.]|$)")
 
 
-_MODULE = _module_pattern({module for kind in _TABLE for module in (*kind.modules, *kind.has)})
+_MODULE = _module_pattern({name for each in _TABLE for name in (*each.modules, *each.identifying_modules)})
 
 
 @lru_cache(maxsize=256)
-def _family(kind: Kind, counts: tuple[int, ...], encoders: tuple[str, ...]) -> Family:
-    title = next((name for name, published in kind.models.items() if published == counts), kind.title)
-    return Family(title, kind, counts, encoders or kind.encoders)
+def _family(architecture: Architecture, counts: tuple[int, ...], encoders: tuple[str, ...]) -> Family:
+    titles = (name for name, published in architecture.models.items() if published == counts)
+    return Family(next(titles, architecture.title), architecture, counts, encoders or architecture.encoders)
 
 
-KNOWN = tuple(_family(kind, counts, kind.encoders) for kind in _TABLE for counts in kind.models.values())
+KNOWN = tuple(_family(each, counts, each.encoders) for each in _TABLE for counts in each.models.values())
 """The families of published models."""
 
 ORIGINAL_LAYOUTS = {**_OF_STABLE_DIFFUSION, **_OF_FLUX}
 """The vectors that the original extension has: {how many values: the block of each}."""
 
 
-def layout_of(length: int) -> tuple[str, ...]:
-    """The block of each of ``length`` values, as far as it does not depend on the model, or is what the original has;
-    nothing if it depends."""
+def usual_layout(length: int) -> tuple[str, ...]:
+    """The block of each of ``length`` values if no model says what they mean: as in the original, or as in all families
+    that have such a vector; nothing if those differ."""
     found = {family.layouts[length] for family in KNOWN if length in family.layouts}
     return ORIGINAL_LAYOUTS.get(length, found.pop() if len(found) == 1 else ())
 
@@ -404,22 +428,23 @@ def family_of_layers(layers: Iterable[str]) -> Family:
         elif match := _MODULE.match(layer):
             counts[match[1]] = max(counts.get(match[1], 0), int(match[2] or 0) + 1)
     present = tuple(name for name in ENCODERS if name in encoders)
-    for kind in _TABLE:
-        if not all(module in counts for module in kind.has):
+    for architecture in _TABLE:
+        if not all(module in counts for module in architecture.identifying_modules):
             continue
-        found = tuple(counts.get(module, 0) for module in kind.rows)
-        if not kind.is_unet:
-            return _family(kind, found, present)
-        (published,) = kind.models.values()
-        if all(count <= most for count, most in zip(found, published, strict=True)):
-            return _family(kind, published, present)
+        found = tuple(counts.get(module, 0) for module in architecture.rows)
+        if not architecture.is_unet:
+            return _family(architecture, found, present)
+        (published,) = architecture.models.values()
+        has_such_encoders = not present or encoders & {*architecture.encoders}
+        if has_such_encoders and all(count <= most for count, most in zip(found, published, strict=True)):
+            return _family(architecture, published, present)
     rows = _own_rows(layers)
-    return _family(_own_kind(rows), tuple(count for _, count in rows), present) if rows else SD1
+    return _family(_own_architecture(rows), tuple(count for _, count in rows), present) if rows else SD1
 
 
 @lru_cache(maxsize=64)
-def _own_kind(rows: tuple[tuple[str, int], ...]) -> Kind:
-    return Kind("unknown", tuple(Row(module, module.upper(), count) for module, count in rows), ())
+def _own_architecture(rows: tuple[tuple[str, int], ...]) -> Architecture:
+    return Architecture("unknown", tuple(Row(module, module.upper(), count) for module, count in rows), ())
 
 
 _NUMBERED_LAYER = re.compile(r"diffusion_model_(.+?)_(\d+)_(.+)")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from lbw.tags import named_weights
 from lbw.tags.curves import is_curve, split_keyframes
 from lbw.tags.families import Family
-from lbw.tags.limits import listed, shortened
+from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
@@ -20,6 +20,36 @@ class Drawn:
 
     seed: int
     vectors: Mapping[str, tuple[str, ...]]
+
+
+@dataclass
+class _Reading:
+    """Presets that others begin with are read once each, however many lines name them."""
+
+    family: Family
+    depth: int = 0
+    known: dict[str, Vector | ValueError] = field(default_factory=dict)
+
+    def once(self, name: str, read: Callable[[], Vector]) -> Vector:
+        """
+        Raises:
+            ValueError: the preset cannot be used, begins with itself, or too many begin with one another.
+        """
+        if name not in self.known:
+            self.known[name] = ValueError("a preset that begins with itself")
+            if self.depth == MOST_NESTED_PRESETS:
+                raise ValueError(f"more than {MOST_NESTED_PRESETS} presets that begin with one another")
+            self.depth += 1
+            try:
+                self.known[name] = read()
+            except ValueError as error:
+                self.known[name] = error
+            finally:
+                self.depth -= 1
+        found = self.known[name]
+        if isinstance(found, ValueError):
+            raise found
+        return found
 
 
 @dataclass(frozen=True)
@@ -43,22 +73,21 @@ class Library:
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""
-        found: list[str] = []
-
-        def note(text: str) -> None:
-            text = text.strip()
-            if text in found:
-                return
-            if text in self.presets:
-                found.append(text)
-            for meant in self.texts(text):
-                start = meant.partition(",")[0]
-                if is_named(meant) and "=" not in start and start not in named_weights.STARTS:
-                    note(start)
-
         with contextlib.suppress(ValueError):
-            for name, _ in self.keyframes(weights):
-                note(name)
+            rest = [name.strip() for name, _ in reversed(self.keyframes(weights))]
+            return self._names(rest)
+        return []
+
+    def _names(self, rest: list[str]) -> list[str]:
+        found: list[str] = []
+        while rest:
+            name = rest.pop()
+            if name in found:
+                continue
+            if name in self.presets:
+                found.append(name)
+            starts = [text.partition(",")[0].strip() for text in self.texts(name) if is_named(text)]
+            rest += [start for start in reversed(starts) if "=" not in start and start not in named_weights.STARTS]
         return found
 
     def texts(self, weights: str) -> tuple[str, ...]:
@@ -67,7 +96,7 @@ class Library:
 
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
-        return weights.strip() in self.presets or is_vector(weights) or named_weights.is_written_out(weights)
+        return weights.strip() in self.presets or is_vector(weights) or named_weights.is_named_or_for_all(weights)
 
     def vector(self, weights: str, family: Family) -> Vector:
         """What ``lbw=weights`` means on a model of ``family``.
@@ -78,37 +107,36 @@ class Library:
         Raises:
             ValueError: there is no such preset, or what it names cannot be used.
         """
-        return self._vector(weights, family, frozenset())
+        return self._vector(weights, _Reading(family))
 
-    def _vector(self, weights: str, family: Family, within: frozenset[str]) -> Vector:
-        """``within`` are the presets that this one stands in."""
+    def _vector(self, weights: str, reading: _Reading) -> Vector:
         if not self.knows(weights):
             raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
 
         def vector_of(name: str) -> Vector:
-            if name in within:
-                raise ValueError(f"{shortened(name)}: a preset that begins with itself")
             try:
-                return self._vector(name, family, within | {name})
+                return reading.once(name, lambda: self._vector(name, reading))
             except ValueError as error:
                 raise ValueError(f"{shortened(name)}: {error}") from None
+
+        def read(text: str) -> Vector:
+            if named_weights.is_named_or_for_all(text):
+                return named_weights.parse_named(text, reading.family, vector_of)
+            return parse_vector(text, reading.family)
 
         fitting, failures = [], []
         for text in self.texts(weights):
             try:
-                is_written_out = named_weights.is_written_out(text)
-                fitting.append(
-                    named_weights.written_out(text, family, vector_of) if is_written_out else parse_vector(text, family)
-                )
+                fitting.append(read(text))
             except ValueError as error:
                 failures.append(error)
-        if not fitting and weights.strip() in named_weights.STARTS:
-            return named_weights.written_out(weights, family, vector_of)
-        if len(failures) > 1 and not fitting:
-            raise ValueError(f"none of its {len(failures)} lines is for this model; of the last one, {failures[-1]}")
-        if not fitting:
-            raise failures[-1]
-        return max(reversed(fitting), key=lambda vector: vector.fit)
+        if fitting:
+            return max(reversed(fitting), key=lambda vector: vector.fit)
+        if weights.strip() in named_weights.STARTS:
+            return read(weights)
+        if len(failures) == 1:
+            raise failures[0]
+        raise ValueError(f"none of its {len(failures)} lines is for this model; of the last one, {failures[-1]}")
 
     def keyframes(self, weights: str) -> list[tuple[str, str]]:
         """(name or vector, position) of each keyframe of ``lbw=weights``; one without position if it is no curve.

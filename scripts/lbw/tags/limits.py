@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 LARGEST_NUMBER = 1e6
@@ -20,6 +21,9 @@ MOST_TAGS = 100
 MOST_KEYFRAMES = 150
 """Keyframes of one curve: as many as a pass has steps."""
 
+MOST_NESTED_PRESETS = 20
+"""Presets that begin with one another."""
+
 MOST_RULES = 200
 """Rules of one rule set."""
 
@@ -33,6 +37,8 @@ MOST_MESSAGES = 50
 """Warnings of one generation."""
 
 LONGEST_MESSAGE = 1000
+
+_LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
 
 
 def number(text: str) -> float:
@@ -49,7 +55,8 @@ def number(text: str) -> float:
 
 
 def shortened(text: str, length: int = 80) -> str:
-    """``text``, with its middle left out if it is longer than ``length``."""
+    """``text`` on one line, with its middle left out if it is longer than ``length``."""
+    text = _LINE_ENDS.sub(" ", text)
     if len(text) <= length:
         return text
     return f"{text[: length * 2 // 3]} … {text[-length // 4 :]}"

@@ -7,14 +7,12 @@ inverts, and a later item counts where two are for one block. Values are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from random import Random
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from lbw.tags.blocks import UnknownBlockError, block_range, split_words
+from lbw.tags.blocks import UnknownBlockError, block_range, families_with, split_words
 from lbw.tags.families import KNOWN, Family
 from lbw.tags.limits import shortened
-from lbw.tags.weights import Vector, is_named, parse_value
+from lbw.tags.weights import Vector, check_value, is_named, is_value
 
 STARTS = {"ALL": "1", "NONE": "0"}
 """Words for all blocks. Alone, a preset of this name counts instead, which may leave blocks out by its length."""
@@ -22,22 +20,15 @@ STARTS = {"ALL": "1", "NONE": "0"}
 
 def is_for_all(text: str) -> bool:
     """Whether a text is one value, or ``ALL`` or ``NONE``, which is for all blocks."""
-    text = text.strip()
-    if text in STARTS:
-        return True
-    try:
-        parse_value(text, 1.0, Random(0))
-    except ValueError:
-        return False
-    return True
+    return text.strip() in STARTS or is_value(text)
 
 
-def is_written_out(text: str) -> bool:
-    """Whether a text is no vector and no preset's name, but what :func:`written_out` makes a vector of."""
+def is_named_or_for_all(text: str) -> bool:
+    """Whether a text is no vector by number and no preset's name, but what :func:`parse_named` reads."""
     return is_named(text) or is_for_all(text)
 
 
-def written_out(text: str, family: Family, vector_of: Callable[[str], Vector]) -> Vector:
+def parse_named(text: str, family: Family, vector_of: Callable[[str], Vector]) -> Vector:
     """The vector of a named form, or of one value, with a value for each block of a family.
 
     Args:
@@ -52,36 +43,44 @@ def written_out(text: str, family: Family, vector_of: Callable[[str], Vector]) -
     if "=" not in items[0]:
         start = items.pop(0)
         begun = _for_all(start, family) if is_for_all(start) else vector_of(start)
-        values, notes = dict(begun.written_out().values), [*begun.notes]
-    for item in items:
-        words, separator, value = (part.strip() for part in item.partition("="))
-        if not separator or not words:
-            raise ValueError(f"{shortened(item)!r} is not blocks=value, as OUT03-OUT06=1")
-        parse_value(value, 1.0, Random(0))
+        values, notes = dict(begun.complete().values), [*begun.notes]
+    for words, value in _pairs(items):
+        check_value(value)
         selected = _selected(words, family, notes)
         if "BASE" in selected:  # it is for all text encoders
-            values = {name: known for name, known in values.items() if name not in family.encoders}
+            values = {name: known for name, known in values.items() if name not in family.single_encoders}
         values |= dict.fromkeys(selected, value)
     return Vector(family, values, frozenset(family.labels), notes=tuple(dict.fromkeys(notes)))
 
 
-def check(text: str) -> None:
-    """
+def check(text: str) -> Collection[Family]:
+    """The families of published models on which block weights by name can be used, whatever the presets are.
+
     Raises:
-        ValueError: block weights by name can be used on no published model, whatever the presets are.
+        ValueError: there are none.
     """
-    unknown: list[UnknownBlockError] = []
-    for family in KNOWN:
-        try:
-            written_out(text, family, partial(_any_preset, family))
-            return
-        except UnknownBlockError as error:
-            unknown.append(error)
-    raise UnknownBlockError(unknown[0].word)
+    items = [item.strip() for item in text.split(",")]
+    families: Collection[Family] = KNOWN
+    for words, value in _pairs(items[1:] if "=" not in items[0] else items):
+        check_value(value)
+        for word in split_words(words)[0]:
+            families = [family for family in families if family in families_with(word)]
+            if not families:
+                raise UnknownBlockError(word)
+    return families
 
 
-def _any_preset(family: Family, _name: str) -> Vector:
-    return _for_all("1", family)
+def _pairs(items: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Blocks and value of each item.
+
+    Raises:
+        ValueError: an item is no ``blocks=value``.
+    """
+    for item in items:
+        words, separator, value = (part.strip() for part in item.partition("="))
+        if not separator or not words:
+            raise ValueError(f"{shortened(item)!r} is not blocks=value, as OUT03-OUT06=1")
+        yield words, value
 
 
 def _for_all(text: str, family: Family) -> Vector:
@@ -99,8 +98,9 @@ def _selected(text: str, family: Family, notes: list[str]) -> list[str]:
             notes.append(f"{word} is left out, which this {family.title} model does not have")
         found |= {*names}
     if not is_inverted:
-        return [name for name in (*family.labels, *family.encoders) if name in found]
+        return [name for name in (*family.labels, *family.single_encoders) if name in found]
     rest = [label for label in family.labels if label not in found]
-    if "BASE" in rest and found & {*family.encoders}:
-        rest[rest.index("BASE") : rest.index("BASE") + 1] = [name for name in family.encoders if name not in found]
+    if "BASE" in rest and found & {*family.single_encoders}:
+        rest.remove("BASE")
+        rest += [name for name in family.single_encoders if name not in found]
     return rest

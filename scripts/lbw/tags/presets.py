@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from lbw.tags import named_weights
 from lbw.tags.blocks import UnknownBlockError
 from lbw.tags.elements import parse_rules
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.weights import check_values, families_of_length, is_named, is_vector, split_values
+from lbw.tags.weights import check_values, families_of_length, is_named, is_value, is_vector, split_vector
 
 ORIGINAL_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -44,23 +45,23 @@ def _line(name: str, *runs: tuple[int, int]) -> str:
     return f"{name}:{','.join(value for ones, zeros in runs for value in ['1'] * ones + ['0'] * zeros)}"
 
 
-def _lines(size: int, deep_in: int, deep_out: int, middle: int) -> str:
-    """The original's presets for a model with ``size`` blocks before the middle and as many behind it.
+def _lines(ins: int, deep_in: int, middle: int, outs: int, deep_out: int) -> str:
+    """The original's presets for a model with ``ins`` blocks before the middle and ``outs`` behind it.
 
     Args:
         deep_in: the first block of the deep half of the input, counted from 0.
-        deep_out: the first block of the output that is no longer deep.
         middle: how many blocks there are between.
+        deep_out: the first block of the output that is no longer deep.
     """
-    rest = size - deep_in
+    rest, shallow = ins - deep_in, outs - deep_out
     return "\n".join((
-        _line("INS", (1 + deep_in, rest + middle + size)),
-        _line("IND", (1, deep_in), (rest, middle + size)),
-        _line("INALL", (1 + size, middle + size)),
-        _line("MIDD", (1, deep_in), (rest + middle + deep_out, size - deep_out)),
-        _line("OUTD", (1, size + middle), (deep_out, size - deep_out)),
-        _line("OUTS", (1, size + middle + deep_out), (size - deep_out, 0)),
-        _line("OUTALL", (1, size + middle), (size, 0)),
+        _line("INS", (1 + deep_in, rest + middle + outs)),
+        _line("IND", (1, deep_in), (rest, middle + outs)),
+        _line("INALL", (1 + ins, middle + outs)),
+        _line("MIDD", (1, deep_in), (rest + middle + deep_out, shallow)),
+        _line("OUTD", (1, ins + middle), (deep_out, shallow)),
+        _line("OUTS", (1, ins + middle + deep_out), (shallow, 0)),
+        _line("OUTALL", (1, ins + middle), (outs, 0)),
     ))
 
 
@@ -73,23 +74,17 @@ ALL0.5:0.5,BASE=0.5
 INALL:NONE,BASE FIRST=1
 MIDD:NONE,BASE MID=1
 OUTALL:NONE,BASE LAST=1
-# Flux:
-INS:NONE,BASE D00-D08=1
-IND:NONE,BASE D09-D18=1
-INALL:NONE,BASE D=1
-MIDD:NONE,BASE D09-S18=1
-OUTD:NONE,BASE S00-S18=1
-OUTS:NONE,BASE S19-S37=1
-OUTALL:NONE,BASE S=1
+# Flux and Chroma, 58 values:
+{_lines(19, 9, 0, 38, 19)}
 # SD3 and SD3.5 medium, 25 values; SD3.5 large, 39:
-{_lines(12, 6, 6, 0)}
-{_lines(19, 10, 9, 0)}
+{_lines(12, 6, 0, 12, 6)}
+{_lines(19, 10, 0, 19, 9)}
 # SDXL, 20 values:
-{_lines(9, 6, 3, 1)}
+{_lines(9, 6, 1, 9, 3)}
 # SD1 and SD2, 17 values:
 {ORIGINAL_PRESETS}"""
-"""What a preset file begins with. Other tools read such files, too: they know 17 values, and of several lines the last.
-"""
+"""What a preset file begins with; ``,BASE=`` because one value alone is no preset. Other tools read such files, too:
+they know 17 values, and of several lines the last."""
 
 DEFAULT_RULE_SETS = """\
 ATTNDEEPON:IN05-OUT05:attn:1
@@ -104,18 +99,32 @@ XYZ:::1
 
 @dataclass(frozen=True)
 class Problem:
-    """A line of a preset text that looks like an entry but is none. ``line`` counts from 1."""
+    """What is wrong with a line of a preset text that looks like an entry. ``line`` counts from 1."""
 
     line: int
     reason: str
 
 
-Parse = Callable[[str], tuple[Mapping[str, Any], list[Problem]]]
+Parse = Callable[[str], tuple[Mapping[str, str], list[Problem]]]
+"""A text -> {name: entry}, and what is wrong with it."""
+
+
+def parse_joined_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
+    """As :func:`parse_presets`, with the lines of a preset in one text."""
+    presets, problems = parse_presets(text)
+    return {name: "\n".join(lines) for name, lines in presets.items()}, problems
 
 
 def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
-    """Preset text -> {name: texts of its lines}, and the lines that look like presets but can be used on no published
-    model."""
+    """Preset text -> {name: texts of its lines}, and what is wrong with lines that look like presets: they can be used
+    on no published model, or not in a tag."""
+    presets, problems = _parsed_presets(text)
+    return {**presets}, [*problems]
+
+
+@lru_cache(maxsize=4)
+def _parsed_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+    """A file of thousands of lines is not read anew for each image."""
     presets: dict[str, tuple[str, ...]] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -125,7 +134,7 @@ def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]
         try:
             check_weights(weights)
         except ValueError as error:
-            is_kept = _may_be_of_another_model(weights, error)
+            is_kept = _can_be_told_when_used(weights, error)
             if is_kept or "," in weights:
                 problems.append(Problem(number, f"{name}: {error}"))
             if not is_kept:
@@ -136,18 +145,19 @@ def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]
     return presets, problems
 
 
-def _may_be_of_another_model(weights: str, error: ValueError) -> bool:
-    """Whether what is wrong with a preset can be told only when it is used: its length, its blocks or a value."""
+_BLOCKS = re.compile(r"[A-Z_]+\d{2,3}(-[A-Z_]+\d{2,3})?", re.IGNORECASE)
+"""What blocks of a model look like that no family is known for."""
+
+
+def _can_be_told_when_used(weights: str, error: ValueError) -> bool:
+    """Whether what is wrong with a line is its length, its blocks or a value, so that it is a preset all the same: it
+    may be for another model, and whoever uses it is told the reason."""
     if is_named(weights):
-        return isinstance(error, UnknownBlockError)
-    items = split_values(weights)
+        return isinstance(error, UnknownBlockError) and _BLOCKS.fullmatch(error.word) is not None
+    items = split_vector(weights)
     if families_of_length(len(items)):
         return "," in weights
-    try:
-        check_values(items)
-    except ValueError:
-        return False
-    return len(items) > 1
+    return len(items) > 1 and all(map(is_value, items))
 
 
 def check_weights(weights: str) -> None:
@@ -158,7 +168,7 @@ def check_weights(weights: str) -> None:
     if is_named(weights):
         named_weights.check(weights)
         return
-    items = split_values(weights)
+    items = split_vector(weights)
     if not is_vector(weights) or not families_of_length(len(items)):
         raise ValueError(f"{len(items)} values; expected 12, 17, 20, 26, 61, or one for each block of a model")
     check_values(items)
@@ -200,8 +210,8 @@ def unusable_in_tag(name: str) -> str | None:
 
 
 def with_preset(text: str, name: str, vector: str) -> str:
-    """A preset text in which ``name`` has ``vector``: in the place of one of this name with as many values, or else in
-    a new line, behind those of this name.
+    """A preset text in which ``name`` has ``vector``: in the place of one of this name for no other models, or else
+    in a new line, behind those of this name.
 
     Raises:
         ValueError: the name cannot be used in a tag, the vector has a wrong count or value, or the text is too long.
@@ -215,19 +225,22 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
     check_weights(vector)
     lines = text.splitlines()
-    places = [i for i, line in enumerate(lines) if name in parse_presets(line)[0]]
-    for place in reversed(places):
-        if _form(lines[place].partition(":")[2]) == _form(vector):
-            lines[place] = f"{name}:{vector}"
-            break
+    places = [i for i, line in enumerate(lines) if name == line.partition(":")[0].strip() and "#" not in line]
+    same = [place for place in places if _models_of(lines[place].partition(":")[2].strip()) <= _models_of(vector)]
+    if same:
+        lines[same[-1]] = f"{name}:{vector}"
     else:
         lines.insert(places[-1] + 1 if places else len(lines), f"{name}:{vector}")
     return "\n".join(lines) + "\n"
 
 
-def _form(weights: str) -> int:
-    """How many values a preset has; 0 of one by name. Of one form, a later one always counts instead of an earlier."""
-    return 0 if is_named(weights) else len(split_values(weights))
+def _models_of(weights: str) -> set[object]:
+    """What tells which models a preset's line is for: its length, or those that have the blocks that it names."""
+    if not is_named(weights):
+        return {len(split_vector(weights))}
+    with contextlib.suppress(ValueError):
+        return {*named_weights.check(weights)}
+    return {weights}
 
 
 def read(path: Path, default: str) -> str:
@@ -244,7 +257,8 @@ def read(path: Path, default: str) -> str:
 def read_or_create(path: Path, default: str, earlier_default: str | None = None) -> str:
     """The text of a preset file, which is made with ``default`` if it is absent, and if nobody has changed it since it
     was made with an earlier default."""
-    if not path.exists() or read(path, default).strip() == (earlier_default or default).strip() != default.strip():
+    is_unchanged = earlier_default is not None and read(path, "").strip() == earlier_default.strip()
+    if not path.exists() or is_unchanged:
         write_atomically(path, default)
     return read(path, default)
 

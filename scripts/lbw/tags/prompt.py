@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lbw.tags.blocks import is_block
+from lbw.tags.blocks import families_with
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 from lbw.tags.positions import Sigmas
@@ -180,7 +180,11 @@ def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _begins_named_weights(key: str) -> bool:
-    return "," in key or (key != key.lower() and is_block(re.split("[- ]", key)[-1]))
+    """Whether what stands before the first ``=`` of an item without a key is blocks. Any word that looks like one may
+    be a block of some model."""
+    last = re.split("[- ]", key)[-1]
+    is_block = bool(families_with(last)) or re.fullmatch(r"[A-Z_]+\d{2,3}", last)
+    return "," in key or (key != key.lower() and bool(is_block))
 
 
 def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tuple[str | None, str]:

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from random import Random
 from types import MappingProxyType
 
-from lbw.tags.families import KNOWN, Family, label_ranges, layout_of
+from lbw.tags.families import KNOWN, Family, label_ranges, usual_layout
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 
 RANDOM = ("R", "U")
@@ -21,10 +21,11 @@ _X_VALUE = re.compile(r"X(?:([+-])(.+))?")
 
 @dataclass(frozen=True)
 class Vector:
-    """Block weights for a family of models, as texts: {label, or one text encoder of several: value}.
+    """Block weights for a family of models, as texts: {name: value}.
 
-    ``given`` are the labels that the text has a value for; the others of the family have the value ``fill``. ``notes``
-    say what of the text is left out. ``is_by_number``: its length says which blocks are meant.
+    Names are labels, one text encoder of several, or ``BASE`` where it is a group. ``given`` are the labels that the
+    text has a value for; the others of the family have the value ``fill``. ``notes`` say what of the text is left out.
+    ``is_by_number``: its length says which blocks are meant.
     """
 
     family: Family
@@ -39,10 +40,15 @@ class Vector:
         """The vector as it can stand in a tag: by number, if it has a layout, or else by name."""
         if self.family.layouts.get(len(self.values)) == tuple(self.values):
             return ",".join(self.values.values())
-        return self.written_out().by_name()
+        return self.complete().by_name()
+
+    @property
+    def preset_text(self) -> str:
+        """The vector as it can stand in a preset, where one value alone is none."""
+        return self.text if is_vector(self.text) else f"{self.text},BASE={self.text}"
 
     def by_name(self) -> str:
-        """The vector by name, beginning with the value that most labels have."""
+        """A complete vector by name, beginning with the value that most labels have."""
         labels, values = self.family.labels, self.values
         start, _count = Counter(values[label] for label in labels).most_common(1)[0]
         others = dict.fromkeys(values[label] for label in labels if values[label] != start)
@@ -59,12 +65,12 @@ class Vector:
         text encoders."""
         return self.given >= self.family.attended, self.given >= {*self.family.of_encoders}
 
-    def written_out(self) -> Vector:
+    def complete(self) -> Vector:
         """The same with a value for each label, which does not change what it means."""
-        labels, groups = self.family.labels, self.family.groups
-        known = {label: value for name, value in self.values.items() for label in groups.get(name, (name,))}
+        labels = self.family.labels
+        known = {label: value for name, value in self.values.items() for label in self.family.expand(name)}
         values = {label: known.get(label, self.fill) for label in labels}
-        values |= {name: value for name, value in known.items() if name in self.family.encoders}
+        values |= {name: value for name, value in known.items() if name in self.family.single_encoders}
         return Vector(self.family, values, frozenset(labels), self.fill, self.notes)
 
 
@@ -107,14 +113,28 @@ def parse_value(text: str, x: float, random: Random) -> float:
         ) from None
 
 
-def split_values(text: str) -> list[str]:
+_FOR_CHECKS = Random()
+"""Whose numbers nobody uses."""
+
+
+def split_vector(text: str) -> list[str]:
     """The values of a vector, which commas, blanks or line ends separate."""
     return re.split(r"\s*,\s*|\s+", text.strip())
 
 
 def is_vector(text: str) -> bool:
-    """Whether a text has several values, and is no name."""
-    return "," in text or len(text.split()) > 1
+    """Whether a text is meant to have several values: a name may have blanks, too."""
+    first, *others = text.split() or [""]
+    return "," in text or bool(others and is_value(first))
+
+
+def is_value(text: str) -> bool:
+    """Whether a text is one value."""
+    try:
+        check_value(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_values(items: Sequence[str]) -> None:
@@ -124,9 +144,17 @@ def check_values(items: Sequence[str]) -> None:
     """
     for position, item in enumerate(items, 1):
         try:
-            parse_value(item, 1.0, Random(0))
+            check_value(item)
         except ValueError as error:
             raise ValueError(f"value {position} of {len(items)}: {error}") from None
+
+
+def check_value(text: str) -> None:
+    """
+    Raises:
+        ValueError: the text is no value.
+    """
+    parse_value(text, 1.0, _FOR_CHECKS)
 
 
 def parse_vector(text: str, family: Family) -> Vector:
@@ -137,7 +165,7 @@ def parse_vector(text: str, family: Family) -> Vector:
     Raises:
         ValueError: the count or a value is wrong; the message says which.
     """
-    items = split_values(text)
+    items = split_vector(text)
     if len(items) not in family.layouts:
         expected = ", ".join(map(str, family.layouts))
         others = " or ".join(each.title for each in families_of_length(len(items)))
@@ -149,9 +177,10 @@ def parse_vector(text: str, family: Family) -> Vector:
     return Vector(family, values, family.labels_in(layout), family.fill(len(items)), is_by_number=True)
 
 
-def families_of_length(length: int) -> list[Family]:
+@cache
+def families_of_length(length: int) -> tuple[Family, ...]:
     """The families of published models that vectors of so many values are for."""
-    return [family for family in KNOWN if length in family.layouts]
+    return tuple(family for family in KNOWN if length in family.layouts)
 
 
 def draw(vector: Vector, x: float = 1.0, random: Random | None = None) -> BlockWeights:
@@ -160,7 +189,7 @@ def draw(vector: Vector, x: float = 1.0, random: Random | None = None) -> BlockW
     family, ratios, values = vector.family, dict.fromkeys(vector.family.labels, float(vector.fill)), []
     for name, text in vector.values.items():
         values.append(parse_value(text, x, random))
-        ratios |= dict.fromkeys(family.groups.get(name, (name,)), values[-1])
+        ratios |= dict.fromkeys(family.expand(name), values[-1])
     return BlockWeights(vector, MappingProxyType(ratios), tuple(values))
 
 
@@ -187,7 +216,9 @@ def with_drawn(items: Sequence[str], x: float, drawn: str) -> list[str] | None:
         return None
     pairs = list(zip(items, values, strict=True))
     try:
-        fits = all(item in RANDOM or shown(parse_value(item, x, Random())) == value for item, value in pairs)
+        fits = all(
+            shown(parse_value(value if item in RANDOM else item, x, _FOR_CHECKS)) == value for item, value in pairs
+        )
     except ValueError:
         return None
     return [value if item in RANDOM else item for item, value in pairs] if fits else None
@@ -199,6 +230,7 @@ def shown(value: float) -> str:
 
 
 def is_zero(text: str) -> bool:
+    """Whether a value is 0, whatever is drawn."""
     try:
         return float(text) == 0.0
     except ValueError:
@@ -213,12 +245,12 @@ def blocks_on(text: str) -> str:
     """
     if is_named(text):
         return text
-    items = split_values(text)
-    layout = layout_of(len(items))
+    items = split_vector(text)
+    layout = usual_layout(len(items))
     if not layout:
         return f"{len(items)} values"
     on = [label for label, item in zip(layout, items, strict=True) if not is_zero(item)]
     if len(on) == len(items):
         return f"all {len(items)} blocks"
-    order = next(family.vocabulary for family in KNOWN if layout in family.layouts.values())
+    order = next(family.order for family in KNOWN if layout in family.layouts.values())
     return " ".join(label_ranges(on, order)) or "no block"

@@ -12,7 +12,7 @@ import gradio as gr
 
 from lbw.plan.hits import summaries
 from lbw.tags.elements import parse_rules
-from lbw.tags.families import family_of_layers
+from lbw.tags.families import Family, family_of_layers
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.presets import DEFAULT_RULE_SETS, parse_rule_sets
 from lbw.ui.tab import Tab
@@ -47,14 +47,14 @@ def hits_html(text: str, layers: list[str]) -> str:
     if not layers:
         return "<p>No model is loaded yet.</p>"
     rule_sets = parse_rule_sets(text[:LONGEST_TEXT])[0]
-    sets = "".join(_set_html(name, rules, layers) for name, rules in islice(rule_sets.items(), _MOST_SETS))
+    family = family_of_layers(layers)
+    sets = "".join(_set_html(name, rules, layers, family) for name, rules in islice(rule_sets.items(), _MOST_SETS))
     more = f"<p>{len(rule_sets) - _MOST_SETS} more rule sets are not shown.</p>" if len(rule_sets) > _MOST_SETS else ""
     return f'<div class="lbw-hits">{sets}{more}</div>'
 
 
-def _set_html(name: str, rules: str, layers: list[str]) -> str:
+def _set_html(name: str, rules: str, layers: list[str], family: Family) -> str:
     try:
-        family = family_of_layers(layers)
         found = summaries(parse_rules(rules, family), layers, family)
     except ValueError as error:
         return f"<p><b>{escape(name)}</b> {escape(str(error))}</p>"

@@ -1,38 +1,39 @@
-"""Make Weights: a vector by sliders. All but the buttons is drawn by lbw_make_weights.js, on first sight."""
+"""Make Weights: block weights by sliders. All but the buttons is drawn by lbw_make_weights.js, on first sight."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from lbw.tags.families import ORIGINAL_LAYOUTS
+from lbw.tags.families import ENCODERS, KNOWN, Family, label_ranges
+from lbw.tags.named_weights import STARTS, is_for_all
 from lbw.tags.presets import with_preset
 from lbw.ui.tab import Tab, on_click
 from lbw.ui.text_file import TextFile
 
-_LAYOUT_NAMES = {17: "17 (SD 1/2)", 26: "26 (SD 1/2, full)", 12: "12 (SDXL)", 20: "20 (SDXL, full)", 61: "61 (Flux)"}
+_FIRST = ("SD1/SD2", "SDXL", "SD3", "SD3.5 large", "Flux")
+"""The families that stand first; the others are in the order of their table."""
 
 
 def build(tab: Tab, file: TextFile) -> None:
-    layouts = [{"name": name, "labels": ORIGINAL_LAYOUTS[length]} for length, name in _LAYOUT_NAMES.items()]
+    families = sorted(KNOWN, key=lambda family: (*_FIRST, family.title).index(family.title))
+    data = escape(json.dumps([*map(family_data, families)]))
     with gr.Accordion("Make Weights", open=False, elem_id=tab.id("lbw_make_weights")):
         add = gr.Button("Add to presets", size="sm", elem_id=tab.id("lbw_add"))
         add_and_save = gr.Button(
             "Add to presets and Save", size="sm", variant="primary", elem_id=tab.id("lbw_add_save")
         )
         said = gr.HTML(elem_id=tab.id("lbw_made_notes"), value='<div class="lbw-said" role="status"></div>')
-        gr.HTML(
-            elem_id=tab.id("lbw_sliders"),
-            value=f'<div class="lbw-make" data-layouts="{escape(json.dumps(layouts))}"></div>',
-        )
+        gr.HTML(elem_id=tab.id("lbw_sliders"), value=f'<div class="lbw-make" data-families="{data}"></div>')
 
-    def on_add(and_save: bool, text: str, vector: str, identifier: str, loaded: str | None) -> list[Any]:
+    def on_add(and_save: bool, text: str, weights: str, identifier: str, loaded: str | None) -> list[Any]:
         try:
-            text = with_preset(text, identifier, vector)
+            text = with_preset(text, identifier, _as_preset(weights))
         except ValueError as error:
             return [gr.update(), *[gr.update()] * len(file.saved), _said(f"Not added: {error}.")]
         version, *content = file.on_check(text, loaded)
@@ -43,8 +44,40 @@ def build(tab: Tab, file: TextFile) -> None:
         on_click(
             button, partial(on_add, and_save),
             [file.area, tab.asked, tab.asked, file.loaded], [file.area, *file.saved, said],
-            f"(text, vector, name, loaded) => [text, ...loraBlockWeight.made('{tab.name}'), loaded]",
+            f"(text, weights, name, loaded) => [text, ...loraBlockWeight.made('{tab.name}'), loaded]",
         )
+
+
+def family_data(family: Family) -> dict[str, Any]:
+    """What the browser has to know of a family. Lists of labels are texts with ranges, because each page that is loaded
+    has them."""
+    encoders = family.single_encoders
+    order = family.order
+
+    def ranges(labels: Iterable[str]) -> str:
+        return " ".join(label_ranges(labels, order))
+
+    groups = {**family.groups, **(dict.fromkeys(encoders, ("BASE",)) if len(encoders) == 1 else {})}
+    return {
+        "title": family.title,
+        "labels": ranges(family.labels),
+        "vocabulary": ranges(family.vocabulary),
+        "encoders": encoders if len(encoders) > 1 else (),
+        "absent": [] if family.of_encoders != ("BASE",) else [name for name in ENCODERS if name not in encoders],
+        "groups": {name: ranges(labels) for name, labels in groups.items()},
+        "modules": {name.upper(): ranges(family.labels_by_module[name]) for name in family.architecture.rows},
+        "layouts": [
+            {"names": ranges(layout), "fill": family.fill(length)}
+            for length, layout in family.layouts.items()
+            if {*family.of_encoders} | family.attended <= family.labels_in(layout) <= {*family.labels}
+        ],
+    }
+
+
+def _as_preset(weights: str) -> str:
+    """Block weights as a line of the file has them, where one value alone is no preset."""
+    value = weights.strip()
+    return f"{value},BASE={STARTS.get(value, value)}" if is_for_all(value) else weights
 
 
 def _said(message: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from lbw.tags.presets import DEFAULT_PRESETS, ORIGINAL_PRESETS, parse_presets
+from lbw.tags.presets import DEFAULT_PRESETS, ORIGINAL_PRESETS, parse_joined_presets
 from lbw.tags.weights import blocks_on
 from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
@@ -17,9 +17,8 @@ from modules.ui_components import FormRow
 def build(tab: Tab, path: Path, default_preset: Any) -> TextFile:
     """Make the section; the dropdown offers the presets' names."""
     file = TextFile(
-        tab, "lbw", "lbw", path, DEFAULT_PRESETS, parse_presets,
-        describe=lambda texts: "; ".join(map(blocks_on, reversed(texts))), text_of="\n".join,
-        earlier_default=ORIGINAL_PRESETS, by_name=[default_preset],
+        tab, "lbw", "lbw", path, DEFAULT_PRESETS, parse_joined_presets,
+        describe=_in_words, earlier_default=ORIGINAL_PRESETS, by_name=[default_preset],
     )
     with gr.Accordion("Weights setting", open=False, elem_id=tab.id("lbw_weights_setting")):
         with FormRow(variant="compact"):
@@ -27,3 +26,9 @@ def build(tab: Tab, path: Path, default_preset: Any) -> TextFile:
         info = "One a line, NAME: and values, or blocks by name. In a prompt: <lora:name:1:lbw=NAME>"
         file.build_text("Presets", info, "lbw_ratiospreset", "lbw_ratios")
     return file
+
+
+def _in_words(preset: str) -> str:
+    """What a preset turns on, by the last of its lines."""
+    *others, last = preset.splitlines()
+    return blocks_on(last) + (f"; {len(others)} more lines" if others else "")

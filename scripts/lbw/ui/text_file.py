@@ -29,8 +29,7 @@ class TextFile:
         key: the tag argument that names its entries.
         prefix: what the ids of its buttons begin with.
         parse: text -> entries and problems.
-        describe: an entry -> what stands beside its name.
-        text_of: an entry -> its text.
+        describe: an entry's text -> what stands beside its name.
         earlier_default: what a file was made with once, which is replaced if nobody has changed it.
     """
 
@@ -40,8 +39,7 @@ class TextFile:
     path: Path
     default: str
     parse: Parse
-    describe: Callable[[Any], str]
-    text_of: Callable[[Any], str] = str
+    describe: Callable[[str], str]
     earlier_default: str | None = None
     area: Any = None
     by_name: list[Any] = field(default_factory=list)
@@ -93,7 +91,7 @@ class TextFile:
         """The values of :attr:`shown` for a text; ``state`` tells the browser that the text is the file's."""
         entries, problems = self.parse(text[:LONGEST_TEXT])
         usable = {name: entry for name, entry in entries.items() if not unusable_in_tag(name)}
-        shown = {name: (self.text_of(entry), self.describe(entry)) for name, entry in usable.items()}
+        shown = {name: (entry, self.describe(entry)) for name, entry in usable.items()}
         return [
             notes_html(message, problems, state) + names_html(self.key, shown),
             *[gr.update(choices=["", *usable])] * len(self.by_name),
