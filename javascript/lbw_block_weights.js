@@ -80,7 +80,7 @@ const lbwBlockWeights = (() => {
         const values = [...new Set(labels.map(label => blocks[label]))];
         const start = values.reduce((most, value) => (withValue(value).length > withValue(most).length ? value : most));
         const items = values.filter(value => value !== start).map(value => `${ranges(withValue(value), labels).join(" ")}=${value}`);
-        items.push(...family.encoders.filter(name => name in blocks).map(name => `${name}=${blocks[name]}`));
+        items.push(...Object.keys(blocks).filter(name => family.encoders.includes(name)).map(name => `${name}=${blocks[name]}`));
         if (!items.length) return start;
         return [{0: "NONE", 1: "ALL"}[start] ?? start, ...items].join(",");
     }
@@ -89,7 +89,7 @@ const lbwBlockWeights = (() => {
     function find(family, text) {
         const word = text.trim().toUpperCase();
         if (Object.hasOwn(family.groups, word)) return family.groups[word];
-        if ([family.vocabulary, family.encoders, family.absent].some(names => names.includes(word))) return [word];
+        if ([...family.vocabulary, ...family.encoders, family.only_encoder, ...family.absent].includes(word)) return word ? [word] : [];
         const [, letters, digits] = /^([A-Z_]+?)[._]?(\d{1,3})$/.exec(word) ?? [];
         if (!letters) return [];
         if (Object.hasOwn(family.modules, letters)) return family.modules[letters].slice(Number(digits), Number(digits) + 1);
@@ -103,11 +103,13 @@ const lbwBlockWeights = (() => {
         const found = ends.map(end => find(family, end));
         if (found.some(names => !names.length)) {
             const unknown = !found[0].length && first ? first : ends.at(-1);
-            const expected = [...ranges(family.labels, family.labels), ...family.encoders, ...Object.keys(family.groups)];
+            const groups = Object.keys(family.groups).filter(name => family.groups[name].every(label => family.labels.includes(label)));
+            const expected = [...ranges(family.labels, family.labels), ...family.encoders, ...groups];
             throw new Unreadable(`'${unknown || word}' is not a block of this ${family.title} model; expected ${expected.join(", ")}`);
         }
+        if (ends.length === 1) return found[0];
         const places = found.flat().map(name => family.vocabulary.indexOf(name));
-        if (ends.length === 1 || places.includes(-1)) return found.flat();
+        if (places.includes(-1)) throw new Unreadable(`the range '${word}' has a text encoder at one end; expected blocks, or BASE`);
         return family.vocabulary.slice(Math.min(...places), Math.max(...places) + 1);
     }
 
@@ -117,16 +119,18 @@ const lbwBlockWeights = (() => {
         const isInverted = words[0]?.toUpperCase() === "NOT";
         const has = name => family.labels.includes(name) || family.encoders.includes(name);
         const found = new Set();
+        const meant = name => (name === family.only_encoder ? "BASE" : name);
         const missing = [];
         for (const word of words.slice(isInverted ? 1 : 0)) {
-            const names = blockRange(family, word).filter(has);
+            const names = blockRange(family, word).map(meant).filter(has);
             names.forEach(name => found.add(name));
             if (!names.length) missing.push(word);
         }
         if (!isInverted) return {names: [...family.labels, ...family.encoders].filter(name => found.has(name)), missing};
-        const others = family.encoders.some(name => found.has(name)) ? family.encoders : ["BASE"];
         const rest = family.labels.filter(label => !found.has(label));
-        return {names: rest.flatMap(label => (label === "BASE" ? others.filter(name => !found.has(name)) : [label])), missing};
+        if (!rest.includes("BASE") || !family.encoders.some(name => found.has(name))) return {names: rest, missing};
+        const others = family.encoders.filter(name => !found.has(name));
+        return {names: [...rest.filter(label => label !== "BASE"), ...others], missing};
     }
 
     // Gives names a value. What is for all encoders takes away what one of them has of its own.
@@ -163,7 +167,7 @@ const lbwBlockWeights = (() => {
 
     function readByNumber(text, family) {
         const items = split(text);
-        if (items.length === 1) throw new Unreadable(`'${items[0]}' is neither a value nor a preset's name`);
+        if (!isValue(items[0]) && !text.includes(",")) throw new Unreadable(`'${text.trim()}' is neither a value nor a preset's name`);
         const layout = layoutOf(family, items.length);
         if (!layout) throw new Unreadable(`${items.length} values; expected ${lengthsOf(family)} on this ${family.title} model`);
         items.forEach((item, index) => checkValue(item, `value ${index + 1} of ${items.length}`));

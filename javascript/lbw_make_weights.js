@@ -203,10 +203,15 @@ const lbwMakeWeights = (() => {
             said.textContent = message || (isRefused ? `${unsaid(family, layout, current()).join(" ")}: by name only` : "");
             paint();
         };
+        const openAround = part => {
+            const details = fields[part].row.closest("details");
+            if (details) details.open = true;
+        };
         const show = blocks => {
             gathered(family, layout, blocks).forEach((value, index) => fields[layout.names[index]].set(value));
             const own = unsaid(family, layout, blocks);
             for (const extra of extras) fields[extra].set(own.includes(extra) ? blocks[extra] : "");
+            if (extras.some(extra => own.includes(extra))) openAround(extras[0]);
             paint();
         };
         const setAll = (names, value) => {
@@ -215,10 +220,9 @@ const lbwMakeWeights = (() => {
             publish();
         };
         const pick = label => {
-            const field = fields[label] ?? fields[layout.names.find(part => membersOf(family, part).includes(label))];
-            const details = field.row.closest("details");
-            if (details) details.open = true;
-            field.focus();
+            const part = label in fields ? label : layout.names.find(each => membersOf(family, each).includes(label));
+            openAround(part);
+            fields[part].focus();
         };
 
         function drawRows() {
@@ -232,8 +236,9 @@ const lbwMakeWeights = (() => {
             }));
             if (bands.length) bands[0].details.open = true;
             if (extras.length) {
-                const hint = element("span", {textContent: "By name only:"});
-                rows.append(element("div", {className: "lbw-tools lbw-extras"}, hint, ...extras.map(each => fields[each].row)));
+                const summary = element("summary", {}, element("span", {textContent: "By name only:"}), ` ${extras.join(" ")}`);
+                const made = element("div", {className: "lbw-tools"}, ...extras.map(each => fields[each].row));
+                rows.append(element("details", {className: "lbw-extras"}, summary, made));
             }
         }
 

@@ -347,3 +347,19 @@ def test_the_text_encoders_multiplier_is_for_text_encoders():
     assert is_text_encoder("transformer_text_model_encoder_layers_0_mlp_fc1")
     assert is_text_encoder("1_model_transformer_resblocks_3_mlp_c_fc")
     assert not is_text_encoder("diffusion_model_input_blocks_4_1_transformer_blocks_0_attn1_to_q")
+
+
+def test_a_model_with_another_text_encoder_keeps_its_family():
+    layers = [layer for layer in layers_of("sd1") if layer.startswith("diffusion_model")]
+    assert family_of_layers([*layers, "roberta_encoder_layer_0_attention_self_query"]).title == "SD1/SD2"
+    assert family_of_layers([*layers_of("sdxl"), "chatglm_layers_0_mlp"]).title == "SDXL"
+
+
+def test_rows_whose_names_have_numbers_are_kept_apart():
+    layers = [f"diffusion_model.{name}.{i}.attn.q" for name in ("block1", "block", "down2x.blocks") for i in range(12)]
+    family = family_of_layers(layers)
+    assert family.blocks[0] == "BLOCK1_00" and len({*family.blocks}) == 36
+    assert family.find("block1.3") == family.find("BLOCK1_03") == ("BLOCK1_03",)
+    assert family.find("down2x_blocks.2") == family.find("DOWN2X_BLOCKS2") == ("DOWN2X_BLOCKS02",)
+    assert {family.block_of(layer) for layer in layers} == {*family.blocks}
+    assert family_of_layers(["diffusion_model_blocks_0_a", "diffusion_model_blocks_3000000_a"]) is SD1

@@ -190,3 +190,11 @@ def test_rules_for_a_model_that_no_entry_knows_are_written():
     library = Library({}, {"OWN": "STAGES01:mlp:0"})
     plan = build([parse(["a", "lbwe=OWN"], print)], {"a": layers}, library, print, model_layers=layers)
     assert infotext.describe([Pass(plan, 4)], library)[infotext.RULE_SETS] == "OWN:STAGES01:mlp:0"
+
+
+def test_presets_that_begin_the_default_preset_are_written_too():
+    library = Library({"B1": ("NONE,OUT=1",), "B2": ("B1,BASE=0.5",)}, {}, "B2")
+    plan = build([parse(["a"], print)], {"a": LAYERS}, library, print, model_layers=LAYERS)
+    texts = infotext.describe([Pass(plan, 4)], library)
+    again = infotext.recall(infotext.pasted(texts), Library({}, {}, "B2"))
+    assert build([parse(["a"], print)], {"a": LAYERS}, again, pytest.fail, model_layers=LAYERS).terms == plan.terms

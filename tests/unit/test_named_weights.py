@@ -128,7 +128,7 @@ def test_of_two_forms_in_a_tag_one_is_used_and_told():
 def test_a_preset_may_have_blocks_by_name_and_what_is_none_stays_a_comment():
     text = "A:NONE,OUT03=1\nhttp://x/?a=b\nsee:this=that\nB:NONE,OUTX=1\nC:NONE#,OUT03=1\nratio: width=2\nD: ?page=2\n"
     presets, problems = parse_presets(text)
-    assert presets == {"A": ("NONE,OUT03=1",)}
+    assert presets == {"A": ("NONE,OUT03=1",), "B": ("NONE,OUTX=1",)}
     assert [(each.line, each.reason.partition(";")[0]) for each in problems] == [
         (4, "B: 'OUTX' is not a block of any known model")
     ]

@@ -233,3 +233,28 @@ def test_what_the_analyzer_examines_and_writes(family: Family, blocks: str, poin
     assert written is not None and written == (line or written)
     (name,) = parse_presets(written)[0]
     assert name == "ANALYZED"
+
+
+@pytest.mark.parametrize(
+    ("family", "original", "blocks", "wanted"),
+    [
+        (SDXL, ",".join(["1"] * 19), None, "0"),  # a value without blocks is for those too that the vector lacks
+        (FLUX, ",".join(["1"] * 58), None, "0"),
+        (FLUX, ",".join(["1"] * 58), "NOT D03", "ALL,NOT D03=0"),
+        (SDXL, "1", "NOT OUT11", "0"),
+        (SDXL, ",".join(["0"] * 12), "IN04-OUT11", "NONE,IN04-OUT11=0"),
+    ],
+)
+def test_what_a_vector_lacks_is_varied_too(family: Family, original: str, blocks: str | None, wanted: str):
+    meaning = replace(MEANING, family=family)
+    given = read_change("values", "0", meaning) & read_change("Original Weights", original, meaning)
+    if blocks is not None:
+        given &= read_change("Block ID", blocks, meaning)
+    made = changed(LIBRARY.vector("1", family), given)
+    assert made.complete().values == LIBRARY.vector(wanted, family).complete().values
+
+
+def test_a_text_too_long_for_a_value_is_left_out_with_one_message():
+    messages: list[str] = []
+    read_axes({"X": ("values", "0 " * 70_000)}, MEANING, messages.append)
+    assert len(messages) == 2 and "is not a value" in messages[0]

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbw.plan.plan import build
+from lbw.tags.blocks import families_with
 from lbw.tags.families import FLUX, KNOWN, SD1, SDXL, Family, family_of_layers, label_ranges
 from lbw.tags.library import Library
+from lbw.tags.limits import shortened
 from lbw.tags.presets import (
     DEFAULT_PRESETS,
     DEFAULT_RULE_SETS,
@@ -204,3 +206,12 @@ def test_presets_that_begin_with_one_another_are_read_in_time():
     with pytest.raises(ValueError, match="more than 20 presets that begin with one another"):
         endless.vector("P0", SD1)
     assert len(endless.names("P0")) == 3000
+
+
+def test_hostile_presets_are_read_in_time():
+    many = "A:IN=1\n" * 100_000
+    library = Library.read(many, "", "")
+    assert len(library.presets["A"]) == 100_000
+    assert library.vector("A", SD1) is library.vector("A", SD1), "read once, however many keyframes name it"
+    assert shortened("a" + " " * 1_000_000 + "b", 20).startswith("a ")
+    assert families_with("Q" * 1_000_000) == ()

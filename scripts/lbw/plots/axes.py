@@ -90,9 +90,9 @@ class Meaning:
 def _blocks(text: str, meaning: Meaning) -> Change:
     family = meaning.family
     selector = parse_blocks(text, family)
-    if selector.words and not any(map(family.has, selector.words)):
+    if selector.words and not selector.inverted and not any(map(family.has, selector.words)):
         raise ValueError(f"no block of this {family.title} model; expected {', '.join(family.all_names)}")
-    ends = {label for end in text.replace("-", " ").split() for label in family.find(end) if family.has(label)}
+    ends = {label for end in text.replace("-", " ").split() for label in family.find(end)}
     return Change(blocks=(Blocks(selector, selector.words & ends),))
 
 
@@ -166,7 +166,10 @@ _ADDS_UP = ("Block ID", "Original Weights")
 def split_values(text: str) -> list[str]:
     """Values separated by commas or line ends; one that has a comma in it stands in double quotes."""
     rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return [value.strip() for row in rows for value in row if value.strip()]
+    try:
+        return [value.strip() for row in rows for value in row if value.strip()]
+    except csv.Error:  # a value longer than the reader takes, which is none
+        return [text]
 
 
 def read_change(kind: str, text: str, meaning: Meaning) -> Change:

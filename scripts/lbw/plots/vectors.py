@@ -38,6 +38,8 @@ def changed(base: Vector, change: Change) -> Vector:
 
 
 def _with_value(vector: Vector, value: str, blocks: Sequence[Blocks]) -> Vector:
+    if vector.fill != "0":  # with 0, it stays as short as the original's, which changes what it has values for
+        vector = vector.complete()
     if not blocks:
         return replace(vector, values=dict.fromkeys(vector.values, value))
     written = frozenset().union(*(each.written for each in blocks))

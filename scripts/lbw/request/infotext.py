@@ -66,10 +66,9 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
 
 
 def _names(request: LoraRequest, library: Library) -> list[str]:
-    """The presets that a tag names, or the default preset if it is a curve; else that one has a key of its own."""
-    if request.weights is None or request.weights == library.default_preset in library.presets:
-        return []
-    return library.names(request.weights)
+    """The presets that a tag names, and those that begin them; but the default preset, which has a key of its own."""
+    names = [] if request.weights is None else library.names(request.weights)
+    return names[1:] if request.weights == library.default_preset in library.presets else names
 
 
 def _default_preset(library: Library) -> str:

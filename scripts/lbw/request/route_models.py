@@ -101,6 +101,7 @@ class Tag(BaseModel):
     te_multiplier: float = Field(description="at the start of the pass, when the text encoder runs")
     unet_multiplier: float = Field(description="1 where the strength is a curve")
     values: list[float] | None = Field(description="the resolved block weights; null: none, or a curve")
+    blocks: list[str] | None = Field(description="the block of each value, or the text encoder; null as values")
     keyframes: list[Keyframe] = Field(description="the block weights over time")
     zero_blocks: list[str] | None = Field(
         description="the blocks at 0 in which the network has parts; null: the file could not be read now"

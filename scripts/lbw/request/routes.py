@@ -116,6 +116,7 @@ def _tag(
         te_multiplier=request.te_strength(made.steps, made.sigmas),
         unet_multiplier=request.unet_multiplier,
         values=list(weights[0].values) if len(weights) == 1 else None,
+        blocks=list(weights[0].vector.values) if len(weights) == 1 else None,
         keyframes=[
             Keyframe(position=position, values=list(each.values))
             for position, each in zip(positions, weights, strict=True)

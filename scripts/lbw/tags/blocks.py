@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lbw.tags.families import KNOWN, Family
-from lbw.tags.limits import shortened
+from lbw.tags.limits import LONGEST_WORD, shortened
 
 
 class UnknownBlockError(ValueError):
@@ -80,7 +80,11 @@ def parse_blocks(text: str, family: Family) -> Selector:
 
 
 @lru_cache(maxsize=10_000)
-def families_with(word: str) -> tuple[Family, ...]:
-    """The families of published models on which such a block, group or range means something."""
+def _families_with(word: str) -> tuple[Family, ...]:
     ends = word.split("-", maxsplit=1)
     return tuple(family for family in KNOWN if all(map(family.find, ends)))
+
+
+def families_with(word: str) -> tuple[Family, ...]:
+    """The families of published models on which such a block, group or range means something."""
+    return _families_with(word) if len(word) <= LONGEST_WORD else ()

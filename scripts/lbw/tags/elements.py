@@ -82,13 +82,14 @@ def parse_rule(text: str, family: Family | None = None) -> ElementRule:
     fields = [field.strip() for field in text.split(":")]
     if len(fields) != 3:
         raise ValueError(f"rule {shown} has {len(fields)} fields; expected blocks:elements:ratio")
-    element_words, elements_inverted = split_words(fields[1])
+    element_words = fields[1].split()
+    elements_inverted = element_words[:1] == ["NOT"]  # in this case only: layers may have a not in their names
     try:
         blocks = _blocks(fields[0], family)
         ratio = number(fields[2])
     except ValueError as error:
         raise ValueError(f"rule {shown}: {error}") from None
-    return ElementRule(blocks, Selector(frozenset(element_words), elements_inverted), ratio)
+    return ElementRule(blocks, Selector(frozenset(element_words[elements_inverted:]), elements_inverted), ratio)
 
 
 def parse_rules(text: str, family: Family | None = None) -> tuple[ElementRule, ...]:

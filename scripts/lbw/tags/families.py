@@ -312,6 +312,7 @@ class Family:
         return self._names[layer]
 
     def _find_names(self, layer: str) -> tuple[str, ...]:
+        layer = layer.replace(".", "_")
         if not layer.startswith("diffusion_model"):
             encoder = encoder_of(layer)
             return (encoder, "BASE") if self.of_encoders == ("BASE",) else ("T5" if encoder == "T5" else "CLIP",)
@@ -338,13 +339,11 @@ class Family:
             return self.groups[word]
         if word in self.vocabulary or (word in ENCODERS and self.of_encoders == ("BASE",)):
             return (word,)
-        match = _NUMBERED.fullmatch(word)
-        if match is None:
-            return ()
         for module in self._rows:
-            if match[1] == module.upper():
-                return self._most_labels(module)[int(match[2]) : int(match[2]) + 1]
-        label = f"{match[1]}{int(match[2]):02d}"
+            if number := _NUMBER.fullmatch(word.removeprefix(module.upper())):
+                return self._most_labels(module)[int(number[1]) : int(number[1]) + 1]
+        prefix = word.rstrip("0123456789")
+        label = f"{prefix}{int(word[len(prefix):] or 0):02d}" if len(word) - len(prefix) <= 3 else ""
         return (label,) if label in self.vocabulary else ()
 
     def _most_labels(self, module: str) -> tuple[str, ...]:
@@ -365,7 +364,7 @@ class Family:
         return (*label_ranges(self.labels, self.labels), *encoders, *groups)
 
 
-_NUMBERED = re.compile(r"([A-Z_]+?)[._]?(\d{1,3})")
+_NUMBER = re.compile(r"[._]?(\d{1,3})")
 
 
 def label_ranges(labels: Iterable[str], order: Sequence[str]) -> list[str]:
@@ -388,7 +387,7 @@ def _prefix(label: str) -> str:
 
 def _module_pattern(modules: Collection[str]) -> re.Pattern[str]:
     names = "|".join(sorted(modules, key=len, reverse=True))
-    return re.compile(rf"diffusion_model[_.]({names})(?:[_.](\d+))?(?=[_.]|$)")
+    return re.compile(rf"diffusion_model_({names})(?:_(\d{{1,3}}))?(?=_|$)")
 
 
 _MODULE = _module_pattern({name for each in _TABLE for name in (*each.modules, *each.identifying_modules)})
@@ -423,31 +422,43 @@ def family_of_layers(layers: Iterable[str]) -> Family:
     counts: dict[str, int] = {}
     encoders = set()
     for layer in layers:
+        layer = layer.replace(".", "_")
         if not layer.startswith("diffusion_model"):
             encoders.add(encoder_of(layer))
-        elif match := _MODULE.match(layer):
+        elif match := _MODULE.match(layer.replace(".", "_")):
             counts[match[1]] = max(counts.get(match[1], 0), int(match[2] or 0) + 1)
     present = tuple(name for name in ENCODERS if name in encoders)
-    for architecture in _TABLE:
-        if not all(module in counts for module in architecture.identifying_modules):
-            continue
+    fitting = [each for each in _TABLE if _fits(each, counts)]
+    if fitting:  # SD2.1 unCLIP has the modules of SDXL's refiner
+        architecture = next((each for each in fitting if encoders & {*each.encoders}), fitting[0])
         found = tuple(counts.get(module, 0) for module in architecture.rows)
-        if not architecture.is_unet:
-            return _family(architecture, found, present)
-        (published,) = architecture.models.values()
-        has_such_encoders = not present or encoders & {*architecture.encoders}
-        if has_such_encoders and all(count <= most for count, most in zip(found, published, strict=True)):
-            return _family(architecture, published, present)
+        return _family(architecture, _published(architecture) if architecture.is_unet else found, present)
     rows = _own_rows(layers)
     return _family(_own_architecture(rows), tuple(count for _, count in rows), present) if rows else SD1
 
 
+def _fits(architecture: Architecture, counts: Mapping[str, int]) -> bool:
+    if not all(module in counts for module in architecture.identifying_modules):
+        return False
+    found = (counts.get(module, 0) for module in architecture.rows)
+    published = _published(architecture)
+    return not architecture.is_unet or all(count <= most for count, most in zip(found, published, strict=True))
+
+
+def _published(architecture: Architecture) -> tuple[int, ...]:
+    return next(iter(architecture.models.values()))
+
+
 @lru_cache(maxsize=64)
 def _own_architecture(rows: tuple[tuple[str, int], ...]) -> Architecture:
-    return Architecture("unknown", tuple(Row(module, module.upper(), count) for module, count in rows), ())
+    def prefix(module: str) -> str:
+        """A name that ends with a number is kept apart from that of a block."""
+        return f"{module.upper()}_" if module[-1].isdigit() else module.upper()
+
+    return Architecture("unknown", tuple(Row(module, prefix(module), count) for module, count in rows), ())
 
 
-_NUMBERED_LAYER = re.compile(r"diffusion_model_(.+?)_(\d+)_(.+)")
+_NUMBERED_LAYER = re.compile(r"diffusion_model_(.+?)_(\d{1,3})_(.+)")
 
 
 def _own_rows(layers: Iterable[str]) -> tuple[tuple[str, int], ...]:

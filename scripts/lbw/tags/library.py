@@ -65,6 +65,8 @@ class Library:
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
+    _vectors: dict[tuple[str, Family], Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What :meth:`vector` has found."""
 
     @classmethod
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
@@ -79,16 +81,15 @@ class Library:
         return []
 
     def _names(self, rest: list[str]) -> list[str]:
-        found: list[str] = []
+        seen: dict[str, None] = {}
         while rest:
             name = rest.pop()
-            if name in found:
+            if name in seen:
                 continue
-            if name in self.presets:
-                found.append(name)
+            seen[name] = None
             starts = [text.partition(",")[0].strip() for text in self.texts(name) if is_named(text)]
             rest += [start for start in reversed(starts) if "=" not in start and start not in named_weights.STARTS]
-        return found
+        return [name for name in seen if name in self.presets]
 
     def texts(self, weights: str) -> tuple[str, ...]:
         """What ``lbw=weights`` may mean: the lines of the preset of this name, or what stands there."""
@@ -107,7 +108,9 @@ class Library:
         Raises:
             ValueError: there is no such preset, or what it names cannot be used.
         """
-        return self._vector(weights, _Reading(family))
+        if (weights, family) not in self._vectors:
+            self._vectors[weights, family] = self._vector(weights, _Reading(family))
+        return self._vectors[weights, family]
 
     def _vector(self, weights: str, reading: _Reading) -> Vector:
         if not self.knows(weights):

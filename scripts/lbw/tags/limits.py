@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 LARGEST_NUMBER = 1e6
@@ -20,6 +19,9 @@ MOST_TAGS = 100
 
 MOST_KEYFRAMES = 150
 """Keyframes of one curve: as many as a pass has steps."""
+
+LONGEST_WORD = 200
+"""Characters of a block or a range."""
 
 MOST_NESTED_PRESETS = 20
 """Presets that begin with one another."""
@@ -38,8 +40,6 @@ MOST_MESSAGES = 50
 
 LONGEST_MESSAGE = 1000
 
-_LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
-
 
 def number(text: str) -> float:
     """A finite number.
@@ -56,7 +56,8 @@ def number(text: str) -> float:
 
 def shortened(text: str, length: int = 80) -> str:
     """``text`` on one line, with its middle left out if it is longer than ``length``."""
-    text = _LINE_ENDS.sub(" ", text)
+    if "\n" in text or "\r" in text:
+        text = " ".join(line.strip() for line in text.splitlines())
     if len(text) <= length:
         return text
     return f"{text[: length * 2 // 3]} … {text[-length // 4 :]}"

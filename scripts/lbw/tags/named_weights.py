@@ -64,9 +64,12 @@ def check(text: str) -> Collection[Family]:
     for words, value in _pairs(items[1:] if "=" not in items[0] else items):
         check_value(value)
         for word in split_words(words)[0]:
-            families = [family for family in families if family in families_with(word)]
-            if not families:
+            having = families_with(word)
+            if not having:
                 raise UnknownBlockError(word)
+            families = [family for family in families if family in having]
+            if not families:
+                raise ValueError(f"{shortened(word)!r} is a block of no model that has the blocks before it")
     return families
 
 

@@ -76,8 +76,14 @@ MIDD:NONE,BASE MID=1
 OUTALL:NONE,BASE LAST=1
 # Flux and Chroma, 58 values:
 {_lines(19, 9, 0, 38, 19)}
-# SD3 and SD3.5 medium, 25 values; SD3.5 large, 39:
-{_lines(12, 6, 0, 12, 6)}
+# SD3 and SD3.5 medium; SD3.5 large, 39 values:
+INS:NONE,BASE IN00-IN05=1
+IND:NONE,BASE IN06-IN11=1
+INALL:NONE,BASE IN00-IN11=1
+MIDD:NONE,BASE IN06-OUT05=1
+OUTD:NONE,BASE OUT00-OUT05=1
+OUTS:NONE,BASE OUT06-OUT11=1
+OUTALL:NONE,BASE OUT00-OUT11=1
 {_lines(19, 10, 0, 19, 9)}
 # SDXL, 20 values:
 {_lines(9, 6, 1, 9, 3)}
@@ -125,7 +131,7 @@ def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]
 @lru_cache(maxsize=4)
 def _parsed_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
     """A file of thousands of lines is not read anew for each image."""
-    presets: dict[str, tuple[str, ...]] = {}
+    presets: dict[str, list[str]] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), 1):
         name, separator, weights = (part.strip() for part in line.partition(":"))
@@ -141,23 +147,21 @@ def _parsed_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem
                 continue
         if character := unusable_in_tag(name):
             problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
-        presets[name] = (*presets.get(name, ()), weights)
-    return presets, problems
+        presets.setdefault(name, []).append(weights)
+    return {name: tuple(lines) for name, lines in presets.items()}, problems
 
 
-_BLOCKS = re.compile(r"[A-Z_]+\d{2,3}(-[A-Z_]+\d{2,3})?", re.IGNORECASE)
-"""What blocks of a model look like that no family is known for."""
+_BLOCKS = re.compile(r"[A-Z][A-Z0-9_]+|[A-Za-z0-9_]+[._]?\d+")
+"""What blocks and rows of a model look like that no family is known for."""
 
 
 def _can_be_told_when_used(weights: str, error: ValueError) -> bool:
     """Whether what is wrong with a line is its length, its blocks or a value, so that it is a preset all the same: it
     may be for another model, and whoever uses it is told the reason."""
     if is_named(weights):
-        return isinstance(error, UnknownBlockError) and _BLOCKS.fullmatch(error.word) is not None
+        return isinstance(error, UnknownBlockError) and all(map(_BLOCKS.fullmatch, error.word.split("-")))
     items = split_vector(weights)
-    if families_of_length(len(items)):
-        return "," in weights
-    return len(items) > 1 and all(map(is_value, items))
+    return "," in weights and (bool(families_of_length(len(items))) or all(map(is_value, items)))
 
 
 def check_weights(weights: str) -> None:

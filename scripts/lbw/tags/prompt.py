@@ -12,6 +12,7 @@ from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 from lbw.tags.positions import Sigmas
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
+from lbw.tags.weights import is_value
 
 Warn = Callable[[str], None]
 
@@ -180,11 +181,8 @@ def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _begins_named_weights(key: str) -> bool:
-    """Whether what stands before the first ``=`` of an item without a key is blocks. Any word that looks like one may
-    be a block of some model."""
-    last = re.split("[- ]", key)[-1]
-    is_block = bool(families_with(last)) or re.fullmatch(r"[A-Z_]+\d{2,3}", last)
-    return "," in key or (key != key.lower() and bool(is_block))
+    """Whether what stands before the first ``=`` of an item without a key is blocks."""
+    return "," in key or (key != key.lower() and bool(families_with(re.split("[- ]", key)[-1])))
 
 
 def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tuple[str | None, str]:
@@ -198,7 +196,10 @@ def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tupl
         warn(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     key = next((key for key in ("lbw", "w") if key in named), None)
     weights, label = (None, "lbw=") if key is None else (named[key], f"{key}=")
-    parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named]
+    for key in _PARTS.keys() & named.keys():
+        if not is_value(named[key]):
+            warn(f"{key}={shortened(named[key])}: expected one value, such as 0.5; it is left out")
+    parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named and is_value(named[key])]
     if parts and weights is None:
         weights, label = ",".join(parts), ""
     elif parts:

@@ -119,6 +119,9 @@ _FOR_CHECKS = Random()
 
 def split_vector(text: str) -> list[str]:
     """The values of a vector, which commas, blanks or line ends separate."""
+    items = [item.strip() for item in text.split(",")]
+    if len(items) > 1 and all(map(is_value, items)):  # X+ 0.2 is one
+        return items
     return re.split(r"\s*,\s*|\s+", text.strip())
 
 

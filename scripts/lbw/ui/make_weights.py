@@ -52,20 +52,22 @@ def family_data(family: Family) -> dict[str, Any]:
     """What the browser has to know of a family. Lists of labels are texts with ranges, because each page that is loaded
     has them."""
     encoders = family.single_encoders
-    order = family.order
 
     def ranges(labels: Iterable[str]) -> str:
-        return " ".join(label_ranges(labels, order))
+        return " ".join(label_ranges(labels, family.order))
 
-    groups = {**family.groups, **(dict.fromkeys(encoders, ("BASE",)) if len(encoders) == 1 else {})}
+    def numbered(module: str) -> list[str]:
+        return [label for number in range(100) for label in family.find(f"{module}.{number}")]
+
     return {
         "title": family.title,
         "labels": ranges(family.labels),
         "vocabulary": ranges(family.vocabulary),
         "encoders": encoders if len(encoders) > 1 else (),
+        "only_encoder": encoders[0] if len(encoders) == 1 else "",
         "absent": [] if family.of_encoders != ("BASE",) else [name for name in ENCODERS if name not in encoders],
-        "groups": {name: ranges(labels) for name, labels in groups.items()},
-        "modules": {name.upper(): ranges(family.labels_by_module[name]) for name in family.architecture.rows},
+        "groups": {name: ranges(labels) for name, labels in family.groups.items()},
+        "modules": {name.upper(): ranges(numbered(name)) for name in family.architecture.rows},
         "layouts": [
             {"names": ranges(layout), "fill": family.fill(length)}
             for length, layout in family.layouts.items()
