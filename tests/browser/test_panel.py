@@ -245,7 +245,7 @@ def test_bad_lines_are_marked_while_typing(panel: Panel):
     expect(panel.notes).to_contain_text("Line 4 WORSE: value 17 of 17")
     expect(panel.notes).to_contain_text("Line 5 A=B: '=' cannot stand in a tag")
     expect(panel.notes).to_contain_text("Line 6 <b>X</b>: '>' cannot stand in a tag")
-    assert panel.find("lbw_ratios").locator(".lbw-name").all_inner_texts() == ["GOOD", "BAD", "WORSE"], "what is wrong is told when it is used, too"
+    assert panel.find("lbw_ratios").locator(".lbw-name").all_inner_texts() == ["GOOD", "BAD", "WORSE"]
     panel.notes.get_by_role("button", name="Line 4").click()
     selected = panel.presets.evaluate("area => area.value.slice(area.selectionStart, area.selectionEnd)")
     assert selected.startswith("WORSE:")
