@@ -60,6 +60,7 @@ class Architecture:
         models: {published model: how many modules each name of a row has}.
         layouts: vectors that are not a value for each block: {how many values: the block of each}.
         encoders: the names of their text encoders.
+        other_encoders: those that some of them have instead.
         attended: the blocks with attention, which most networks change; empty: all.
         is_unet: whether they have input, middle and output blocks, and all as many as the published one, so that a
             few of a model's layers tell which it is.
@@ -73,6 +74,7 @@ class Architecture:
     models: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layouts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     encoders: tuple[str, ...] = ()
+    other_encoders: tuple[str, ...] = ()
     attended: frozenset[str] = frozenset()
     is_unet: bool = False
     encoder_labels: tuple[str, ...] = ("BASE",)
@@ -131,12 +133,12 @@ _ANIMA = (
 
 _TABLE = (
     Architecture("SDXL", _UNET, ("input_blocks", "label_emb"), {"SDXL": (9, 9)}, _OF_STABLE_DIFFUSION,
-                 ("CLIP_L", "CLIP_G"), frozenset(_OF_STABLE_DIFFUSION[12][1:]), is_unet=True),
+                 ("CLIP_L", "CLIP_G"), attended=frozenset(_OF_STABLE_DIFFUSION[12][1:]), is_unet=True),
     Architecture("SDXL refiner", _UNET, ("input_blocks", "label_emb"), {"SDXL refiner": (12, 12)}, _OF_STABLE_DIFFUSION,
-                 ("CLIP_G",), frozenset((*_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 9)))),
-                 is_unet=True),
+                 ("CLIP_G",), is_unet=True,
+                 attended=frozenset((*_numbered("IN", (4, 5, 7, 8)), "M00", *_numbered("OUT", range(3, 9))))),
     Architecture("SD1/SD2", _UNET, ("input_blocks",), {"SD1/SD2": (12, 12)}, _OF_STABLE_DIFFUSION,
-                 ("CLIP_L", "CLIP_H"), frozenset(_OF_STABLE_DIFFUSION[17][1:]), is_unet=True),
+                 ("CLIP_L",), ("CLIP_H",), frozenset(_OF_STABLE_DIFFUSION[17][1:]), is_unet=True),
     Architecture("SD3", _MMDIT, ("joint_blocks",), {"SD3": (24,), "SD3.5 large": (38,)}, _OF_STABLE_DIFFUSION,
                  ("CLIP_L", "CLIP_G", "T5")),
     Architecture("Chroma", _FLUX, ("double_blocks", "distilled_guidance_layer"), {"Chroma": (19, 38)}, _OF_FLUX,
@@ -430,7 +432,8 @@ def family_of_layers(layers: Iterable[str]) -> Family:
     present = tuple(name for name in ENCODERS if name in encoders)
     fitting = [each for each in _TABLE if _fits(each, counts)]
     if fitting:  # SD2.1 unCLIP has the modules of SDXL's refiner
-        architecture = next((each for each in fitting if encoders & {*each.encoders}), fitting[0])
+        candidates = (each for each in fitting if encoders & {*each.encoders, *each.other_encoders})
+        architecture = next(candidates, fitting[0])
         found = tuple(counts.get(module, 0) for module in architecture.rows)
         return _family(architecture, _published(architecture) if architecture.is_unet else found, present)
     rows = _own_rows(layers)
