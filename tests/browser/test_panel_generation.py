@@ -52,7 +52,8 @@ def test_the_status_tells_what_the_last_image_had(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:1:lbw=OUTD:stop=2>")
     generate(panel.page)
     status = panel.find("lbw_status", ".lbw-status")
-    expect(status).to_contain_text("demo: OUTD (BASE OUT03-OUT06), steps 0-1 of 4")
+    at_0 = "0 in IN01-IN02 IN04-IN05 IN07-IN08 M00 OUT07-OUT11"
+    expect(status).to_contain_text(f"demo: OUTD (BASE OUT03-OUT06; {at_0}), steps 0-1 of 4")
     expect(status).to_contain_text("ms")
     expect(status).to_contain_text("base weights beside the layers")
     panel.prompt.fill("a red cat")
@@ -109,7 +110,7 @@ def test_the_default_preset_is_for_tags_without_one_and_stands_in_the_infotext(p
     panel.choose("lbw_default_preset", "OUTD")
     fill_small(panel.page, "a red cat <lora:demo:1> <lora:demo2:1:lbw=INS>")
     generate(panel.page)
-    expect(panel.find("lbw_status")).to_contain_text("demo: OUTD (BASE OUT03-OUT06); demo2: INS")
+    expect(panel.find("lbw_status")).to_contain_text("M00 OUT07-OUT11); demo2: INS (BASE IN01-IN02 IN04; 0 in")
     expect(html(panel.page, "html_info_txt2img")).to_contain_text("LBW default preset: \"OUTD")
     # The infotext brings it back.
     open_page(panel.page, Server(panel.page.url.rstrip("/"), 0, None, None, None))  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def _request(request: LoraRequest, weights: Sequence[BlockWeights], at_0: Sequen
     """
     parts = []
     if weights:
-        words = [_chosen(weights[0]), _blocks(weights[0]) if len(weights) == 1 else ""]
+        words = [_chosen(weights[0]), _blocks(weights[0], at_0) if len(weights) == 1 else ""]
         if at_0:
             words.append(f"0 in {' '.join(label_ranges(at_0, made.plan.family.labels))}")
         inside = "; ".join(filter(None, words))
@@ -66,14 +66,14 @@ def _chosen(weights: BlockWeights) -> str:
     return f"{len(layout)} values for {' '.join(label_ranges(layout, layout))}" if meanings - {layout} else ""
 
 
-def _blocks(weights: BlockWeights) -> str:
+def _blocks(weights: BlockWeights, at_0: Sequence[str]) -> str:
     family, ratios = weights.vector.family, weights.ratios
     names = [*family.labels]
     encoders = [name for name in family.single_encoders if ratios.get(name, ratios["BASE"]) != ratios["BASE"]]
     if encoders:
         names[:1] = family.single_encoders
     on = [name for name in names if ratios[name if name in ratios else "BASE"] != 0]
-    if len(on) == len(names):
+    if len(on) == len(names) or not (at_0 or encoders):
         return "all blocks"
     return " ".join(label_ranges(on, names)) or "no block"
 

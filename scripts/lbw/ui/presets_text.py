@@ -31,4 +31,4 @@ def build(tab: Tab, path: Path, default_preset: Any) -> TextFile:
 def _in_words(preset: str) -> str:
     """What a preset turns on, by the last of its lines."""
     *others, last = preset.splitlines()
-    return blocks_on(last) + (f"; {len(others)} more lines" if others else "")
+    return blocks_on(last) + (f"; {len(others)} more line{'s' * (len(others) > 1)}" if others else "")
