@@ -198,3 +198,9 @@ def test_presets_that_begin_the_default_preset_are_written_too():
     texts = infotext.describe([Pass(plan, 4)], library)
     again = infotext.recall(infotext.pasted(texts), Library({}, {}, "B2"))
     assert build([parse(["a"], print)], {"a": LAYERS}, again, pytest.fail, model_layers=LAYERS).terms == plan.terms
+
+
+def test_of_a_presets_lines_the_one_that_counted_is_written():
+    library = Library({"A": (",".join(["1"] * 12), OUTD, "NONE,D00=1")}, {})
+    plan = build([parse(["a", "lbw=A"], print)], {"a": LAYERS}, library, print, model_layers=LAYERS)
+    assert infotext.describe([Pass(plan, 4)], library)[infotext.PRESETS] == f"A:{OUTD}"

@@ -23,7 +23,7 @@ from lbw.tags.library import Drawn, Library
 from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.schedule import ALWAYS, Schedule
-from lbw.tags.weights import check_values, has_random_value, is_named, shown, split_vector
+from lbw.tags.weights import has_random_value, shown
 
 DEFAULT_PRESET = "LBW default preset"
 PRESETS = "LBW presets"
@@ -44,11 +44,13 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
         library: what the generation brought besides its tags.
     """
     pairs = [(each, request) for each in passes for request in each.plan.requests]
+    families = dict.fromkeys(each.plan.family for each in passes)
     if all(each.plan.is_plain for each in passes):
         return {}
+    has_default = any(request.weights == library.default_preset for _, request in pairs)
     texts = {
-        DEFAULT_PRESET: _default_preset(library) if any(r.weights == library.default_preset for _, r in pairs) else "",
-        PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library),
+        DEFAULT_PRESET: _default_preset(library, families) if has_default else "",
+        PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library, families),
         RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library, passes[0].plan.family),
         VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan))),
         STEPS: "; ".join(dict.fromkeys(
@@ -71,23 +73,20 @@ def _names(request: LoraRequest, library: Library) -> list[str]:
     return names[1:] if request.weights == library.default_preset in library.presets else names
 
 
-def _default_preset(library: Library) -> str:
+def _default_preset(library: Library, families: Iterable[Family]) -> str:
     name = (library.default_preset or "").strip()
-    return _lines(name, library) if name in library.presets else name
+    return (name in library.presets and _lines(name, library, families)) or name
 
 
-def _presets(names: Iterable[str], library: Library) -> str:
-    lines = [_lines(name, library) for name in sorted(names) if name in library.presets]
+def _presets(names: Iterable[str], library: Library, families: Iterable[Family]) -> str:
+    lines = [_lines(name, library, families) for name in sorted(names) if name in library.presets]
     return "\n".join(filter(None, lines))
 
 
-def _lines(name: str, library: Library) -> str:
-    """The lines of a preset, as its file has them; those left out that cannot be read."""
-    return "\n".join(
-        f"{name}:{text}"
-        for text in library.presets[name]
-        if is_named(text) or _is_readable(check_values, split_vector(text))
-    )
+def _lines(name: str, library: Library, families: Iterable[Family]) -> str:
+    """The lines of a preset that counted, as its file has them."""
+    texts = dict.fromkeys(library.line(name, family) for family in families)
+    return "\n".join(f"{name}:{text}" for text in texts if text is not None)
 
 
 def _rule_sets(names: Iterable[str], library: Library, family: Family) -> str:

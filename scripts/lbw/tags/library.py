@@ -65,8 +65,9 @@ class Library:
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
-    _vectors: dict[tuple[str, Family], Vector] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What :meth:`vector` has found."""
+    _known: dict[tuple[str, Family], tuple[str, Vector]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
@@ -108,17 +109,27 @@ class Library:
         Raises:
             ValueError: there is no such preset, or what it names cannot be used.
         """
-        if (weights, family) not in self._vectors:
-            self._vectors[weights, family] = self._vector(weights, _Reading(family))
-        return self._vectors[weights, family]
+        return self._read(weights, family)[1]
 
-    def _vector(self, weights: str, reading: _Reading) -> Vector:
+    def line(self, name: str, family: Family) -> str | None:
+        """The line of a preset that counts on a model of ``family``; None if none does."""
+        with contextlib.suppress(ValueError):
+            return self._read(name, family)[0]
+        return None
+
+    def _read(self, weights: str, family: Family) -> tuple[str, Vector]:
+        """The text that counts, and what it means."""
+        if (weights, family) not in self._known:
+            self._known[weights, family] = self._find(weights, _Reading(family))
+        return self._known[weights, family]
+
+    def _find(self, weights: str, reading: _Reading) -> tuple[str, Vector]:
         if not self.knows(weights):
             raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
 
         def vector_of(name: str) -> Vector:
             try:
-                return reading.once(name, lambda: self._vector(name, reading))
+                return reading.once(name, lambda: self._find(name, reading)[1])
             except ValueError as error:
                 raise ValueError(f"{shortened(name)}: {error}") from None
 
@@ -130,13 +141,13 @@ class Library:
         fitting, failures = [], []
         for text in self.texts(weights):
             try:
-                fitting.append(read(text))
+                fitting.append((text, read(text)))
             except ValueError as error:
                 failures.append(error)
         if fitting:
-            return max(reversed(fitting), key=lambda vector: vector.fit)
+            return max(reversed(fitting), key=lambda found: found[1].fit)
         if weights.strip() in named_weights.STARTS:
-            return read(weights)
+            return weights, read(weights)
         if len(failures) == 1:
             raise failures[0]
         raise ValueError(f"none of its {len(failures)} lines is for this model; of the last one, {failures[-1]}")
