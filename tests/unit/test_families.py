@@ -169,6 +169,11 @@ def test_what_only_larger_models_have_is_found_and_told_apart():
     assert family.find("B40") == () and family.has("B29")
 
 
+@pytest.mark.parametrize("word", ["", "5", ".5", "05", "_3", "B", "IN", "INPUT_BLOCKS", "input_blocks.", "IN0000"])
+def test_what_is_no_block_of_sd1_is_not_found(word: str):
+    assert SD1.find(word) == (SD1.groups["IN"] if word == "IN" else ())
+
+
 def test_a_model_is_not_taken_for_one_with_other_text_encoders():
     """SD2.1 unCLIP has as many blocks as SDXL's refiner, and label_emb."""
     unclip = [*layers_of("sd2"), "diffusion_model_label_emb_0_0"]

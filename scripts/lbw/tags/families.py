@@ -342,7 +342,8 @@ class Family:
         if word in self.vocabulary or (word in ENCODERS and self.of_encoders == ("BASE",)):
             return (word,)
         for module in self._rows:
-            if number := _NUMBER.fullmatch(word.removeprefix(module.upper())):
+            number = _NUMBER.fullmatch(word, len(module))
+            if number is not None and word.startswith(module.upper()):
                 return self._most_labels(module)[int(number[1]) : int(number[1]) + 1]
         prefix = word.rstrip("0123456789")
         label = f"{prefix}{int(word[len(prefix):] or 0):02d}" if len(word) - len(prefix) <= 3 else ""
