@@ -64,9 +64,11 @@ def keyframes_of(
 def _redrawn(vector: Vector, x: float, drawn: list[str]) -> Vector:
     """A vector with the values that were drawn for it at an earlier time, which are used up; as it is if none were."""
     items = [*vector.values.values()]
+    if not has_random_value(items):
+        return vector
     for index, text in enumerate(drawn):
         found = with_drawn(items, x, text)
-        if found is not None and has_random_value(items):
+        if found is not None:
             del drawn[index]
             return replace(vector, values=dict(zip(vector.values, found, strict=True)))
     return vector

@@ -12,6 +12,7 @@ from PIL import Image
 from lbw.plots.axes import Change, Meaning, Point, read_change, split_values
 from lbw.tags.families import Family
 from lbw.tags.limits import MOST_CELLS, number, shortened
+from lbw.tags.named_weights import as_preset
 from lbw.tags.prompt import Warn
 from lbw.tags.weights import Vector, shown
 
@@ -119,4 +120,4 @@ def preset(inquiry: Inquiry, percents: Mapping[str, float]) -> str | None:
             if point.label in percents and blocks.selector.selects(names)
         ]
         values[name] = shown(round(max(found) / strongest, 2)) if found else "1"
-    return f"{PRESET_NAME}:{Vector(family, values, family.labels_in(inquiry.layout)).preset_text}"
+    return f"{PRESET_NAME}:{as_preset(Vector(family, values, family.labels_in(inquiry.layout)).text)}"

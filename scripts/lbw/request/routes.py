@@ -39,7 +39,7 @@ from lbw.request.route_models import (
     StrengthsAnswer,
     Tag,
 )
-from lbw.tags.families import family_of_layers, usual_layout
+from lbw.tags.families import Family, family_of_layers, usual_layout
 from lbw.tags.library import Library
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
@@ -83,6 +83,22 @@ def _measured(backend: Backend, name: str) -> Strengths:
 
 def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
     return [LineProblem(line=problem.line, reason=problem.reason) for problem in problems]
+
+
+def _preset(name: str, values: str) -> Preset:
+    blocks = () if is_named(values) else usual_layout(len(split_vector(values)))
+    return Preset(name=name, values=values, blocks=list(blocks))
+
+
+def _blocks(family: Family) -> Blocks:
+    return Blocks(
+        model=next((key for key, each in FAMILIES.items() if each.title == family.title), "unknown"),
+        title=family.title,
+        blocks=list(family.labels),
+        groups={name: list(labels) for name, labels in family.groups.items()},
+        text_encoders=list(family.encoders),
+        layouts={str(length): list(layout) for length, layout in family.layouts.items()},
+    )
 
 
 def _ratio(made: Pass, kind: Kind) -> float | None:
@@ -185,17 +201,8 @@ def add(app: FastAPI, backend: Backend) -> None:
     def presets() -> Presets:
         """The presets of the server's file."""
         found, problems = parse_presets(backend.preset_text())
-        return Presets(
-            presets=[
-                Preset(
-                    name=name, values=values,
-                    blocks=[] if is_named(values) else [*usual_layout(len(split_vector(values)))],
-                )
-                for name, lines in found.items()
-                for values in lines
-            ],
-            problems=_problems(problems),
-        )
+        lines = [_preset(name, values) for name, texts in found.items() for values in texts]
+        return Presets(presets=lines, problems=_problems(problems))
 
     @get("elements", RuleSets)
     def elements() -> RuleSets:
@@ -208,15 +215,7 @@ def add(app: FastAPI, backend: Backend) -> None:
     @get("blocks", Blocks)
     def blocks(model: Model | None = Query(None, description="the loaded one, if not given")) -> Blocks:  # noqa: B008
         """The blocks of a kind of model, and what the values of a vector stand for."""
-        family = family_of_layers(backend.layer_names()) if model is None else FAMILIES[model.value]
-        return Blocks(
-            model=next((key for key, each in FAMILIES.items() if each.title == family.title), "unknown"),
-            title=family.title,
-            blocks=list(family.labels),
-            groups={name: list(labels) for name, labels in family.groups.items()},
-            text_encoders=list(family.encoders),
-            layouts={str(length): list(layout) for length, layout in family.layouts.items()},
-        )
+        return _blocks(family_of_layers(backend.layer_names()) if model is None else FAMILIES[model.value])
 
     network = Query(..., max_length=LONGEST_NAME, description="of a LoRA file that the server knows, as in a tag")
 

@@ -76,12 +76,10 @@ class Library:
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""
-        with contextlib.suppress(ValueError):
+        try:
             rest = [name.strip() for name, _ in reversed(self.keyframes(weights))]
-            return self._names(rest)
-        return []
-
-    def _names(self, rest: list[str]) -> list[str]:
+        except ValueError:
+            return []
         seen: dict[str, None] = {}
         while rest:
             name = rest.pop()

@@ -23,6 +23,12 @@ def is_for_all(text: str) -> bool:
     return text.strip() in STARTS or is_value(text)
 
 
+def as_preset(text: str) -> str:
+    """Block weights as a line of a preset file has them, where one value alone is no preset."""
+    text = text.strip()
+    return f"{text},BASE={STARTS.get(text, text)}" if is_for_all(text) else text
+
+
 def is_named_or_for_all(text: str) -> bool:
     """Whether a text is no vector by number and no preset's name, but what :func:`parse_named` reads."""
     return is_named(text) or is_for_all(text)

@@ -42,11 +42,6 @@ class Vector:
             return ",".join(self.values.values())
         return self.complete().by_name()
 
-    @property
-    def preset_text(self) -> str:
-        """The vector as it can stand in a preset, where one value alone is none."""
-        return self.text if is_vector(self.text) else f"{self.text},BASE={self.text}"
-
     def by_name(self) -> str:
         """A complete vector by name, beginning with the value that most labels have."""
         labels, values = self.family.labels, self.values

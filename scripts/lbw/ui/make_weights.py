@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from lbw.tags.families import ENCODERS, KNOWN, Family, label_ranges
-from lbw.tags.named_weights import STARTS, is_for_all
+from lbw.tags.named_weights import as_preset
 from lbw.tags.presets import with_preset
 from lbw.ui.tab import Tab, on_click
 from lbw.ui.text_file import TextFile
@@ -33,7 +33,7 @@ def build(tab: Tab, file: TextFile) -> None:
 
     def on_add(and_save: bool, text: str, weights: str, identifier: str, loaded: str | None) -> list[Any]:
         try:
-            text = with_preset(text, identifier, _as_preset(weights))
+            text = with_preset(text, identifier, as_preset(weights))
         except ValueError as error:
             return [gr.update(), *[gr.update()] * len(file.saved), _said(f"Not added: {error}.")]
         version, *content = file.on_check(text, loaded)
@@ -74,12 +74,6 @@ def family_data(family: Family) -> dict[str, Any]:
             if {*family.of_encoders} | family.attended <= family.labels_in(layout) <= {*family.labels}
         ],
     }
-
-
-def _as_preset(weights: str) -> str:
-    """Block weights as a line of the file has them, where one value alone is no preset."""
-    value = weights.strip()
-    return f"{value},BASE={STARTS.get(value, value)}" if is_for_all(value) else weights
 
 
 def _said(message: str) -> str:
