@@ -188,7 +188,7 @@ def _strength(term: Term, strengths: Sequence[float]) -> float:
 def _rules(request: LoraRequest, library: Library, family: Family, warn: Warn) -> tuple[ElementRule, ...]:
     if request.elements is None:
         return ()
-    text = library.rule_sets.get(request.elements.strip())
+    text = library.rule_sets.get(request.elements.strip(), request.elements if ":" in request.elements else None)
     where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
     if text is None:
         warn(f"{where}: no rule set of this name; expected one of {listed(library.rule_sets)}; "

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lbw.tags.prompt import is_strength, split_arguments
+from lbw.tags.prompt import is_strength
+from lbw.tags.slips import split_arguments
 
 VARIED = "XYZ"
 INVERSE = "ZYX"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from lbw.tags.blocks import families_with
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 from lbw.tags.positions import Sigmas
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
+from lbw.tags.slips import split_arguments
 from lbw.tags.weights import is_value
 
 Warn = Callable[[str], None]
@@ -163,28 +163,6 @@ def _with_strengths(
     )
 
 
-_WEIGHTS_KEYS = ("lbw", "w", "hrlbw")
-"""Arguments that may have more ``=`` behind the first one, with block weights by name."""
-
-
-def split_arguments(items: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Positional and named arguments; an item with exactly one ``=`` is named, as on the host, unless it is block
-    weights by name."""
-    positional, named = [], {}
-    for item in items:
-        key, _, value = item.partition("=")
-        if (key in _WEIGHTS_KEYS and "=" in item) or (item.count("=") == 1 and not _begins_named_weights(key)):
-            named[key] = value
-        else:
-            positional.append(item)
-    return positional, named
-
-
-def _begins_named_weights(key: str) -> bool:
-    """Whether what stands before the first ``=`` of an item without a key is blocks."""
-    return "," in key or (key != key.lower() and bool(families_with(re.split("[- ]", key)[-1])))
-
-
 def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tuple[str | None, str]:
     """The block weights of a tag, and what stands before them. Of several forms one is used.
 
@@ -222,10 +200,11 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     original's old versions.
     """
     name = items[0] if items else ""
-    positional, named = split_arguments(items[1:])
 
     def warn_tag(message: str) -> None:
         warn(f"<lora:{shortened(name)}>: {message}")
+
+    positional, named = split_arguments(items[1:], warn_tag)
 
     strengths = [item for item in positional if is_strength(item)]
     words = [item for item in positional if item.strip() and not is_strength(item)]

@@ -1,0 +1,154 @@
+"""Slips in a tag's arguments: what was plainly meant is read as that, and told. This is the place that decides.
+
+A key is read in any case, with blanks around it, and by the names that other tools have for it. Full-width signs, which
+Japanese and Chinese keyboards make, mean what the others mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from lbw.tags.blocks import families_with, split_words
+from lbw.tags.limits import number, shortened
+from lbw.tags.positions import split_range
+
+Warn = Callable[[str], None]
+
+WEIGHTS_KEYS = ("lbw", "w", "hrlbw")
+"""Arguments whose value may have ``=`` in it: block weights by name."""
+
+KEYS = (
+    *WEIGHTS_KEYS, "te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "in", "mid", "out",
+    "hr", "hrte", "hrunet", "hrstart", "hrstop", "hrstep", "strength",
+)  # fmt: skip
+"""What an argument may be called. ``strength`` is that of text encoder and U-Net, which mostly has no key."""
+
+_SYNONYMS = {
+    "end": "stop", "to": "stop", "until": "stop", "stopstep": "stop", "endstep": "stop", "stepend": "stop",
+    "begin": "start", "from": "start", "startstep": "start", "stepstart": "start", "beginstep": "start",
+    "steps": "step", "range": "step", "weight": "strength", "multiplier": "strength", "str": "strength",
+    "preset": "lbw", "weights": "lbw", "blocks": "lbw", "blockweights": "lbw", "elements": "lbwe",
+    "textencoder": "te", "clip": "te", "model": "unet",
+}  # fmt: skip
+
+_WIDE = {ord("\uff01") + i: ord("!") + i for i in range(94)} | {ord("\u3000"): " ", ord("\u3001"): ","}
+"""Full-width signs, the blank and the ideographic comma -> what they mean."""
+
+_KEY_BEHIND_COMMA = re.compile(
+    rf",\s*(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if key not in ('in', 'mid', 'out'))})\s*=)", re.IGNORECASE
+)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,2},\d+")
+_LAST_FIELD = re.compile(r"\s*[+-]?[\d.]+\s*(,.*)?")
+
+
+def narrow(text: str) -> str:
+    """``text`` with the signs of an ordinary keyboard."""
+    return text.translate(_WIDE)
+
+
+def key_of(text: str) -> str | None:
+    """The key that a text means; None if it is none."""
+    key = text.strip().lower()
+    plain = re.sub("[ _-]", "", key)
+    return next((each for each in (key, plain) if each in KEYS), None) or _SYNONYMS.get(plain)
+
+
+def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) -> tuple[list[str], dict[str, str]]:
+    """Positional and named arguments of a tag, whose items stood between colons.
+
+    An item with exactly one ``=`` is named, as on the host, unless it is block weights by name.
+
+    Args:
+        warn: gets one message for each slip, and for each key that there is not.
+    """
+    items = [part for item in items for part in narrow(item).split(":")]
+    items = _with_rules_joined(items, warn)
+    items = [part for item in items for part in _split_at_keys(item, warn)]
+    items = _with_numbers_joined([item for item in items if item.strip()], warn)
+    positional: list[str] = []
+    named: dict[str, str] = {}
+    for item in items:
+        text, equals, value = item.partition("=")
+        key = key_of(text) if equals else None
+        if key in WEIGHTS_KEYS or (key is not None and item.count("=") == 1 and not _begins_named_weights(text)):
+            named[key] = value if key in WEIGHTS_KEYS else _without_decimal_comma(value.strip(), warn)
+        elif equals and item.count("=") == 1 and not _begins_named_weights(text):
+            _tell_unknown_key(text, item, warn)
+        elif split_range(item) not in (None, (None, None)) and re.match(r"\s*\d", item):
+            named.setdefault("step", item.strip())
+        else:
+            positional.append(_without_decimal_comma(item, warn))
+    if "strength" in named:
+        positional.insert(0, named.pop("strength"))
+    return positional, named
+
+
+def _begins_named_weights(key: str) -> bool:
+    """Whether what stands before the first ``=`` of an item without a key is blocks."""
+    return "," in key or (key != key.lower() and bool(families_with(re.split("[- ]", key)[-1])))
+
+
+def _split_at_keys(item: str, warn: Warn) -> list[str]:
+    """``lbw=OUTD,stop=5`` -> two items: a comma stands where a colon belongs."""
+    parts = []
+    rest = item
+    while match := _KEY_BEHIND_COMMA.search(rest):
+        parts.append(rest[: match.start()])
+        rest = rest[match.end() :]
+        warn(f"{shortened(item)}: a comma before {match[1]}=; expected a colon, as which it is read")
+    return [*parts, rest]
+
+
+def _with_numbers_joined(items: Sequence[str], warn: Warn) -> list[str]:
+    """``stop:5`` -> ``stop=5``. A key of one letter may be a preset's name."""
+    joined: list[str] = []
+    for item in items:
+        before = joined[-1] if joined else ""
+        key = key_of(before) if len(before.strip()) > 1 and "=" not in before else None
+        if key is None or "=" in item or (key not in WEIGHTS_KEYS and not _is_position(item)):
+            joined.append(item)
+            continue
+        joined[-1] = f"{key}={item.strip()}"
+        warn(f"{shortened(before.strip())}:{shortened(item.strip())}: expected {joined[-1]}, as which it is read")
+    return joined
+
+
+def _is_position(text: str) -> bool:
+    return re.match(r"\s*[+-]?[\d.]", text) is not None
+
+
+def _with_rules_joined(items: Sequence[str], warn: Warn) -> list[str]:
+    """``lbwe=IN05-OUT05:attn:0`` -> one item: rules have colons, too."""
+    joined: list[str] = []
+    rest = list(items)
+    while rest:
+        item = rest.pop(0)
+        text, equals, blocks = item.partition("=")
+        if equals and key_of(text) == "lbwe" and _are_blocks(blocks):
+            while len(rest) > 1 and (match := _LAST_FIELD.fullmatch(rest[1])):
+                item += f":{rest.pop(0)}:{rest.pop(0)}"
+                if not match[1]:
+                    break
+        joined.append(item)
+    return joined
+
+
+def _are_blocks(text: str) -> bool:
+    words, _is_inverted = split_words(text)
+    return all(map(families_with, words))
+
+
+def _without_decimal_comma(text: str, warn: Warn) -> str:
+    if not _DECIMAL_COMMA.fullmatch(text.strip()):
+        return text
+    value = text.strip().replace(",", ".")
+    warn(f"{text.strip()}: a decimal comma; expected a point; {number(value):g} is used")
+    return value
+
+
+def _tell_unknown_key(text: str, item: str, warn: Warn) -> None:
+    nearest = get_close_matches(re.sub("[ _-]", "", text.strip().lower()), [*KEYS, *_SYNONYMS], n=1, cutoff=0.5)
+    known = f"the nearest is {nearest[0]}=" if nearest else f"expected one of {', '.join(KEYS)}"
+    warn(f"{shortened(item.strip())}: there is no key {shortened(text.strip())!r}; {known}; it is left out")
