@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from lbw.tags import named_weights
 from lbw.tags.curves import is_curve, split_keyframes
@@ -20,6 +21,14 @@ class Drawn:
 
     seed: int
     vectors: Mapping[str, tuple[str, ...]]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """What was expected instead of a name, the nearest first."""
+    names = list(names)
+    found = get_close_matches(name.strip().lower(), [each.lower() for each in names], n=1)
+    nearest = next((f"the nearest is {each}; " for each in names if each.lower() in found), "")
+    return f"{nearest}expected one of {listed(names)}"
 
 
 @dataclass
@@ -82,7 +91,7 @@ class Library:
             return []
         seen: dict[str, None] = {}
         while rest:
-            name = rest.pop()
+            name = self.name_of(rest.pop())
             if name in seen:
                 continue
             seen[name] = None
@@ -92,11 +101,19 @@ class Library:
 
     def texts(self, weights: str) -> tuple[str, ...]:
         """What ``lbw=weights`` may mean: the lines of the preset of this name, or what stands there."""
-        return self.presets.get(weights.strip(), (weights,))
+        return self.presets.get(self.name_of(weights), (weights,))
+
+    def name_of(self, weights: str) -> str:
+        """The name of a preset as its file has it, where one alone differs in nothing but case."""
+        name = weights.strip()
+        if name in self.presets or name in named_weights.STARTS:
+            return name
+        alike = [each for each in self.presets if each.lower() == name.lower()]
+        return alike[0] if len(alike) == 1 else name
 
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
-        return weights.strip() in self.presets or is_vector(weights) or named_weights.is_named_or_for_all(weights)
+        return self.name_of(weights) in self.presets or is_vector(weights) or named_weights.is_named_or_for_all(weights)
 
     def vector(self, weights: str, family: Family) -> Vector:
         """What ``lbw=weights`` means on a model of ``family``.
@@ -123,7 +140,7 @@ class Library:
 
     def _find(self, weights: str, reading: _Reading) -> tuple[str, Vector]:
         if not self.knows(weights):
-            raise ValueError(f"no preset of this name; expected one of {listed(self.presets)}")
+            raise ValueError(f"no preset of this name; {_nearest(weights, self.presets)}")
 
         def vector_of(name: str) -> Vector:
             try:

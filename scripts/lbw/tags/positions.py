@@ -93,7 +93,7 @@ def _split(text: str) -> tuple[float, str] | None:
 
 
 def parse_position(text: str) -> Position:
-    """Where a LoRA is switched: an integer, a fraction between 0 and 1, a percentage or a noise level.
+    """Where a LoRA is switched: an integer, a fraction from 0 to 1 with a point, a percentage or a noise level.
 
     Raises:
         ValueError: the text is none of these.
@@ -103,7 +103,7 @@ def parse_position(text: str) -> Position:
             return Position(value, Unit.SIGMA)
         case value, "%" if value <= 100:
             return Position(value / 100, Unit.SHARE)
-        case value, "" if 0 < value < 1:
+        case value, "" if 0 < value < 1 or (value in (0.0, 1.0) and "." in text):
             return Position(value, Unit.SHARE)
         case value, "" if math.floor(value) == value:
             return Position(value)

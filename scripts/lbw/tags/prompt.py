@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
-from lbw.tags.positions import Sigmas
+from lbw.tags.positions import Position, Sigmas, Unit
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
 from lbw.tags.slips import split_arguments
 from lbw.tags.weights import is_value
@@ -142,18 +142,37 @@ def _shape(named: Mapping[str, str], warn: Warn) -> Shape:
         return Shape.LINEAR
 
 
-def _windows(named: Mapping[str, str], prefix: str, warn: Warn) -> dict[str, Window]:
+def _window(named: Mapping[str, str], prefix: str, default: Window, warn: Warn) -> Window:
+    """When a LoRA works. Each end that the tag does not say is that of ``default``.
+
+    Args:
+        prefix: of the keys, ``hr`` for those of the hires pass.
+    """
     windows, problems = parse_windows(named, prefix)
     for problem in problems:
         warn(problem)
-    return windows
+    start, stop, both = (windows.get(key, Window()) for key in ("start", "stop", "step"))
+    if start.start is not None and start.start.unit is Unit.SHARE and stop.stop == Position(1):
+        warn(f"{prefix}stop={named[prefix + 'stop']}: the start is a share of the pass, so that this is its end, 1.0")
+        stop = Window(stop=Position(1, Unit.SHARE))
+    twice = [
+        f"{prefix}{key}={named[prefix + key]}"
+        for key, one, other in (("start", start.start, both.start), ("stop", stop.stop, both.stop))
+        if one is not None and other is not None
+    ]
+    if twice:
+        warn(f"{' '.join(twice)}: the tag also has {prefix}step={named[prefix + 'step']}, which is used")
+    return Window(
+        next((each for each in (both.start, start.start, default.start) if each is not None), None),
+        next((each for each in (both.stop, stop.stop, default.stop) if each is not None), None),
+    )
 
 
 def _with_strengths(
-    request: LoraRequest, te: Strength, unet: Strength, windows: Mapping[str, Window]
+    request: LoraRequest, te: Strength, unet: Strength, window: Window
 ) -> LoraRequest:
-    """``request`` with these strengths and windows: numbers as multipliers, curves in the schedules."""
-    schedule = Schedule(tuple(windows.values()))
+    """``request`` with these strengths and this window: numbers as multipliers, curves in the schedules."""
+    schedule = Schedule(() if window == Window() else (window,))
     return replace(
         request,
         te_multiplier=1.0 if isinstance(te, Curve) else te,
@@ -217,7 +236,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     te = _strength(strengths[0], 1.0, shape, "", warn_tag) if strengths else 1.0
     te = strength("te", te)
     unet = strength("unet", _strength(strengths[1], te, shape, "", warn_tag) if len(strengths) > 1 else te)
-    windows = _windows(named, "", warn_tag)
+    window = _window(named, "", Window(), warn_tag)
     request = _with_strengths(
         LoraRequest(
             name=name,
@@ -228,7 +247,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
             x=_named_number(named, "x", 1.0, warn_tag),
             shape=shape,
         ),
-        te, unet, windows,
+        te, unet, window,
     )
     if not any(key in named for key in HIRES_KEYS):
         return request
@@ -240,6 +259,6 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
         replace(request, weights=weights, weights_label=weights_label),
         strength("hrte", te if both is None else both),
         strength("hrunet", unet if both is None else both),
-        windows | _windows(named, "hr", warn_tag),
+        _window(named, "hr", window, warn_tag),
     )
     return replace(request, hires=hires)
