@@ -1,19 +1,24 @@
 // LoRA tags in a prompt: the text after an argument of a tag was set. Nothing in this file touches the page.
 
 const lbwPrompt = (() => {
-    const TAG = /<(lora|lyco):([^>]+)>/g;
+    const TAG = /<(lora|lyco|loractl):([^>]+)>/g;
 
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
     // A number, or a curve of them: weight@position pairs.
     const isStrength = text => isNumber(text.split(/[@~]/)[0]);
 
+    const KEYS = ["te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "hr", "hrte", "hrunet", "hrstart", "hrstop", "hrstep", "end", "begin"];
+    const SYNONYMS = {end: "stop", begin: "start"};
+
     // As the server reads it: an item with exactly one "=" is named, any other is positional; block weights by name, as
     // OUT03-OUT06=1, stand behind a key or alone.
     function keyOf(item) {
-        const [key, ...rest] = item.split("=");
+        const [text, ...rest] = item.split("=");
+        const key = text.trim().toLowerCase();
         if (rest.length && ["lbw", "w", "hrlbw"].includes(key)) return key;
-        return rest.length === 1 && !/[,A-Z]/.test(key) ? key : null;
+        if (rest.length === 1 && KEYS.includes(key)) return SYNONYMS[key] ?? key;
+        return rest.length === 1 && !/[,A-Z]/.test(text) ? key : null;
     }
 
     // A preset may also stand without a key, behind the numbers.
@@ -70,13 +75,18 @@ const lbwPrompt = (() => {
         }));
     }
 
-    const isAt = (tag, caret) => tag.start < caret && caret < tag.end;
+    // The tags that the caret is in, or else the one that it touches, first the one before it.
+    function touched(tags, caret) {
+        const inside = tags.filter(tag => tag.start < caret && caret < tag.end);
+        const beside = tags.find(tag => tag.end === caret) ?? tags.find(tag => tag.start === caret);
+        return inside.length || !beside ? inside : [beside];
+    }
 
     // What the tag at the caret, or else the first one, says of a strength (`strength`, `unet` or `hr`), and of its curve:
     // {name, text, shape}; null where there is no tag.
     function getStrength(text, caret, key) {
         const tags = tagsIn(text);
-        const tag = tags.find(each => isAt(each, caret)) ?? tags[0];
+        const tag = touched(tags, caret)[0] ?? tags[0];
         if (!tag) return null;
         const items = tag.body.split(":");
         const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => item.split("=", 2)));
@@ -90,7 +100,7 @@ const lbwPrompt = (() => {
     // the names of the tags.
     function setArguments(text, caret, values) {
         const tags = tagsIn(text);
-        const atCaret = tags.filter(tag => isAt(tag, caret));
+        const atCaret = touched(tags, caret);
         const chosen = atCaret.length ? atCaret : tags;
         let result = "";
         let done = 0;
@@ -99,7 +109,7 @@ const lbwPrompt = (() => {
             const replacement = `<${tag.kind}:${setInTag(tag.body, values)}>`;
             result += text.slice(done, tag.start) + replacement;
             done = tag.end;
-            if (atCaret.length) newCaret = result.length - 1;
+            if (atCaret.length) newCaret = result.length - (caret < tag.end ? 1 : 0);
             else if (tag.end <= caret) newCaret += replacement.length - (tag.end - tag.start);
         }
         return {text: result + text.slice(done), caret: newCaret, names: chosen.map(tag => tag.body.split(":")[0])};

@@ -227,6 +227,11 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
 
     strengths = [item for item in positional if is_strength(item)]
     words = [item for item in positional if item.strip() and not is_strength(item)]
+    for item in strengths[3:]:
+        warn_tag(f"{shortened(item)}: three numbers are expected at most, te, unet and rank; it is left out")
+    for key, item in zip(("te", "unet", "dyn"), strengths, strict=False):
+        if key in named and key != "te":
+            warn_tag(f"{shortened(item)}: the tag also has {key}={shortened(named[key])}, which is used")
     weights, weights_label = _weights(words, named, warn_tag)
     shape = _shape(named, warn_tag)
 

@@ -73,7 +73,10 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
         text, equals, value = item.partition("=")
         key = key_of(text) if equals else None
         if key in WEIGHTS_KEYS or (key is not None and item.count("=") == 1 and not _begins_named_weights(text)):
-            named[key] = value if key in WEIGHTS_KEYS else _without_decimal_comma(value.strip(), warn)
+            value = value if key in WEIGHTS_KEYS else _without_decimal_comma(value.strip(), warn)
+            if named.get(key, value) != value:
+                warn(f"{key}={shortened(named[key])}: the tag also has {key}={shortened(value)}, which is used")
+            named[key] = value
         elif equals and item.count("=") == 1 and not _begins_named_weights(text):
             _tell_unknown_key(text, item, warn)
         elif split_range(item) not in (None, (None, None)) and re.match(r"\s*\d", item):

@@ -1,0 +1,185 @@
+"""Slips in tags: what people wrote (the inputs are from public reports), and what it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lbw.plan.plan import build
+from lbw.tags.library import Library
+from lbw.tags.positions import Position, Unit
+from lbw.tags.presets import DEFAULT_PRESETS
+from lbw.tags.prompt import LoraRequest, parse
+from lbw.tags.schedule import Window
+from lbw.tags.slips import KEYS, key_of
+from tests.unit.model_layers import layers_of
+
+LIBRARY = Library.read(DEFAULT_PRESETS, "ATTNDEEPOFF:IN05-OUT05:attn:0\n", "")
+
+
+WIDE = "demo:" + "".join(chr(ord(sign) - ord("!") + 0xFF01) for sign in "1:lbw=OUTD:stop=5")
+"""As keyboards for Japanese and Chinese write it."""
+
+
+def read(tag: str) -> tuple[LoraRequest, list[str]]:
+    messages: list[str] = []
+    return parse(tag.split(":"), messages.append), messages
+
+
+def window(start: float | None = None, stop: float | None = None, unit: Unit = Unit.STEP) -> Window:
+    return Window(*(None if end is None else Position(end, unit) for end in (start, stop)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "meant"),
+    [
+        ("demo:1: lbw=OUTD", "demo:1:lbw=OUTD"),
+        ("demo:1:LBW=OUTD", "demo:1:lbw=OUTD"),
+        ("demo:1:Lbw =OUTD", "demo:1:lbw=OUTD"),
+        ("demo:1:STOP=5", "demo:1:stop=5"),
+        ("demo:1:start=0:end=0.25", "demo:1:start=0:stop=0.25"),
+        ("demo:1:begin=3:until=5", "demo:1:start=3:stop=5"),
+        ("demo:1:from=3:to=5", "demo:1:start=3:stop=5"),
+        ("demo:1:step_end=2", "demo:1:stop=2"),
+        ("demo:1:start-step=2", "demo:1:start=2"),
+        ("demo:weight=0.7", "demo:0.7"),
+        ("demo:weight=0.7:unet=0.5", "demo:0.7:unet=0.5"),
+        ("demo:1:1::OUTD", "demo:1:1:OUTD"),
+        ("demo::lbw=OUTD", "demo:lbw=OUTD"),
+        ("demo:1:lbw=OUTD:", "demo:1:lbw=OUTD"),
+        ("demo:1.0:5-15", "demo:1.0:step=5-15"),
+        ("demo:1:0.2-80%", "demo:1:step=0.2-80%"),
+        (WIDE, "demo:1:lbw=OUTD:stop=5"),
+        ("demo:1:1\uff0c0\u30010\uff0c1", "demo:1:1,0,0,1"),
+    ],
+)
+def test_what_has_one_meaning_only_is_read_as_that(tag: str, meant: str):
+    assert read(tag) == read(meant) and read(tag)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "meant", "told"),
+    [
+        ("demo:1:lbw=OUTD:stop:5", "demo:1:lbw=OUTD:stop=5", "stop:5: expected stop=5, as which it is read"),
+        ("demo:1:lbw:OUTD", "demo:1:lbw=OUTD", "lbw:OUTD: expected lbw=OUTD, as which it is read"),
+        ("demo:1:te:0.3", "demo:1:te=0.3", "te:0.3: expected te=0.3, as which it is read"),
+        ("demo:0,5", "demo:0.5", "0,5: a decimal comma; expected a point; 0.5 is used"),
+        ("demo:te=0,5", "demo:te=0.5", "0,5: a decimal comma; expected a point; 0.5 is used"),
+        ("demo:1:lbw=OUTD,stop=5", "demo:1:lbw=OUTD:stop=5",
+         "lbw=OUTD,stop=5: a comma before stop=; expected a colon, as which it is read"),
+        ("demo:1:stop=5,START=2", "demo:1:start=2:stop=5",
+         "stop=5,START=2: a comma before START=; expected a colon, as which it is read"),
+        ("demo:1:lwb=OUTD", "demo:1", "lwb=OUTD: there is no key 'lwb'; the nearest is lbw=; it is left out"),
+        ("demo:1:stpo=5", "demo:1", "stpo=5: there is no key 'stpo'; the nearest is stop=; it is left out"),
+        ("demo:1:start=0.5:stop=1", "demo:1:start=0.5:stop=100%",
+         "stop=1: the start is a share of the pass, so that this is its end, 1.0"),
+        ("demo:1:step=2-6:start=4", "demo:1:step=2-6", "start=4: the tag also has step=2-6, which is used"),
+    ],
+)  # fmt: skip
+def test_what_is_not_as_it_should_be_is_read_and_told(tag: str, meant: str, told: str):
+    found, messages = read(tag)
+    assert found == read(meant)[0]
+    assert messages == [f"<lora:demo>: {told}"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "ratio"),
+    [("IN05-OUT05:attn:0", 0.0), ("IN05-OUT05:attn:0,IN07:attn:0.5", 0.5), ("::0.25", 0.25), ("NOT BASE::0.5", 0.5)],
+)
+def test_rules_may_stand_in_the_tag_itself(rules: str, ratio: float):
+    layers = layers_of("sd1")
+    messages: list[str] = []
+    request = parse(f"a:1:lbwe={rules}:stop=3".split(":"), messages.append)
+    plan = build([request], {"a": layers}, LIBRARY, messages.append, model_layers=layers)
+    (layer,) = [each for each in layers if "input_blocks_7_" in each and each.endswith("attn1_to_q")]
+    assert plan.terms[layer][0].ratio == ratio and messages == []
+    assert request.schedule.windows == (window(stop=3),)
+
+
+def test_the_name_of_a_rule_set_takes_nothing_of_what_follows():
+    found, messages = read("a:lbwe=ATTNDEEPOFF:1:0.5")
+    assert (found.elements, found.te_multiplier, found.unet_multiplier, messages) == ("ATTNDEEPOFF", 1, 0.5, [])
+
+
+@pytest.mark.parametrize(
+    ("weights", "meant", "told"),
+    [
+        ("outd", "OUTD", None),
+        ("OutAll", "OUTALL", None),
+        ("OUTDD", None, "no preset of this name; the nearest is OUTD; expected one of NONE, ALL"),
+        ("none", "NONE", None),
+    ],
+)
+def test_a_preset_is_found_in_any_case_and_the_nearest_is_named(weights: str, meant: str | None, told: str | None):
+    layers = layers_of("sd1")
+    messages: list[str] = []
+    plan = build([LoraRequest("a", weights=weights)], {"a": layers}, LIBRARY, messages.append, model_layers=layers)
+    wanted = build([LoraRequest("a", weights=meant)], {"a": layers}, LIBRARY, print, model_layers=layers)
+    assert plan.terms == wanted.terms
+    assert told is None or [told in message for message in messages] == [True]
+
+
+def test_of_two_names_that_differ_in_case_only_neither_is_guessed():
+    library = Library.read("Face:IN=1,M=0\nFACE:IN=0,M=1\n", "", "")
+    assert not library.knows("face") and library.knows("FACE")
+
+
+@pytest.mark.parametrize(
+    ("tag", "first", "hires"),
+    [
+        ("a:1:step=2-3:hrstop=7", window(2, 3), window(2, 7)),
+        ("a:1:step=2-3:hrstart=4", window(2, 3), window(4, 3)),
+        ("a:1:start=2:hrstep=4-", window(2), window(4)),
+        ("a:1:stop=6:hrstep=2-4", window(stop=6), window(2, 4)),
+    ],
+)
+def test_a_hires_key_replaces_its_end_of_the_window(tag: str, first: Window, hires: Window):
+    found, messages = read(tag)
+    assert found.schedule.windows == (first,) and found.in_pass(True).schedule.windows == (hires,)
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("1.0", Unit.SHARE), ("1", Unit.STEP), ("0.0", Unit.SHARE), ("0", Unit.STEP)]
+)
+def test_a_number_with_a_point_is_a_share(text: str, unit: Unit):
+    (found,) = read(f"a:1:stop={text}")[0].schedule.windows
+    assert found.stop is not None and found.stop.unit is unit
+
+
+ITEMS = st.sampled_from([
+    "1", "0.5", "lbw=OUTD", "LBW=INS", "OUTD", "stop=5", "stop", "5", "end=0.5", "foo=3", "x=2", "", " ", "5-15", "0,5",
+    "lbw=NONE,OUT03=1", "lbwe=IN05:attn:0", "te=0.5", "hr=0.3", "curve=step", "0@0,1@1", "stop=5,start=2", "dyn=8",
+    "=", "a=b=c", "in=0", "weight=2", "step=2-4",
+])  # fmt: skip
+
+
+@given(st.lists(ITEMS, max_size=6))
+def test_every_argument_takes_effect_or_is_told(items: list[str]):
+    """Without an argument that means something, the request is another one, or there is a message less."""
+    tag = ["a", *":".join(items).split(":")] if items else ["a"]
+
+    def outcome(arguments: list[str]) -> tuple[Any, list[str]]:
+        messages: list[str] = []
+        return parse(arguments, messages.append), messages
+
+    whole = outcome(tag)
+    for index in range(1, len(tag)):
+        rest = tag[:index] + tag[index + 1 :]
+        said_twice = tag.count(tag[index]) > 1
+        assert not tag[index].strip() or said_twice or outcome(rest) != whole or _says_the_default(tag[index], rest), (
+            tag[index], whole
+        )
+
+
+def _says_the_default(item: str, rest: list[str]) -> bool:
+    """Whether an argument says what is so without it: a strength of 1, a shape or an X that nothing asks for."""
+    return item.strip() in ("1", "x=2", "curve=step") or parse(["a", item], lambda _m: None) == LoraRequest("a")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_known_in_any_form(key: str):
+    assert key_of(key) == key_of(f" {key.upper()} ") == key
