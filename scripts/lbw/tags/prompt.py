@@ -230,8 +230,10 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     for item in strengths[3:]:
         warn_tag(f"{shortened(item)}: three numbers are expected at most, te, unet and rank; it is left out")
     for key, item in zip(("te", "unet", "dyn"), strengths, strict=False):
-        if key in named and key != "te":
-            warn_tag(f"{shortened(item)}: the tag also has {key}={shortened(named[key])}, which is used")
+        if key in named and named[key].strip() != item.strip():
+            is_for_both = key == "te" and len(strengths) == 1 and "unet" not in named
+            where = f" for both; unet={shortened(item)} would keep the U-Net's" if is_for_both else ""
+            warn_tag(f"{shortened(item)}: the tag also has {key}={shortened(named[key])}, which is used{where}")
     weights, weights_label = _weights(words, named, warn_tag)
     shape = _shape(named, warn_tag)
 
