@@ -5,17 +5,33 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tests/setup.sh || exit 1
 
-# The models are narrow: a second thread costs more than it brings.
+# The models are narrow: a second thread costs more than it brings. A second process is worth its core.
 export OMP_NUM_THREADS=1
 
-failed=0
-bash tests/check.sh || failed=1
-.venv/bin/python -m pytest "$@" || failed=1
-if [ $# = 0 ]; then  # what people ask for, in the small WebUI as each generation of the Forge family
+# The tests in a browser, and what people ask for in the small WebUI as each generation of the Forge family.
+browser_and_forge() {
+    local failed=0 family
+    echo "== browser"
+    .venv/bin/python -m pytest tests/browser || failed=1
     for family in forge-g1 forge-g2 forge-g3; do
         echo "== $family"
         WEBUI_FAMILY=$family .venv/bin/python -m pytest -q -W ignore \
             tests/host/test_{exactness,forge_forward,forge_neighbours,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
     done
+    return "$failed"
+}
+
+failed=0
+bash tests/check.sh || failed=1
+if [ $# != 0 ]; then
+    .venv/bin/python -m pytest "$@" || failed=1
+    exit "$failed"
 fi
+others="$(mktemp)"
+trap 'kill "$lane" 2>/dev/null; rm -f "$others"' EXIT
+browser_and_forge >"$others" 2>&1 &
+lane=$!
+.venv/bin/python -m pytest tests/unit tests/host || failed=1
+wait "$lane" || failed=1
+cat "$others"
 exit "$failed"

@@ -188,7 +188,7 @@ def first_of_each_step(steps: list[int], values: list[float]) -> list[float]:
     return [values[steps.index(step)] for step in steps]
 
 
-SIGMA_TAG = "<lora:t_lora:1@14sigma,0@0.7sigma:unet=0.25@10sigma,1@2sigma:te=1@20sigma,0@0.7sigma>"
+SIGMA_TAG = "<lora:t_lora:unet=0.25@10sigma,1@2sigma:te=1@20sigma,0@0.7sigma>"
 
 
 def check_against_noise(bench: Bench, record: Recording, sampler: str) -> None:

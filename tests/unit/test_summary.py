@@ -69,7 +69,7 @@ def test_there_is_nothing_to_say_where_the_host_alone_was_at_work():
 
 
 def test_changes_list_each_rule_and_its_layers():
-    lines = list(changes(Pass(plan_of("a:1:lbwe=R", "b:1"), 20), LIBRARY, LAYERS))
+    lines = list(changes(Pass(plan_of("a:1:lbwe=R", "b:1"), 20), LAYERS))
     assert lines == [
         "<lora:a:lbwe=R> ratio 0: 1 layer in IN05", f"    {LAYERS[0]}",
         "<lora:a:lbwe=R> ratio 0.5: 1 layer in OUT05", f"    {LAYERS[1]}",
@@ -80,6 +80,6 @@ def test_the_summary_and_the_changes_show_curves_step_by_step():
     made = Pass(plan_of("a:1:0@0,1@4:stop=4", f"b:0.5:lbw=OUTD@0,{','.join(['0'] * 17)}@2"), 5)
     line = summarise([made], [], "lean")
     assert line.startswith("a: steps 0-3 of 5, te 1, unet 0 0.25 0.5 0.75 0; b: OUTD@0,")
-    lines = list(changes(made, LIBRARY, LAYERS))
+    lines = list(changes(made, LAYERS))
     assert lines[0] == "<lora:a> te 1, unet 0 0.25 0.5 0.75 0"
     assert lines[2:] == ["    IN05: 0x5", "    OUT05: 0.5 0.25 0x3", "    BASE: 0.5x5"]

@@ -9,11 +9,8 @@ from lbw.plan.courses import blocks_at_0, layers_by_kind
 from lbw.plan.hits import summaries
 from lbw.plan.plan import Pass
 from lbw.request.infotext import course, has_curve, steps_on, strengths_of
-from lbw.tags.elements import parse_rules
 from lbw.tags.families import KNOWN, label_ranges
-from lbw.tags.library import Library
 from lbw.tags.limits import shortened
-from lbw.tags.prompt import LoraRequest
 from lbw.tags.weights import BlockWeights
 
 
@@ -25,22 +22,21 @@ def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) ->
     if all(each.plan.is_plain for each in passes):
         return ""
     requests = dict.fromkeys(
-        _request(request, weights, at_0, each)
+        _request(index, at_0, each)
         for each in passes
-        for request, weights, at_0 in zip(
-            each.plan.requests, each.plan.weights, blocks_at_0(layers_by_kind(each.plan), each.plan.family), strict=True
-        )
+        for index, at_0 in enumerate(blocks_at_0(layers_by_kind(each.plan), each.plan.family))
     )
     count, done = total(updates)
     switches = f"{count} switch{'es' * (count != 1)}"
     return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
-def _request(request: LoraRequest, weights: Sequence[BlockWeights], at_0: Sequence[str], made: Pass) -> str:
+def _request(index: int, at_0: Sequence[str], made: Pass) -> str:
     """
     Args:
         at_0: the blocks at 0 in which the network has parts.
     """
+    request, weights = made.plan.requests[index], made.plan.weights[index]
     parts = []
     if weights:
         words = [_chosen(weights[0]), _blocks(weights[0], at_0) if len(weights) == 1 else ""]
@@ -48,7 +44,7 @@ def _request(request: LoraRequest, weights: Sequence[BlockWeights], at_0: Sequen
             words.append(f"0 in {' '.join(label_ranges(at_0, made.plan.family.labels))}")
         inside = "; ".join(filter(None, words))
         parts.append(f"{shortened(request.weights or '', 40)}{f' ({inside})' if inside else ''}")
-    if request.elements is not None:
+    if request.elements is not None and made.plan.rules[index]:
         parts.append(f"rules {shortened(request.elements, 40)}")
     if request.schedule.windows:
         parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
@@ -78,7 +74,7 @@ def _blocks(weights: BlockWeights, at_0: Sequence[str]) -> str:
     return " ".join(label_ranges(on, names)) or "no block"
 
 
-def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str]:
+def changes(made: Pass, layers: Iterable[str]) -> Iterator[str]:
     """Lines that list how strengths change in a pass, and what the element rules hit in a model with ``layers``."""
     layers = list(layers)
     for index, request in enumerate(made.plan.requests):
@@ -87,15 +83,7 @@ def changes(made: Pass, library: Library, layers: Iterable[str]) -> Iterator[str
         if len(made.plan.weights[index]) > 1:
             yield f"<lora:{request.name}:lbw={request.weights}>"
             yield from (f"    {line}" for line in _courses(made, index))
-        rules = library.rule_sets.get((request.elements or "").strip())
-        if rules is None:
-            continue
-        try:
-            family = made.plan.family
-            found = summaries(parse_rules(rules, family), layers, family)
-        except ValueError:
-            continue
-        for words, names in found:
+        for words, names in summaries(made.plan.rules[index], layers, made.plan.family):
             yield f"<lora:{request.name}:lbwe={request.elements}> {words}"
             yield from (f"    {name}" for name in names)
 

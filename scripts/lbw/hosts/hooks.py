@@ -202,7 +202,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     caches.drop_others(p, made.text_encoder_ratios())
     if session.prints_changes:
-        print(*changes(made, session.library, adapter.layers()), sep="\n")
+        print(*changes(made, adapter.layers()), sep="\n")
     take_notes(p)
 
 

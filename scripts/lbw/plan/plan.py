@@ -9,10 +9,10 @@ from functools import cached_property
 
 from lbw.plan.keyframes import Keyframe, keyframes_of
 from lbw.tags.curves import Curve, constant
-from lbw.tags.elements import ElementRule, parse_rules, ratio_of
+from lbw.tags.elements import ElementRule, ratio_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
-from lbw.tags.limits import listed, shortened
+from lbw.tags.limits import shortened
 from lbw.tags.positions import Sigmas
 from lbw.tags.prompt import LoraRequest, Warn
 from lbw.tags.schedule import ALWAYS, Schedule
@@ -72,7 +72,7 @@ class Plan:
 
     ``terms`` maps a layer to the terms that add up in it. A schedule belongs to a term, not to a request, so layers of
     one network may follow different schedules. ``weights`` are the block weights of each request: none, one, or one for
-    each keyframe. ``family`` is that of the model.
+    each keyframe. ``rules`` are the element rules of each request. ``family`` is that of the model.
     """
 
     requests: tuple[LoraRequest, ...]
@@ -80,6 +80,7 @@ class Plan:
     schedules: tuple[Schedule, ...]
     terms: Mapping[str, tuple[Term, ...]]
     weights: tuple[tuple[BlockWeights, ...], ...]
+    rules: tuple[tuple[ElementRule, ...], ...]
     family: Family
 
     def strengths(self, step: int, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
@@ -188,15 +189,10 @@ def _strength(term: Term, strengths: Sequence[float]) -> float:
 def _rules(request: LoraRequest, library: Library, family: Family, warn: Warn) -> tuple[ElementRule, ...]:
     if request.elements is None:
         return ()
-    text = library.rule_sets.get(request.elements.strip(), request.elements if ":" in request.elements else None)
-    where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
-    if text is None:
-        warn(f"{where}: no rule set of this name; expected one of {listed(library.rule_sets)}; "
-             "the tag works without it")
-        return ()
     try:
-        return parse_rules(text, family)
+        return library.rules(request.elements, family)
     except ValueError as error:
+        where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
         warn(f"{where}: {error}; the tag works without it")
         return ()
 
@@ -298,7 +294,7 @@ def build(
     family = family_of_layers(model_layers)
     terms: dict[str, list[Term]] = {}
     schedules: dict[Schedule, int] = {}
-    resolved = []
+    resolved, rules = [], []
     known: dict[str | None, dict[tuple[str, float], float]] = {}
     if library.default_preset is not None:
         requests = [
@@ -312,8 +308,8 @@ def build(
         blocks = {label for layer in changed if (label := family.block_of(layer))} if keyframes else set()
         for weights in resolved[-1]:
             _warn_of_blocks_left_out(weights, request, blocks, warn)
-        rules = _rules(request, library, family, warn)
-        ratios = _ratios_function(resolved[-1] or (None,), rules, family, known.setdefault(request.elements, {}))
+        rules.append(_rules(request, library, family, warn))
+        ratios = _ratios_function(resolved[-1] or (None,), rules[-1], family, known.setdefault(request.elements, {}))
         made: dict[tuple[bool, tuple[float, ...]], Term] = {}
         for layer in layers.get(request.name, ()):
             key = is_text_encoder(layer), ratios(layer)
@@ -329,5 +325,6 @@ def build(
         tuple(schedules),
         {key: tuple(value) for key, value in terms.items()},
         tuple(resolved),
+        tuple(rules),
         family,
     )

@@ -10,14 +10,12 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any
 
 from lbw import __version__
 from lbw.plan.plan import Pass, Plan
 from lbw.request.arguments import MODES, PLOT_ARGUMENTS, Arguments
-from lbw.tags.elements import parse_rules
 from lbw.tags.families import Family
 from lbw.tags.library import Drawn, Library
 from lbw.tags.presets import parse_presets, parse_rule_sets
@@ -51,7 +49,7 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
     texts = {
         DEFAULT_PRESET: _default_preset(library, families) if has_default else "",
         PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library, families),
-        RULE_SETS: _rule_sets({r.elements.strip() for _, r in pairs if r.elements}, library, passes[0].plan.family),
+        RULE_SETS: "\n\n".join(f"{name}:{library.rule_sets[name]}" for name in sorted(_rule_sets(passes, library))),
         VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan))),
         STEPS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
@@ -89,10 +87,15 @@ def _lines(name: str, library: Library, families: Iterable[Family]) -> str:
     return "\n".join(f"{name}:{text}" for text in texts if text is not None)
 
 
-def _rule_sets(names: Iterable[str], library: Library, family: Family) -> str:
-    used = {name: library.rule_sets[name] for name in sorted(names) if name in library.rule_sets}
-    parse = partial(parse_rules, family=family)
-    return "\n\n".join(f"{name}:{rules}" for name, rules in used.items() if _is_readable(parse, rules))
+def _rule_sets(passes: Iterable[Pass], library: Library) -> set[str]:
+    """The names of those that counted; rules may also stand in a tag itself."""
+    used = (
+        library.rule_set_name(request.elements)
+        for each in passes
+        for request, rules in zip(each.plan.requests, each.plan.rules, strict=True)
+        if request.elements is not None and rules
+    )
+    return {name for name in used if name in library.rule_sets}
 
 
 def _drawn(plan: Plan) -> Iterator[str]:

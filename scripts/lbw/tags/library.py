@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from lbw.tags import named_weights
 from lbw.tags.curves import is_curve, split_keyframes
+from lbw.tags.elements import ElementRule, parse_rules
 from lbw.tags.families import Family
 from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
@@ -29,6 +30,13 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     found = get_close_matches(name.strip().lower(), [each.lower() for each in names], n=1)
     nearest = next((f"the nearest is {each}; " for each in names if each.lower() in found), "")
     return f"{nearest}expected one of {listed(names)}"
+
+
+def _as_it_is_called(name: str, names: Collection[str]) -> str:
+    """A name as the file has it, where one alone differs in nothing but case."""
+    name = name.strip()
+    alike = [] if name in names else [each for each in names if each.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else name
 
 
 @dataclass
@@ -104,12 +112,23 @@ class Library:
         return self.presets.get(self.name_of(weights), (weights,))
 
     def name_of(self, weights: str) -> str:
-        """The name of a preset as its file has it, where one alone differs in nothing but case."""
-        name = weights.strip()
-        if name in self.presets or name in named_weights.STARTS:
-            return name
-        alike = [each for each in self.presets if each.lower() == name.lower()]
-        return alike[0] if len(alike) == 1 else name
+        """The name of a preset as its file has it; of what is none, what stands there."""
+        return weights.strip() if weights.strip() in named_weights.STARTS else _as_it_is_called(weights, self.presets)
+
+    def rule_set_name(self, elements: str) -> str:
+        """The name of a set of element rules as its file has it; of what is none, what stands there."""
+        return _as_it_is_called(elements, self.rule_sets)
+
+    def rules(self, elements: str, family: Family) -> tuple[ElementRule, ...]:
+        """What ``lbwe=elements`` means on a model of ``family``: a set's name, or rules.
+
+        Raises:
+            ValueError: there is no such set, or its rules cannot be used.
+        """
+        name = self.rule_set_name(elements)
+        if name not in self.rule_sets and ":" not in elements:
+            raise ValueError(f"no rule set of this name; {_nearest(elements, self.rule_sets)}")
+        return parse_rules(self.rule_sets.get(name, elements), family)
 
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""

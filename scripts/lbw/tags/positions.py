@@ -130,7 +130,7 @@ def parse_places(texts: Sequence[str]) -> tuple[Position, ...]:
                 positions.append(Position(value, Unit.SIGMA))
             case value, "%" if value <= 100:
                 positions.append(Position(value / 100, Unit.SHARE))
-            case value, "" if value > 1 or (has_steps and value in (0.0, 1.0)):
+            case value, "" if value > 1 or (has_steps and value in (0.0, 1.0) and "." not in text):
                 positions.append(Position(value))
             case value, "":
                 positions.append(Position(value, Unit.SHARE))

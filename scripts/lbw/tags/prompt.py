@@ -11,7 +11,7 @@ from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 from lbw.tags.positions import Position, Sigmas, Unit
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
-from lbw.tags.slips import split_arguments
+from lbw.tags.slips import key_of, split_arguments
 from lbw.tags.weights import is_value
 
 Warn = Callable[[str], None]
@@ -130,8 +130,21 @@ def without_strengths(items: Sequence[str]) -> list[str]:
     """The arguments of a tag whose strengths somebody else reads, whatever their form."""
     name, arguments = list(items[:1]), items[1:]
     return name + [
-        item for item in arguments if not is_strength(item) and item.partition("=")[0] not in _STRENGTH_KEYS
+        item for item in arguments if not is_strength(item) and key_of(item.partition("=")[0]) not in _STRENGTH_KEYS
     ]
+
+
+def _tell_what_counts_of_two(strengths: Sequence[str], named: Mapping[str, str], warn: Warn) -> None:
+    """A key counts before a number without one. That of the text encoder alone is for the U-Net, too, as on the host.
+
+    Not told of ``1``, which people write before other keys out of habit, unless the U-Net gets another strength.
+    """
+    for key, item in zip(("te", "unet", "dyn"), strengths, strict=False):
+        is_for_both = key == "te" and len(strengths) == 1 and "unet" not in named
+        if not is_strength(named.get(key, "")) or named[key] == item or (item == "1" and not is_for_both):
+            continue
+        where = f" for both; unet={shortened(item)} would keep the U-Net's" if is_for_both else ""
+        warn(f"{shortened(item)}: the tag also has {key}={shortened(named[key])}, which is used{where}")
 
 
 def _shape(named: Mapping[str, str], warn: Warn) -> Shape:
@@ -229,11 +242,7 @@ def parse(items: Sequence[str], warn: Warn) -> LoraRequest:
     words = [item for item in positional if item.strip() and not is_strength(item)]
     for item in strengths[3:]:
         warn_tag(f"{shortened(item)}: three numbers are expected at most, te, unet and rank; it is left out")
-    for key, item in zip(("te", "unet", "dyn"), strengths, strict=False):
-        if key in named and named[key].strip() != item.strip():
-            is_for_both = key == "te" and len(strengths) == 1 and "unet" not in named
-            where = f" for both; unet={shortened(item)} would keep the U-Net's" if is_for_both else ""
-            warn_tag(f"{shortened(item)}: the tag also has {key}={shortened(named[key])}, which is used{where}")
+    _tell_what_counts_of_two(strengths, named, warn_tag)
     weights, weights_label = _weights(words, named, warn_tag)
     shape = _shape(named, warn_tag)
 

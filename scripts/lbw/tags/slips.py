@@ -36,9 +36,13 @@ _SYNONYMS = {
 _WIDE = {ord("\uff01") + i: ord("!") + i for i in range(94)} | {ord("\u3000"): " ", ord("\u3001"): ","}
 """Full-width signs, the blank and the ideographic comma -> what they mean."""
 
-_KEY_BEHIND_COMMA = re.compile(
-    rf",\s*(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if key not in ('in', 'mid', 'out'))})\s*=)", re.IGNORECASE
+_KEY_BEHIND_WRONG_SIGN = re.compile(
+    r"(?:\s*[,;|]\s*|\s+)"
+    rf"(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if not families_with(key.upper()))})\s*=)",
+    re.IGNORECASE,
 )
+"""A key where the argument before it should have ended with a colon. Blocks by name are no keys."""
+
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,2},\d+")
 _LAST_FIELD = re.compile(r"\s*[+-]?[\d.]+\s*(,.*)?")
 
@@ -50,9 +54,8 @@ def narrow(text: str) -> str:
 
 def key_of(text: str) -> str | None:
     """The key that a text means; None if it is none."""
-    key = text.strip().lower()
-    plain = re.sub("[ _-]", "", key)
-    return next((each for each in (key, plain) if each in KEYS), None) or _SYNONYMS.get(plain)
+    key = re.sub("[ _-]", "", text.lower())
+    return key if key in KEYS else _SYNONYMS.get(key)
 
 
 def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) -> tuple[list[str], dict[str, str]]:
@@ -94,13 +97,15 @@ def _begins_named_weights(key: str) -> bool:
 
 
 def _split_at_keys(item: str, warn: Warn) -> list[str]:
-    """``lbw=OUTD,stop=5`` -> two items: a comma stands where a colon belongs."""
+    """``lbw=OUTD,stop=5`` -> two items."""
+    item = item.strip()
     parts = []
     rest = item
-    while match := _KEY_BEHIND_COMMA.search(rest):
+    while match := _KEY_BEHIND_WRONG_SIGN.search(rest):
         parts.append(rest[: match.start()])
         rest = rest[match.end() :]
-        warn(f"{shortened(item)}: a comma before {match[1]}=; expected a colon, as which it is read")
+        sign = {",": "comma", ";": "semicolon", "|": "bar"}.get(match[0].strip(), "blank")
+        warn(f"{shortened(item)}: a {sign} before {match[1]}=; expected a colon, as which it is read")
     return [*parts, rest]
 
 
