@@ -1,4 +1,4 @@
-"""Slips in tags, from public reports: what is in force, measured, is what was meant, and what was told is in the result."""
+"""Slips in tags, from public reports: what is in force, measured, is what was meant; what is told is in the result."""
 
 from __future__ import annotations
 

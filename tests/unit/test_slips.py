@@ -153,29 +153,41 @@ def test_a_number_with_a_point_is_a_share(text: str, unit: Unit):
 
 
 ITEMS = st.sampled_from([
-    "1", "0.5", "lbw=OUTD", "LBW=INS", "OUTD", "stop=5", "stop", "5", "end=0.5", "foo=3", "x=2", "", " ", "5-15", "0,5",
-    "lbw=NONE,OUT03=1", "lbwe=IN05:attn:0", "te=0.25", "hr=0.3", "curve=step", "0@0,1@1", "stop=5,start=2", "dyn=8",
-    "=", "a=b=c", "in=0", "weight=2", "step=2-4",
+    "1", "0.5", "lbw=OUTD", "LBW=INS", "OUTD", "stop=5", "stop", "5", "end=0.75", "foo=3", "x=2", "", " ", "5-15", "0,7",
+    "lbw=NONE,OUT03=1", "lbwe=IN05:attn:0", "te=0.25", "hr=0.3", "curve=step", "0@0,1@1", "X=0.5",
+    "lbw=NONE,OUT03=X", "lbw=NONE@0,OUTD@1", "lbwe=IN05:nothing:0", "hrlbw=NONE,OUT04=X", "hrunet=1@0,0@1",
+    "stop=6,start=2", "dyn=8", "=", "a=b=c", "in=0", "weight=2", "step=2-4",
 ])  # fmt: skip
 
 
-WITHOUT_EFFECT_ALONE = ("1", "curve=step")
-"""What says what is so without it, or is the default of what another argument says."""
+SAYS_THE_DEFAULT = ("1",)
 
 
 @given(st.lists(ITEMS, max_size=6))
 def test_every_argument_takes_effect_or_is_told(items: list[str]):
-    """Without an argument that means something, the request is another one, or there is a message less."""
+    """Without an argument, the weights or strengths in a pass would be others, or there is a message less."""
     tag = ["a", *":".join(items).split(":")] if items else ["a"]
+    layers = tuple(sorted(layers_of("sd1")))[::9]
 
     def outcome(arguments: list[str]) -> tuple[Any, list[str]]:
         messages: list[str] = []
-        return parse(arguments, messages.append), messages
+        request = parse(arguments, messages.append)
+        plans = [
+            build([request.in_pass(is_hires)], {"a": layers}, LIBRARY, messages.append, model_layers=layers)
+            for is_hires in (False, True)
+        ]
+        weights = [[(*plan.coefficients(step, 30).items(),) for step in range(30)] for plan in plans]
+        return (weights, [strengths(request.in_pass(is_hires)) for is_hires in (False, True)]), messages
+
+    def strengths(request: LoraRequest) -> tuple[Any, ...]:
+        """What may have no effect because block weights are 0 there."""
+        multipliers = request.te_multiplier, request.unet_multiplier, request.dyn_dim
+        return multipliers, request.te_schedule, request.schedule
 
     whole = outcome(tag)
     for index in range(1, len(tag)):
         rest = tag[:index] + tag[index + 1 :]
-        if tag[index].strip() and tag.count(tag[index]) == 1 and tag[index] not in WITHOUT_EFFECT_ALONE:
+        if tag[index].strip() and tag.count(tag[index]) == 1 and tag[index] not in SAYS_THE_DEFAULT:
             assert outcome(rest) != whole, (tag[index], whole)
 
 

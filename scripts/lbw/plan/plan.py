@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lbw.plan.keyframes import Keyframe, keyframes_of
-from lbw.tags.curves import Curve, constant
+from lbw.tags.curves import Curve, Shape, constant
 from lbw.tags.elements import ElementRule, ratio_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
@@ -217,6 +217,33 @@ def _warn_of_blocks_left_out(weights: BlockWeights, request: LoraRequest, blocks
          "or blocks by name")
 
 
+def _warn_of_rules_without_effect(
+    request: LoraRequest, rules: Sequence[ElementRule], family: Family, model_layers: Collection[str], warn: Warn
+) -> None:
+    hits = (rule.matches(family.names_of(layer), layer) for layer in model_layers for rule in rules)
+    if rules and model_layers and not any(hits):
+        warn(f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements or '')}: its rules are for no layer "
+             f"of this {family.title} model, so they have no effect")
+
+
+def _warn_of_arguments_without_effect(
+    passes: Sequence[tuple[LoraRequest, Sequence[Keyframe]]], warn: Warn
+) -> None:
+    """Say which arguments of a tag are right, but change nothing.
+
+    Args:
+        passes: the tag's request and block weights in the first pass, and in the hires pass where that differs.
+    """
+    request = passes[0][0]
+    where = f"<lora:{shortened(request.name)}>"
+    has_curve = any(each.schedule.curves or each.te_schedule != ALWAYS or len(keys) > 1 for each, keys in passes)
+    if request.shape is not Shape.LINEAR and not has_curve:
+        warn(f"{where}: curve={request.shape.value}: the tag has no curve, so it has no effect")
+    values = (value for _, keys in passes for each in keys for value in each.weights.vector.values.values())
+    if request.x != 1.0 and not any(value.startswith("X") for value in values):
+        warn(f"{where}: x={request.x:g}: its block weights have no X, so it has no effect")
+
+
 def _is_beside_a_ratio(label: str, weights: BlockWeights) -> bool:
     """Whether the nearest block before or behind one that a vector left out has a value that is not 0. Text encoders
     stand beside the first block for no reason of the model's."""
@@ -275,7 +302,7 @@ def build(
     library: Library,
     warn: Warn,
     *,
-    model_layers: Iterable[str] = (),
+    model_layers: Collection[str] = (),
     seed: int = 0,
     parts: Mapping[str, Iterable[str]] | None = None,
 ) -> Plan:
@@ -309,6 +336,12 @@ def build(
         for weights in resolved[-1]:
             _warn_of_blocks_left_out(weights, request, blocks, warn)
         rules.append(_rules(request, library, family, warn))
+        _warn_of_rules_without_effect(request, rules[-1], family, model_layers, warn)
+        passes = [(request, keyframes)]
+        if request.hires is not None:
+            passes.append((request.hires, keyframes_of(request.hires, library, family, seed, lambda _message: None)))
+        if request.hires is not None or not request.differs_by_pass:  # else it has been said in the first pass
+            _warn_of_arguments_without_effect(passes, warn)
         ratios = _ratios_function(resolved[-1] or (None,), rules[-1], family, known.setdefault(request.elements, {}))
         made: dict[tuple[bool, tuple[float, ...]], Term] = {}
         for layer in layers.get(request.name, ()):

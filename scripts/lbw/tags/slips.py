@@ -75,17 +75,21 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
     for item in items:
         text, equals, value = item.partition("=")
         key = key_of(text) if equals else None
-        if key in WEIGHTS_KEYS or (key is not None and item.count("=") == 1 and not _begins_named_weights(text)):
-            value = value if key in WEIGHTS_KEYS else _without_decimal_comma(value.strip(), warn)
-            if named.get(key, value) != value:
-                warn(f"{key}={shortened(named[key])}: the tag also has {key}={shortened(value)}, which is used")
-            named[key] = value
+        if key in WEIGHTS_KEYS:
+            pass
+        elif key is not None and item.count("=") == 1 and not _begins_named_weights(text):
+            value = _without_decimal_comma(value.strip(), warn)
         elif equals and item.count("=") == 1 and not _begins_named_weights(text):
             _tell_unknown_key(text, item, warn)
+            continue
         elif split_range(item) not in (None, (None, None)) and re.match(r"\s*\d", item):
-            named.setdefault("step", item.strip())
+            key, value = "step", item.strip()
         else:
             positional.append(_without_decimal_comma(item, warn))
+            continue
+        if key in named and named[key] != value:
+            warn(f"{key}={shortened(named[key])}: the tag also has {key}={shortened(value)}, which is used")
+        named[key] = value
     if "strength" in named:
         positional.insert(0, named.pop("strength"))
     return positional, named
