@@ -30,7 +30,7 @@ def random_tag(name: str, choice: random.Random) -> str:
     def keyframes(values: list[str]) -> str:
         return ",".join(f"{value}@{choice.random():.3f}" for value in values)
 
-    strengths = keyframes([f"{choice.uniform(-1, 1.5):.3f}" for _ in range(choice.randint(1, 5))])
+    strengths = keyframes([f"{choice.uniform(-1, 1.5):.3f}" for _ in range(choice.randint(2, 5))])
     blocks = keyframes(choice.choices(("NONE", "ALL", "OUTD", "INALL", "MIDD", "ALL0.5"), k=choice.randint(1, 4)))
     shape = choice.choice(("linear", "step", "cosine"))
     return choice.choice((

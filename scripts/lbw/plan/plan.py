@@ -238,7 +238,7 @@ def _warn_of_arguments_without_effect(
     where = f"<lora:{shortened(request.name)}>"
     has_curve = any(each.schedule.curves or each.te_schedule != ALWAYS or len(keys) > 1 for each, keys in passes)
     if request.shape is not Shape.LINEAR and not has_curve:
-        warn(f"{where}: curve={request.shape.value}: the tag has no curve, so it has no effect")
+        warn(f"{where}: curve={request.shape.value}: the tag has no curve that changes, so it has no effect")
     values = (value for _, keys in passes for each in keys for value in each.weights.vector.values.values())
     if request.x != 1.0 and not any(value.startswith("X") for value in values):
         warn(f"{where}: x={request.x:g}: its block weights have no X, so it has no effect")
