@@ -11,7 +11,7 @@ from lbw.plan.keyframes import Keyframe, keyframes_of
 from lbw.tags.curves import Curve, constant
 from lbw.tags.elements import ElementRule, parse_rules, ratio_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
-from lbw.tags.library import Library
+from lbw.tags.library import FILLED_IN, VARIED, Library
 from lbw.tags.limits import listed, shortened
 from lbw.tags.positions import Sigmas
 from lbw.tags.prompt import LoraRequest, Warn
@@ -149,17 +149,23 @@ _ROUNDING = 2e-3
 
 @dataclass(frozen=True)
 class Pass:
-    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known."""
+    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known.
+
+    One ``is_open`` where the solver makes as many steps as it likes: those count that it has made.
+    """
 
     plan: Plan
     steps: int
     sigmas: tuple[float, ...] = ()
+    is_open: bool = False
 
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
+        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
+        if self.is_open:
+            return replace(self, sigmas=(*known[:step], sigma))
         if len(self.sigmas) > step and math.isclose(self.sigmas[step], sigma, rel_tol=_ROUNDING):
             return self
-        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
         return replace(self, sigmas=(*known[:step], sigma, *known[step + 1 :]))
 
     def course(self, layer: str, term: Term) -> tuple[float, ...]:
@@ -191,8 +197,8 @@ def _rules(request: LoraRequest, library: Library, family: Family, warn: Warn) -
     text = library.rule_sets.get(request.elements.strip(), request.elements if ":" in request.elements else None)
     where = f"<lora:{shortened(request.name)}>: lbwe={shortened(request.elements)}"
     if text is None:
-        warn(f"{where}: no rule set of this name; expected one of {listed(library.rule_sets)}; "
-             "the tag works without it")
+        expected = f"no rule set of this name; expected one of {listed(library.rule_sets)}"
+        warn(f"{where}: {FILLED_IN if request.elements.strip() == VARIED else expected}; the tag works without it")
         return ()
     try:
         return parse_rules(text, family)
@@ -270,7 +276,8 @@ def _share(
         return ratio, schedule
     positions = tuple(each.position for each in keyframes if each.position is not None)
     schedule = replace(schedule, is_held=is_text_encoder)
-    return 1.0, schedule.with_curve(Curve(tuple(ratios), positions, request.shape))
+    curve = Curve(tuple(ratios), positions, request.shape)
+    return 1.0, schedule.with_curve(curve.by_noise(request.levels) if request.levels else curve)
 
 
 def build(
