@@ -36,10 +36,8 @@ def solver_steps(bench: Bench, sampler: str, record: Recording) -> list[int]:
         row = forge_samplers.rows_of(sd_samplers).get(sampler, [])
         if len(row) == len(evaluations):
             return row
-        if sampler == "DPM adaptive":
-            return [evaluation // 3 for evaluation in evaluations]
-    if sampler in ("DPM fast", "DPM adaptive"):  # of which the host says no more
-        return record.sampling_steps
+    if sampler in ("DPM fast", "DPM adaptive"):  # of the first, three evaluations but in its last step
+        return [evaluation // 3 for evaluation in evaluations]
     if sampler in TWO_EVALUATIONS:
         return [evaluation // 2 for evaluation in evaluations]
     if sampler in ("UniPC", "PLMS"):

@@ -123,3 +123,29 @@ def test_the_axes_are_there_once(bench: Bench):
         assert len([label for label in labels if label.startswith("[LBW]")]) == 6
     presets = next(option for option in script.current_axis_options if option.label == "[LBW] preset")
     assert "OUTD" in presets.choices()
+
+
+def test_a_marked_tag_whose_weights_no_axis_changes_has_1_in_all_blocks(bench: Bench):
+    result = plot(bench, "a cat <lora:t_lora:1:lbw=XYZ>", ("[LBW] stop", "0,1"))
+    assert messages(result) == []
+    for image, stop in zip(result.images[1:], (0, 1), strict=True):
+        assert np.array_equal(np.asarray(image), alone(bench, f"a cat <lora:t_lora:1:stop={stop}>"))
+
+
+def test_a_marked_tag_of_which_a_preset_has_the_name_keeps_it(bench: Bench):
+    args = [f"XYZ:{INS}"]
+    result = plot(bench, "a cat <lora:t_lora:1:lbw=XYZ>", ("[LBW] stop", "1"), args=args)
+    image = np.asarray(result.images[-1])
+    assert np.array_equal(image, alone(bench, f"a cat <lora:t_lora:1:lbw={INS}:stop=1>"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "happens"),
+    [("lbw=XYZ", "all blocks are 1"), ("lbw=ZYX", "all blocks are 1"), ("lbwe=XYZ", "the tag works without it")],
+)
+def test_a_marked_tag_without_a_plot_is_told_who_fills_it_in(bench: Bench, tag: str, happens: str):
+    args = [{"presets": PRESETS, "elements": "MINE:IN05:attn:0"}]
+    result = bench.webui.generate(args, prompt=f"a cat <lora:t_lora:1:{tag}>", **SHORT)
+    expected = f"<lora:t_lora>: {tag}: it is filled in by the XYZ plot, which is off; {happens}"
+    assert messages(result) == [expected]
+    assert np.array_equal(np.asarray(result.images[0]), alone(bench, "a cat <lora:t_lora:1>"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lbw.hosts.forge import steps
+from lbw.hosts import solver_steps
 from tests.host.forge_samplers import HOSTS
 
 STEPS = 8
@@ -35,7 +35,7 @@ class Denoiser:
         self.forward(torch.tensor([level]))
 
     def forward(self, sigma: Tensor) -> None:
-        self.told.append(steps.of(self, self.counter))
+        self.told.append(solver_steps.of(self, self.counter))
         self.step += 1
 
     def report(self, step: int) -> None:

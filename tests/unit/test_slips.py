@@ -133,7 +133,7 @@ def test_of_two_names_that_differ_in_case_only_neither_is_guessed():
     ("tag", "first", "hires"),
     [
         ("a:1:step=2-3:hrstop=7", window(2, 3), window(2, 7)),
-        ("a:1:step=2-3:hrstart=4", window(2, 3), window(4, 3)),
+        ("a:1:step=2-3:hrstart=4", window(2, 3), window(4)),
         ("a:1:start=2:hrstep=4-", window(2), window(4)),
         ("a:1:stop=6:hrstep=2-4", window(stop=6), window(2, 4)),
     ],

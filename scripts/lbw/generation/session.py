@@ -18,6 +18,7 @@ from lbw.plan.plan import Coefficients, Pass, Plan, build
 from lbw.tags.families import Family, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
+from lbw.tags.positions import nominal_sigmas
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.weights import shown
 
@@ -96,6 +97,8 @@ class Session:
         seed: int,
         steps: int,
         sigmas: Callable[[], tuple[float, ...]] = tuple,
+        *,
+        is_open: bool = False,
     ) -> Pass:
         """The host has loaded the networks of a pass: plan it, and bring the weights to its first step.
 
@@ -104,13 +107,18 @@ class Session:
             seed: the image's seed, which random block weights follow.
             steps: the number of sampling steps as far as it is known; each step says it again.
             sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
+            is_open: whether the solver makes as many steps as it likes; ``steps`` and ``sigmas`` are those of the noise
+                schedule that it goes through.
         """
         self.plan = None  # should this fail, the pass is the host's own
         self._seed, self._encodes, self._samples = seed, not self.engine.rests, not self.host.prepares_late()
+        if is_open:
+            levels = sigmas() or nominal_sigmas(steps)
+            requests = [request.by_noise(levels) for request in requests]
         self._requests = tuple(requests)
         plan = self._make_plan()
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
-        self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else ()))
+        self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else (), is_open))
         self.plan, self._step, self._is_in_pass = plan, None, True
         self._apply()
         return self.passes[-1]
@@ -125,7 +133,7 @@ class Session:
         """
         if self.plan is None:
             return
-        self.passes[-1] = replace(self.passes[-1], steps=steps)
+        self.passes[-1] = replace(self.passes[-1], steps=step + 1 if self.passes[-1].is_open else steps)
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
         self._step, self._is_in_pass = step, True

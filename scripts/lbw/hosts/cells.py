@@ -19,10 +19,11 @@ from lbw.hosts.request import library_of, put, with_varied_rules
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import WARNINGS
 from lbw.plots.axes import Change
-from lbw.plots.tags import INVERSE, VARIED, TagChange, has_mark, rewritten
+from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, complement, varied_base
 from lbw.request.arguments import Arguments
 from lbw.tags.families import family_of_layers
+from lbw.tags.library import INVERSE, VARIED
 from lbw.tags.limits import MOST_CELLS
 from lbw.tags.prompt import Warn
 from lbw.tags.weights import Vector

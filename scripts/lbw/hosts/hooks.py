@@ -187,9 +187,10 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if not is_hires:
         session.passes.clear()
         engine.headroom.begin(_work(p), engine.held)
+    steps = noise.expected_steps(p, is_hires)
     try:
         made = session.begin_pass(
-            requests, int(p.seeds[0]), noise.steps_of_pass(p, is_hires), lambda: noise.expected_levels(p, is_hires)
+            requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open
         )
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
@@ -265,7 +266,7 @@ def before_evaluation(params: Any) -> None:
     try:
         session.step(
             adapter.solver_step(denoiser, params.sampling_step),
-            params.total_sampling_steps,
+            noise.steps_now(params, denoiser),
             lambda: noise.level(denoiser, params.sigma),
         )
     except Exception as error:  # which the host writes to its console, and goes on

@@ -18,9 +18,9 @@ from lbw.hosts.settings import NAME
 from lbw.pictures import effects, image
 from lbw.plots.analyzer import Inquiry, difference, preset, read_inquiry
 from lbw.plots.axes import Change, Meaning, read_axes
-from lbw.plots.tags import VARIED
 from lbw.request import infotext
 from lbw.request.arguments import MODES, Arguments
+from lbw.tags.library import VARIED
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.tags.weights import shown
 from modules import processing

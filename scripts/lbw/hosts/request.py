@@ -6,9 +6,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from lbw.hosts.preset_files import library, recalled, rule_set_text
-from lbw.plots.tags import VARIED
 from lbw.request.arguments import Arguments
-from lbw.tags.library import Library
+from lbw.tags.library import VARIED, Library
 
 
 def library_of(arguments: Arguments) -> Library:

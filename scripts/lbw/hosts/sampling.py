@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from lbw.generation.session import Session
+from lbw.hosts.noise import Function
 from modules import shared
 
 logger = logging.getLogger("lbw")
@@ -31,6 +33,10 @@ class Sampling:
         self._p, self._session, self._launch = p, session, launch
 
     def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
+        with _counted(self._p.sampler):
+            return self._run(steps, function)
+
+    def _run(self, steps: int, function: Callable[[], Any]) -> Any:
         weights, noise = _weights_in_use(), Noise(self._p.rng)
         try:
             return self._launch(steps, function)
@@ -57,6 +63,20 @@ class Sampling:
             self._session.has_sampled()
         except Exception:
             logger.exception("LoRA Block Weight: the weights could not be brought back after sampling")
+
+
+@contextmanager
+def _counted(sampler: Any) -> Iterator[None]:
+    """Inside, the function of a sampler is one that knows its steps."""
+    original = getattr(sampler, "func", None)
+    if original is None:
+        yield
+        return
+    sampler.func = Function(original)
+    try:
+        yield
+    finally:
+        sampler.func = original
 
 
 def _weights_in_use() -> tuple[int, Any]:

@@ -18,11 +18,12 @@ from lbw.hosts.request import library_of, put, with_varied_rules
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import NAME
 from lbw.plots.axes import Change, Meaning, read_change
-from lbw.plots.tags import VARIED, TagChange, has_mark, rewritten
+from lbw.plots.tags import TagChange, has_mark, rewritten
 from lbw.plots.vectors import changed, varied_base
 from lbw.request.arguments import Arguments
 from lbw.request.arguments import parse as parse_arguments
 from lbw.tags.families import family_of_layers
+from lbw.tags.library import VARIED
 from lbw.tags.presets import parse_presets
 from modules import scripts
 
@@ -103,7 +104,8 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:
-            return None
+            is_filled_in = own == VARIED not in names.presets
+            return base.text if is_filled_in else None
         with contextlib.suppress(ValueError):  # a curve, or what cannot be used
             return changed(names.vector(own or arguments.default_preset.strip(), family), change).text
         return changed(base, change).text

@@ -150,17 +150,23 @@ _ROUNDING = 2e-3
 
 @dataclass(frozen=True)
 class Pass:
-    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known."""
+    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known.
+
+    One ``is_open`` where the solver makes as many steps as it likes: those count that it has made.
+    """
 
     plan: Plan
     steps: int
     sigmas: tuple[float, ...] = ()
+    is_open: bool = False
 
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
+        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
+        if self.is_open:
+            return replace(self, sigmas=(*known[:step], sigma))
         if len(self.sigmas) > step and math.isclose(self.sigmas[step], sigma, rel_tol=_ROUNDING):
             return self
-        known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
         return replace(self, sigmas=(*known[:step], sigma, *known[step + 1 :]))
 
     def course(self, layer: str, term: Term) -> tuple[float, ...]:
@@ -293,7 +299,8 @@ def _share(
         return ratio, schedule
     positions = tuple(each.position for each in keyframes if each.position is not None)
     schedule = replace(schedule, is_held=is_text_encoder)
-    return 1.0, schedule.with_curve(Curve(tuple(ratios), positions, request.shape))
+    curve = Curve(tuple(ratios), positions, request.shape)
+    return 1.0, schedule.with_curve(curve.by_noise(request.levels) if request.levels else curve)
 
 
 def build(

@@ -9,11 +9,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lbw.tags.library import INVERSE, VARIED
 from lbw.tags.prompt import is_strength
 from lbw.tags.slips import split_arguments
-
-VARIED = "XYZ"
-INVERSE = "ZYX"
 
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import reduce
 
 from lbw.plots.axes import Blocks, Change
-from lbw.plots.tags import VARIED
 from lbw.tags.families import Family
-from lbw.tags.library import Library
+from lbw.tags.library import VARIED, Library
 from lbw.tags.prompt import Warn
 from lbw.tags.weights import Vector, is_zero, shown
 

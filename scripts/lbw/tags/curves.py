@@ -6,12 +6,12 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 from lbw.tags.limits import LARGEST_NUMBER, MOST_KEYFRAMES, number, shortened
-from lbw.tags.positions import Position, Sigmas, Unit, parse_places, sigma_at
+from lbw.tags.positions import Position, Sigmas, Unit, parse_places, sigma_at, step_at
 
 
 class Shape(Enum):
@@ -33,11 +33,23 @@ class Curve:
     """Values at positions, with ``shape`` between them, and constant before the first and behind the last.
 
     Where two keyframes are in one place, the later one holds from there on.
+
+    ``levels`` are those of the noise schedule of whose steps the positions are, in a pass that has steps of its own.
     """
 
     values: tuple[float, ...]
     positions: tuple[Position, ...]
     shape: Shape = Shape.LINEAR
+    levels: tuple[float, ...] = ()
+
+    def by_noise(self, levels: Sequence[float]) -> Curve:
+        """The curve in a pass whose steps nobody knows beforehand, with shares of a noise schedule of ``levels``."""
+        has_share = any(position.unit is Unit.SHARE for position in self.positions)
+        return replace(self, levels=tuple(levels)) if has_share else self
+
+    @property
+    def depends_on_noise(self) -> bool:
+        return bool(self.levels) or any(position.unit is Unit.SIGMA for position in self.positions)
 
     @cached_property
     def _in_order(self) -> dict[int, tuple[list[float], list[float]]]:
@@ -53,8 +65,12 @@ class Curve:
 
     def value(self, step: int, steps: int, sigmas: Sigmas = ()) -> float:
         """The value at ``step`` of a pass of ``steps`` steps. It is exact wherever the curve is constant."""
-        places, values = self._keyframes(steps)
-        now = -sigma_at(step, steps, sigmas) if self.positions[0].unit is Unit.SIGMA else step
+        places, values = self._keyframes(len(self.levels) or steps)
+        now: float = step
+        if self.levels:
+            now = step_at(sigma_at(step, steps, sigmas), self.levels)
+        elif self.positions[0].unit is Unit.SIGMA:
+            now = -sigma_at(step, steps, sigmas)
         index = bisect_right(places, now)
         if index in (0, len(places)):
             return values[max(index - 1, 0)]

@@ -15,6 +15,11 @@ from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
+VARIED, INVERSE = "XYZ", "ZYX"
+"""Names that mark what a plot fills in, unless a preset is called so."""
+
+FILLED_IN = f"it is filled in by the {VARIED} plot, which is off"
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -127,6 +132,8 @@ class Library:
         """
         name = self.rule_set_name(elements)
         if name not in self.rule_sets and ":" not in elements:
+            if name == VARIED:
+                raise ValueError(FILLED_IN)
             raise ValueError(f"no rule set of this name; {_nearest(elements, self.rule_sets)}")
         return parse_rules(self.rule_sets.get(name, elements), family)
 
@@ -159,6 +166,8 @@ class Library:
 
     def _find(self, weights: str, reading: _Reading) -> tuple[str, Vector]:
         if not self.knows(weights):
+            if weights.strip() in (VARIED, INVERSE):
+                raise ValueError(FILLED_IN)
             raise ValueError(f"no preset of this name; {_nearest(weights, self.presets)}")
 
         def vector_of(name: str) -> Vector:

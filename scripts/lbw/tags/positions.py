@@ -44,6 +44,15 @@ def sigma_at(step: int, steps: int, sigmas: Sigmas) -> float:
     return known[min(step, len(known) - 1)] if known else 0.0
 
 
+def step_at(sigma: float, levels: Sigmas) -> float:
+    """The step of a pass with ``levels`` that has come to a noise level; between two of them, by its logarithm."""
+    step = sum(sigma <= level for level in levels[1:])
+    if step == len(levels) - 1 or sigma >= levels[step]:
+        return step
+    before, after = math.log(levels[step]), math.log(levels[step + 1])
+    return step + (before - math.log(sigma)) / (before - after)
+
+
 @dataclass(frozen=True)
 class Position:
     """A step, a share of the pass's steps, or a noise level, ``offset`` steps later."""
@@ -68,6 +77,15 @@ class Position:
         if self.unit is Unit.SIGMA:
             return sigma_at(step, steps, sigmas) <= self.value
         return step >= self.resolve(steps)
+
+    def by_noise(self, levels: Sigmas) -> Position:
+        """In a pass whose steps nobody knows beforehand: the noise level at which one with ``levels`` comes here, for a
+        share; 0, to which none comes, for its end."""
+        if self.unit is not Unit.SHARE:
+            return self
+        step = self.resolve(len(levels))
+        level = math.inf if step <= 0 else levels[step] if step < len(levels) else 0.0
+        return Position(level, Unit.SIGMA)
 
     def place(self, steps: int) -> float:
         """Where a keyframe is: in steps, the last of which is the share 1; or the negative noise level, so that it

@@ -31,7 +31,7 @@ class LoraRequest:
 
     A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
     of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
-    ``differs_by_pass`` is true of both.
+    ``differs_by_pass`` is true of both. ``levels`` are of a noise schedule, see :meth:`by_noise`.
     """
 
     name: str
@@ -47,6 +47,7 @@ class LoraRequest:
     shape: Shape = Shape.LINEAR
     hires: LoraRequest | None = None
     differs_by_pass: bool = False
+    levels: tuple[float, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -61,6 +62,12 @@ class LoraRequest:
     def in_pass(self, is_hires: bool) -> LoraRequest:
         """What the tag asks for in the hires pass, or in the first one."""
         return self.hires if is_hires and self.hires is not None else self
+
+    def by_noise(self, levels: Sigmas) -> LoraRequest:
+        """The request in a pass whose steps nobody knows beforehand: shares are those of a noise schedule of
+        ``levels``."""
+        schedule, te_schedule = self.schedule.by_noise(levels), self.te_schedule.by_noise(levels)
+        return replace(self, schedule=schedule, te_schedule=te_schedule, levels=tuple(levels))
 
     def unet_strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
         """The strength in the U-Net in each step of a pass, block weights apart."""
@@ -156,7 +163,7 @@ def _shape(named: Mapping[str, str], warn: Warn) -> Shape:
 
 
 def _window(named: Mapping[str, str], prefix: str, default: Window, warn: Warn) -> Window:
-    """When a LoRA works. Each end that the tag does not say is that of ``default``.
+    """When a LoRA works. Each end that the tag does not say is that of ``default``, unless it is beyond the other end.
 
     Args:
         prefix: of the keys, ``hr`` for those of the hires pass.
@@ -175,10 +182,24 @@ def _window(named: Mapping[str, str], prefix: str, default: Window, warn: Warn) 
     ]
     if twice:
         warn(f"{' '.join(twice)}: the tag also has {prefix}step={named[prefix + 'step']}, which is used")
-    return Window(
-        next((each for each in (both.start, start.start, default.start) if each is not None), None),
-        next((each for each in (both.stop, stop.stop, default.stop) if each is not None), None),
-    )
+    begins = start.start if both.start is None else both.start
+    ends = stop.stop if both.stop is None else both.stop
+    if begins is None and ends is None:
+        return default
+    if begins is None and not _is_beyond(default.start, ends):
+        begins = default.start
+    elif ends is None and not _is_beyond(begins, default.stop):
+        ends = default.stop
+    return Window(begins, ends)
+
+
+def _is_beyond(start: Position | None, stop: Position | None) -> bool:
+    """Whether a start is so late that nothing is left before a stop of the same kind."""
+    if start is None or stop is None or start.unit is not stop.unit:
+        return False
+    if start.unit is Unit.SIGMA:
+        return start.value <= stop.value
+    return (start.value, start.offset) >= (stop.value, stop.offset)
 
 
 def _with_strengths(

@@ -27,6 +27,10 @@ class Window:
             return False
         return self.stop is None or not self.stop.is_reached(step, steps, sigmas)
 
+    def by_noise(self, levels: Sigmas) -> Window:
+        """As :meth:`Schedule.by_noise`."""
+        return Window(*(None if end is None else end.by_noise(levels) for end in (self.start, self.stop)))
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -69,6 +73,12 @@ class Schedule:
         """Its windows alone."""
         return replace(self, curves=())
 
+    def by_noise(self, levels: Sigmas) -> Schedule:
+        """The schedule in a pass whose steps nobody knows beforehand: shares are those of a noise schedule of
+        ``levels``."""
+        windows = tuple(window.by_noise(levels) for window in self.windows)
+        return replace(self, windows=windows, curves=tuple(curve.by_noise(levels) for curve in self.curves))
+
     def _positions(self) -> list[Position]:
         ends = [position for window in self.windows for position in (window.start, window.stop)]
         return [end for end in ends if end is not None] + [each for curve in self.curves for each in curve.positions]
@@ -81,7 +91,8 @@ class Schedule:
     @property
     def depends_on_noise(self) -> bool:
         """Whether a noise level is among its positions."""
-        return any(position.unit is Unit.SIGMA for position in self._positions())
+        in_windows = any(position.unit is Unit.SIGMA for position in self.without_curves()._positions())
+        return in_windows or any(curve.depends_on_noise for curve in self.curves)
 
     def is_empty(self, steps: int, sigmas: Sigmas = ()) -> bool:
         """Whether ``start`` and ``stop`` contradict each other, so that the LoRA is never on.

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from lbw.plots.axes import AXIS_TYPES
-from lbw.plots.tags import INVERSE, VARIED
 from lbw.request.arguments import MODES, Arguments
+from lbw.tags.library import INVERSE, VARIED
 from lbw.ui.tab import Tab
 from modules.ui_components import FormRow
 

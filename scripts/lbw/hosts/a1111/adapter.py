@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 import networks as host_networks
-from lbw.hosts import file_lists
+from lbw.hosts import file_lists, solver_steps
 from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.ledger import LayerAttributes
 from lbw.hosts.a1111.parts import ModuleParts
@@ -18,8 +18,6 @@ from modules import sd_models, shared
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 
 _PATCHED_CLASSES = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
-_FIRST_STEP_EVALUATES_TWICE = {"UniPC", "PLMS"}
-_EVALUATIONS_ARE_NO_STEPS = {"DPM fast", "DPM adaptive"}
 
 
 class A1111:
@@ -101,19 +99,7 @@ class A1111:
         return announcement.denoiser_of(params)
 
     def solver_step(self, denoiser: Any, sampling_step: int) -> int:
-        """The host's own counter lags: a sampler sets it after its first evaluation of a step, so that the last
-        evaluation of step i and the first of step i+1 see the same number. ``denoiser.step`` counts evaluations; how
-        many of them make a step depends on the sampler.
-        """
-        evaluation: int = denoiser.step
-        config = denoiser.sampler.config
-        if config.name in _EVALUATIONS_ARE_NO_STEPS:
-            return sampling_step
-        if config.options.get("second_order", False):
-            return evaluation // 2
-        if config.name in _FIRST_STEP_EVALUATES_TWICE:
-            return max(evaluation - 1, 0)
-        return min(evaluation, sampling_step + 1)
+        return solver_steps.of(denoiser, sampling_step)
 
     def network_names(self, *, renewed: bool) -> list[str]:
         return file_lists.names(host_networks, renewed=renewed)

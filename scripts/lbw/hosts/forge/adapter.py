@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
-from lbw.hosts import file_lists
+from lbw.hosts import file_lists, solver_steps
 from lbw.hosts.adapter import UnservedHostError
-from lbw.hosts.forge import steps
 from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, entries_of, layer_name
@@ -169,7 +168,7 @@ class Forge:
         return params.denoiser
 
     def solver_step(self, denoiser: Any, sampling_step: int) -> int:
-        return steps.of(denoiser, sampling_step)
+        return solver_steps.of(denoiser, sampling_step)
 
     def counts_timesteps(self, denoiser: Any) -> bool:
         return False

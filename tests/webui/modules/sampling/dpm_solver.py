@@ -116,10 +116,16 @@ def sample_dpm_adaptive(
     eta=0.0, s_noise=1.0, rtol=0.05, atol=0.0078, h_init=0.05,
 ):
     """DPM-Solver-23: steps of third order, as long as the embedded second order result agrees within tolerance."""
-    t, t_end = _limits(x, sigma_min, sigma_max)
+    limits = _limits(x, sigma_min, sigma_max)
     size = _StepSize(h_init, 1.5 if eta else 3)
+    return dpm_solver_adaptive(limits, size, model, x, extra_args, callback, noise_sampler, eta, s_noise, rtol, atol)
+
+
+def dpm_solver_adaptive(limits, size, model, x, extra_args, callback, noise_sampler, eta, s_noise, rtol, atol):
+    """The loop, which on the host is not in the sampler's own function either, and counts its steps in ``info``."""
+    t, t_end = limits
     x_low_last = x
-    count = 0
+    info = {"steps": 0}
     while t < t_end - 1e-5:
         t_next = torch.minimum(t_end, t + size.h)
         target, up = _ancestral_target(t, t_next, t_end, eta)
@@ -131,6 +137,6 @@ def sample_dpm_adaptive(
             x_low_last = x_low
             x = x_high + noise_sampler(_sigma(t), _sigma(t_next)) * s_noise * up
             t = t_next
-        _report(callback, count, step)
-        count += 1
+        _report(callback, info["steps"], step)
+        info["steps"] += 1
     return x
