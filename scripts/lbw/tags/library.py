@@ -11,7 +11,8 @@ from lbw.tags import named_weights
 from lbw.tags.curves import is_curve, split_keyframes
 from lbw.tags.families import Family
 from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
-from lbw.tags.presets import parse_presets, parse_rule_sets
+from lbw.tags.presets import parse_presets, parse_rule_sets, unusable_lines
+from lbw.tags.slips import narrow
 from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
 
@@ -29,6 +30,12 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     found = get_close_matches(name.strip().lower(), [each.lower() for each in names], n=1)
     nearest = next((f"the nearest is {each}; " for each in names if each.lower() in found), "")
     return f"{nearest}expected one of {listed(names)}"
+
+
+def _alike(name: str, names: Iterable[str]) -> str | None:
+    """The one of several names that differs in nothing but case."""
+    alike = [each for each in names if each.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else None
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Library:
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """{name: what is wrong} of lines that look like presets and are none."""
     _known: dict[tuple[str, Family], tuple[str, Vector]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -81,7 +90,12 @@ class Library:
     @classmethod
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
         """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
-        return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
+        return cls(
+            parse_presets(presets)[0],
+            parse_rule_sets(rule_sets)[0],
+            narrow(default_preset).strip() or None,
+            unusable=unusable_lines(presets),
+        )
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""
@@ -108,8 +122,13 @@ class Library:
         name = weights.strip()
         if name in self.presets or name in named_weights.STARTS:
             return name
-        alike = [each for each in self.presets if each.lower() == name.lower()]
-        return alike[0] if len(alike) == 1 else name
+        return _alike(name, self.presets) or name
+
+    def missing(self, weights: str) -> str:
+        """Why ``lbw=weights``, which :meth:`knows` does not know, is no preset."""
+        name = weights.strip()
+        fault = self.unusable.get(_alike(name, self.unusable) or name)
+        return fault or f"no preset of this name; {_nearest(weights, self.presets)}"
 
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
@@ -140,7 +159,7 @@ class Library:
 
     def _find(self, weights: str, reading: _Reading) -> tuple[str, Vector]:
         if not self.knows(weights):
-            raise ValueError(f"no preset of this name; {_nearest(weights, self.presets)}")
+            raise ValueError(self.missing(weights))
 
         def vector_of(name: str) -> Vector:
             try:
