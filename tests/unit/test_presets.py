@@ -44,7 +44,7 @@ def test_the_defaults_are_complete_and_sound():
 
 
 def test_lines_that_are_no_presets_are_comments():
-    presets, problems = parse_presets(f"hello\n#A:{ONES}\nB:{ONES} # note\n\nC:{ONES}\nnote: see the wiki\n")
+    presets, problems = parse_presets(f"hello\n#A:{ONES}\n# B:{ONES} # note\n\nC:{ONES}\nnote: see the wiki\n")
     assert list(presets) == ["C"]
     assert problems == []
 

@@ -153,8 +153,8 @@ def test_a_number_with_a_point_is_a_share(text: str, unit: Unit):
 
 
 ITEMS = st.sampled_from([
-    "1", "0.5", "lbw=OUTD", "LBW=INS", "OUTD", "stop=5", "stop", "5", "end=0.75", "foo=3", "x=2", "", " ", "5-15", "0,7",
-    "lbw=NONE,OUT03=1", "lbwe=IN05:attn:0", "te=0.25", "hr=0.3", "curve=step", "0@0,1@1", "X=0.5",
+    "1", "0.5", "lbw=OUTD", "LBW=INS", "OUTD", "stop=5", "stop", "5", "end=0.75", "foo=3", "x=2", "", " ", "5-15",
+    "0,7", "lbw=NONE,OUT03=1", "lbwe=IN05:attn:0", "te=0.25", "hr=0.3", "curve=step", "0@0,1@1", "X=0.5",
     "lbw=NONE,OUT03=X", "lbw=NONE@0,OUTD@1", "lbwe=IN05:nothing:0", "hrlbw=NONE,OUT04=X", "hrunet=1@0,0@1",
     "stop=6,start=2", "dyn=8", "=", "a=b=c", "in=0", "weight=2", "step=2-4",
 ])  # fmt: skip

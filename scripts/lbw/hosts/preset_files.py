@@ -10,7 +10,7 @@ from lbw.request.arguments import Arguments
 from lbw.tags import prompt
 from lbw.tags.curves import is_curve
 from lbw.tags.library import Library
-from lbw.tags.limits import listed, shortened
+from lbw.tags.limits import shortened
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
 
 _SCRIPTS_FOLDER = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def recalled(library: Library, arguments: Arguments, warn: prompt.Warn) -> Libra
         warn(f"argument pasted: {error}")
     default = library.default_preset
     if default is not None and not is_curve(default) and not library.knows(default):
-        warn(f"default preset {shortened(default)}: no preset of this name; expected one of "
-             f"{listed(library.presets)}; tags without lbw= keep all blocks at 1")
+        warn(f"default preset {shortened(default)}: {library.missing(default)}; "
+             "tags without lbw= keep all blocks at 1")
         library = replace(library, default_preset=None)
     return library

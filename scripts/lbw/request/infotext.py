@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -218,11 +219,11 @@ def recall(text: str, library: Library) -> Library:
         drawn = Drawn(int(parts["seed"]), vectors) if vectors else None
     except (ValueError, AttributeError, RecursionError):
         raise ValueError("not what reading an image's parameters brings; it is left out") from None
-    return Library(
-        {**library.presets, **parse_presets(parts["presets"])[0]},
-        {**library.rule_sets, **parse_rule_sets(parts["rule_sets"])[0]},
-        library.default_preset,
-        drawn,
+    return replace(
+        library,
+        presets={**library.presets, **parse_presets(parts["presets"])[0]},
+        rule_sets={**library.rule_sets, **parse_rule_sets(parts["rule_sets"])[0]},
+        drawn=drawn,
     )
 
 

@@ -12,7 +12,8 @@ from lbw.tags.curves import is_curve, split_keyframes
 from lbw.tags.elements import ElementRule, parse_rules
 from lbw.tags.families import Family
 from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
-from lbw.tags.presets import parse_presets, parse_rule_sets
+from lbw.tags.presets import parse_presets, parse_rule_sets, unusable_lines
+from lbw.tags.slips import narrow
 from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
 VARIED, INVERSE = "XYZ", "ZYX"
@@ -87,6 +88,8 @@ class Library:
     rule_sets: Mapping[str, str]
     default_preset: str | None = None
     drawn: Drawn | None = None
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """{name: what is wrong} of lines that look like presets and are none."""
     _known: dict[tuple[str, Family], tuple[str, Vector]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -94,7 +97,12 @@ class Library:
     @classmethod
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
         """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
-        return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
+        return cls(
+            parse_presets(presets)[0],
+            parse_rule_sets(rule_sets)[0],
+            narrow(default_preset).strip() or None,
+            unusable=unusable_lines(presets),
+        )
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""
@@ -137,6 +145,13 @@ class Library:
             raise ValueError(f"no rule set of this name; {_nearest(elements, self.rule_sets)}")
         return parse_rules(self.rule_sets.get(name, elements), family)
 
+    def missing(self, weights: str) -> str:
+        """Why ``lbw=weights``, which :meth:`knows` does not know, is no preset."""
+        fault = self.unusable.get(_as_it_is_called(weights, self.unusable))
+        if fault is None and weights.strip() in (VARIED, INVERSE):
+            return FILLED_IN
+        return fault or f"no preset of this name; {_nearest(weights, self.presets)}"
+
     def knows(self, weights: str) -> bool:
         """Whether ``lbw=weights`` names a preset, or has values."""
         return self.name_of(weights) in self.presets or is_vector(weights) or named_weights.is_named_or_for_all(weights)
@@ -166,9 +181,7 @@ class Library:
 
     def _find(self, weights: str, reading: _Reading) -> tuple[str, Vector]:
         if not self.knows(weights):
-            if weights.strip() in (VARIED, INVERSE):
-                raise ValueError(FILLED_IN)
-            raise ValueError(f"no preset of this name; {_nearest(weights, self.presets)}")
+            raise ValueError(self.missing(weights))
 
         def vector_of(name: str) -> Vector:
             try:

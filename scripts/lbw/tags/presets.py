@@ -1,27 +1,32 @@
 """Preset files: named block weights and named element rule sets. Read, validate, write atomically.
 
 A preset line is ``NAME:v,v,...`` or ``NAME:blocks=value,...``, and no ``#``; every other line is a comment and is kept
-as it stands. Of several lines of one name, the one that fits the loaded model counts. Rule sets are separated by empty
-lines: ``NAME:rules``.
+as it stands, see :mod:`lbw.tags.preset_lines`. Of several lines of one name, the one that fits the loaded model counts.
+Rule sets are separated by empty lines: ``NAME:rules``. Full-width signs mean what the others mean.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
 from lbw.tags import named_weights
-from lbw.tags.blocks import UnknownBlockError
 from lbw.tags.elements import parse_rules
+from lbw.tags.encodings import decode
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.weights import check_values, families_of_length, is_named, is_value, is_vector, split_vector
+from lbw.tags.preset_lines import check_weights, read_line, unusable_in_tag
+from lbw.tags.slips import narrow
+from lbw.tags.weights import is_named, split_vector
+
+logger = logging.getLogger("lbw")
 
 ORIGINAL_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -124,58 +129,48 @@ def parse_joined_presets(text: str) -> tuple[dict[str, str], list[Problem]]:
 def parse_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
     """Preset text -> {name: texts of its lines}, and what is wrong with lines that look like presets: they can be used
     on no published model, or not in a tag."""
-    presets, problems = _parsed_presets(text)
-    return {**presets}, [*problems]
+    parsed = _parsed_presets(text)
+    return {**parsed.presets}, [*parsed.problems]
 
 
-@lru_cache(maxsize=4)
-def _parsed_presets(text: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+def unusable_lines(text: str) -> dict[str, str]:
+    """{name: what is wrong} of lines that are no presets and look like some, for who uses the name."""
+    return {**_parsed_presets(text).unusable}
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    presets: Mapping[str, tuple[str, ...]]
+    problems: Sequence[Problem]
+    unusable: Mapping[str, str]
+
+
+@lru_cache(maxsize=8)
+def _parsed_presets(text: str) -> _Parsed:
     """A file of thousands of lines is not read anew for each image."""
     presets: dict[str, list[str]] = {}
+    unusable: dict[str, str] = {}
     problems = []
-    for number, line in enumerate(text.splitlines(), 1):
-        name, separator, weights = (part.strip() for part in line.partition(":"))
-        if not separator or "#" in line or not name:
+    places: dict[tuple[str, Hashable], int] = {}
+    for number, line in enumerate(narrow(text).splitlines(), 1):
+        found = read_line(line)
+        if found is None:
             continue
-        try:
-            check_weights(weights)
-        except ValueError as error:
-            is_kept = _can_be_told_when_used(weights, error)
-            if is_kept or "," in weights:
-                problems.append(Problem(number, f"{name}: {error}"))
-            if not is_kept:
-                continue
-        if character := unusable_in_tag(name):
-            problems.append(Problem(number, f"{name}: {character!r} cannot stand in a tag"))
-        presets.setdefault(name, []).append(weights)
-    return {name: tuple(lines) for name, lines in presets.items()}, problems
+        name = found.name
+        if found.fault is not None and found.looks_like_one:
+            problems.append(Problem(number, f"{name}: {found.fault}" if name else found.fault))
+        if not found.is_preset:
+            unusable[name] = f"line {number} of the presets: {found.fault}"
+            continue
+        if found.models is not None and (earlier := places.get((name, found.models))):
+            problems.append(Problem(earlier, f"{name}: line {number} is for the same models, and counts instead"))
+        places[name, found.models] = number
+        presets.setdefault(name, []).append(found.weights)
+    return _Parsed({name: tuple(lines) for name, lines in presets.items()}, sorted(problems, key=_by_line), unusable)
 
 
-_BLOCKS = re.compile(r"[A-Z][A-Z0-9_]+|[A-Za-z0-9_]+[._]?\d+")
-"""What blocks and rows of a model look like that no family is known for."""
-
-
-def _can_be_told_when_used(weights: str, error: ValueError) -> bool:
-    """Whether what is wrong with a line is its length, its blocks or a value, so that it is a preset all the same: it
-    may be for another model, and whoever uses it is told the reason."""
-    if is_named(weights):
-        return isinstance(error, UnknownBlockError) and all(map(_BLOCKS.fullmatch, error.word.split("-")))
-    items = split_vector(weights)
-    return "," in weights and (bool(families_of_length(len(items))) or all(map(is_value, items)))
-
-
-def check_weights(weights: str) -> None:
-    """
-    Raises:
-        ValueError: a preset with this text can be used on no published model.
-    """
-    if is_named(weights):
-        named_weights.check(weights)
-        return
-    items = split_vector(weights)
-    if not is_vector(weights) or not families_of_length(len(items)):
-        raise ValueError(f"{len(items)} values; expected 12, 17, 20, 26, 61, or one for each block of a model")
-    check_values(items)
+def _by_line(problem: Problem) -> int:
+    return problem.line
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -190,27 +185,54 @@ def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
 
 def parse_rule_sets(text: str) -> tuple[dict[str, str], list[Problem]]:
     """Rule set text -> {name: rules}, and the entries that cannot be read."""
+    rule_sets, problems = _parsed_rule_sets(text)
+    return {**rule_sets}, [*problems]
+
+
+@lru_cache(maxsize=8)
+def _parsed_rule_sets(text: str) -> tuple[Mapping[str, str], Sequence[Problem]]:
     rule_sets: dict[str, str] = {}
     problems = []
-    for line, rows in _paragraphs(text):
-        entry = "\n".join(row for row in rows if not row.startswith("#"))
-        name, separator, rules = entry.partition(":")
-        if not separator or not name.strip():
+    places: dict[str, int] = {}
+    for number, rows in _paragraphs(narrow(text)):
+        own = [(number + i, row) for i, row in enumerate(rows) if not row.startswith("#")]
+        entry = "\n".join(row for _, row in own)
+        name, colon, rules = (part.strip() for part in entry.partition(":"))
+        if not colon or not name:
+            if colon and _are_rules(rules):
+                problems.append(Problem(own[0][0], "no name before the colon"))
             continue
-        try:
-            parse_rules(rules)
-        except ValueError as error:
-            problems.append(Problem(line, f"{name.strip()}: {error}"))
-        rule_sets[name.strip()] = rules.strip()
-    return rule_sets, problems
+        line = own[0][0]
+        if fault := _fault_of_rule_set(name, rules, [row for _, row in own]):
+            problems.append(Problem(line, f"{name}: {fault}"))
+        if name in places:
+            problems.append(Problem(places[name], f"{name}: line {line} has the same name, and counts instead"))
+        places[name] = line
+        rule_sets[name] = rules
+    return rule_sets, sorted(problems, key=_by_line)
 
 
-_NOT_IN_A_TAG = ":=>#\n\r"
+def _fault_of_rule_set(name: str, rules: str, rows: Sequence[str]) -> str | None:
+    try:
+        parse_rules(rules)
+    except ValueError as error:
+        if any(row.count(":") == 3 for row in rows[1:]):
+            return f"{error}; is there an empty line before each name?"
+        if name != re.split(r"[=\s]", name)[0] and rules.count(":") == 1:
+            sign = "'='" if "=" in name else "a blank"
+            return f"{sign} where the first colon belongs"
+        return f"{error}; expected the note in a line of its own" if "#" in rules else str(error)
+    if not rules:
+        return "nothing behind the colon; expected blocks:elements:ratio"
+    character = unusable_in_tag(name)
+    return character and f"{character!r} cannot stand in a tag"
 
 
-def unusable_in_tag(name: str) -> str | None:
-    """The first character of a name that cannot stand in a tag; None if the name can be used."""
-    return next((character for character in name if character in _NOT_IN_A_TAG), None)
+def _are_rules(text: str) -> bool:
+    try:
+        return bool(parse_rules(text))
+    except ValueError:
+        return False
 
 
 def with_preset(text: str, name: str, vector: str) -> str:
@@ -227,10 +249,12 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError("the preset has no name; expected an identifier")
     if character := unusable_in_tag(name):
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
-    check_weights(vector)
+    check_weights(narrow(vector))
     lines = text.splitlines()
-    places = [i for i, line in enumerate(lines) if name == line.partition(":")[0].strip() and "#" not in line]
-    same = [place for place in places if _models_of(lines[place].partition(":")[2].strip()) <= _models_of(vector)]
+    found = [read_line(narrow(line)) for line in lines]
+    places = [i for i, line in enumerate(found) if line is not None and line.name == narrow(name)]
+    weights = {i: line.weights for i, line in enumerate(found) if line is not None and line.is_preset}
+    same = [i for i in places if i in weights and _models_of(weights[i]) <= _models_of(narrow(vector))]
     if same:
         lines[same[-1]] = f"{name}:{vector}"
     else:
@@ -248,14 +272,32 @@ def _models_of(weights: str) -> set[object]:
 
 
 def read(path: Path, default: str) -> str:
-    """The text of a preset file, or ``default`` if it is absent.
+    """The text of a preset file, or ``default`` if it is absent, with ``\\n`` behind its lines.
 
-    A file that is not UTF-8 is read with replacement characters rather than refused: its other lines stay usable.
+    It is read as what it was written in, which is logged once if that is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+        content = path.read_bytes()
     except FileNotFoundError:
         return default
+    decoded = decode(content)
+    if not decoded.is_utf8:
+        _tell_once(path.name, decoded.encoding, content)
+    return decoded.text
+
+
+@lru_cache(maxsize=8)
+def _tell_once(name: str, encoding: str, _content: bytes) -> None:
+    logger.warning(
+        "LoRA Block Weight: %s: expected UTF-8; it is read as %s; saving makes it UTF-8, and keeps it beside as it was",
+        name, encoding,
+    )
+
+
+def encoding_of(path: Path) -> str | None:
+    """What a preset file is read as, if it is there and not UTF-8."""
+    content = path.read_bytes() if path.exists() else b""
+    return None if decode(content).is_utf8 else decode(content).encoding
 
 
 def read_or_create(path: Path, default: str, earlier_default: str | None = None) -> str:
@@ -267,11 +309,11 @@ def read_or_create(path: Path, default: str, earlier_default: str | None = None)
     return read(path, default)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, line_end: str = "\n") -> None:
     """Replace a file by a complete new one: a reader, or a crash, sees the old text or the new one, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline=line_end) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

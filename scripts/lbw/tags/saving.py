@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
+from lbw.tags.encodings import decode
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.presets import Parse, read, write_atomically
 
@@ -27,7 +29,8 @@ def version_of(text: str) -> str:
 
 
 def save(path: Path, default: str, text: str, loaded: str | None, parse: Parse) -> str:
-    """Write a preset file; returns its new version.
+    """Write a preset file, in UTF-8 and with the line ends that it has; returns its new version. The bytes of one that
+    was written in something else are kept beside it.
 
     Args:
         loaded: the version that the text was made from; None writes over whatever is there.
@@ -39,17 +42,21 @@ def save(path: Path, default: str, text: str, loaded: str | None, parse: Parse) 
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"the text has {len(text)} characters; expected {LONGEST_TEXT} at most")
-    text = text.replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
         version = version_of(text)
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start + 1} is half of a character and cannot be stored") from None
+    if "\0" in text:
+        raise ValueError(f"character {text.index(chr(0)) + 1} is a zero, which no text has")
     with _saving:
         on_disk = read(path, default)
         if loaded is not None and version_of(on_disk) != loaded and on_disk != text:
             raise ChangedOnDiskError(_differing(parse(on_disk)[0], parse(text)[0]))
-        _keep_foreign_bytes(path)
-        write_atomically(path, text)
+        before = path.read_bytes() if path.exists() else b""
+        if not decode(before).is_utf8:
+            _keep(path, before)
+        write_atomically(path, text, decode(before).line_end)
     return version
 
 
@@ -57,10 +64,11 @@ def _differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]
     return [name for name in {**first, **second} if first.get(name) != second.get(name)]
 
 
-def _keep_foreign_bytes(path: Path) -> None:
-    """A file that is not UTF-8 was shown with replacement characters: keep its bytes beside it before they are lost."""
-    content = path.read_bytes() if path.exists() else b""
-    try:
-        content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        path.with_name(f"{path.name}.before-utf8").write_bytes(content)
+def _keep(path: Path, content: bytes) -> None:
+    """Put the bytes of a file that is not UTF-8 beside it, where none that were kept before are lost."""
+    for number in count(1):
+        beside = path.with_name(f"{path.name}.before-utf8{f'.{number}' if number > 1 else ''}")
+        if not beside.exists():
+            beside.write_bytes(content)
+        if beside.read_bytes() == content:
+            return

@@ -33,8 +33,10 @@ _SYNONYMS = {
     "textencoder": "te", "clip": "te", "model": "unet",
 }  # fmt: skip
 
-_WIDE = {ord("\uff01") + i: ord("!") + i for i in range(94)} | {ord("\u3000"): " ", ord("\u3001"): ","}
-"""Full-width signs, the blank and the ideographic comma -> what they mean."""
+_WIDE = str.maketrans(
+    {chr(0xFF01 + i): chr(ord("!") + i) for i in range(94)} | {"\u3000": " ", "\u3001": ",", "\uff64": ","}
+)
+"""Full-width signs, the blank and the ideographic comma, which has a narrow form -> what they mean."""
 
 _KEY_BEHIND_WRONG_SIGN = re.compile(
     r"(?:\s*[,;|]\s*|\s+)"

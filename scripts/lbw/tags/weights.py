@@ -135,6 +135,18 @@ def is_value(text: str) -> bool:
     return True
 
 
+def check_none_is_missing(items: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: there is nothing before, behind or between two commas.
+    """
+    if "" not in items:
+        return
+    place = items.index("") + 1
+    reason = "a comma stands behind the last one" if place == len(items) else "expected one between two commas"
+    raise ValueError(f"value {place} of {len(items)}: '' is not a value; {reason}")
+
+
 def check_values(items: Sequence[str]) -> None:
     """
     Raises:
@@ -164,6 +176,7 @@ def parse_vector(text: str, family: Family) -> Vector:
         ValueError: the count or a value is wrong; the message says which.
     """
     items = split_vector(text)
+    check_none_is_missing(items)
     if len(items) not in family.layouts:
         expected = ", ".join(map(str, family.layouts))
         others = " or ".join(each.title for each in families_of_length(len(items)))

@@ -11,12 +11,14 @@ from typing import Any
 import gradio as gr
 
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.presets import Parse, Problem, read_or_create, unusable_in_tag
+from lbw.tags.preset_lines import unusable_in_tag
+from lbw.tags.presets import Parse, Problem, encoding_of, read_or_create
 from lbw.tags.saving import ChangedOnDiskError, save, version_of
 from lbw.ui.tab import Tab
 
 _SAVE = "Save Presets"
 _SAVE_OVER = "Save over the changed file"
+_MOST_PROBLEMS = 100
 _ANY = ""
 """Stands for the version of the file where the user has been told that it changed."""
 
@@ -99,12 +101,20 @@ class TextFile:
 
     def on_reload(self) -> list[Any]:
         text = self.read()
-        return [text, version_of(text), gr.update(value=_SAVE), *self.updates(text, "Loaded.", "loaded")]
+        message = " ".join(filter(None, ("Loaded.", self.read_as())))
+        return [text, version_of(text), gr.update(value=_SAVE), *self.updates(text, message, "loaded")]
+
+    def read_as(self) -> str:
+        """What is said of a file that is not UTF-8."""
+        encoding = encoding_of(self.path)
+        return f"The file was read as {encoding}; it is saved as UTF-8, and kept beside as it was." if encoding else ""
 
     def on_check(self, text: str, loaded: str | None) -> list[Any]:
         # The first check comes before the first edit: what the page was loaded with is what stands in the box. A later
         # one leaves the version alone, which a save at the same time may be changing.
-        return [version_of(text) if loaded is None else gr.update(), *self.updates(text)]
+        if loaded is None:
+            return [version_of(text), *self.updates(text, self.read_as())]
+        return [gr.update(), *self.updates(text)]
 
     def on_save(self, text: str, loaded: str | None) -> list[Any]:
         """Save, or refuse to write over what somebody else wrote; saving once more does it all the same."""
@@ -124,8 +134,10 @@ def notes_html(message: str, problems: list[Problem], state: str = "") -> str:
     items = "".join(
         f'<li><button type="button" data-line="{problem.line}">Line {problem.line}</button> '
         f"{escape(problem.reason)}</li>"
-        for problem in problems
+        for problem in problems[:_MOST_PROBLEMS]
     )
+    if len(problems) > _MOST_PROBLEMS:
+        items += f"<li>{len(problems) - _MOST_PROBLEMS} more lines</li>"
     return f'<div class="lbw-notes" role="status" data-state="{state}"><p>{escape(message)}</p><ul>{items}</ul></div>'
 
 
