@@ -14,6 +14,7 @@ const lbwPrompt = (() => {
         ...WEIGHTS_KEYS, "te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "in", "mid", "out",
         "hr", "hrte", "hrunet", "hrstart", "hrstop", "hrstep", "strength",
     ];
+    const STRENGTHS = ["te", "unet", "hr", "hrte", "hrunet", "strength"];
     const SYNONYMS = {
         end: "stop", to: "stop", until: "stop", stopstep: "stop", endstep: "stop", stepend: "stop",
         begin: "start", from: "start", startstep: "start", stepstart: "start", beginstep: "start",
@@ -144,6 +145,25 @@ const lbwPrompt = (() => {
         return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};
     }
 
+    // The tag that the caret touches, {name, weights}: what stands behind its "lbw=", and all further arguments that are no
+    // strengths; null where there is no tag.
+    function tagAt(text, caret) {
+        const tag = touched(tagsIn(text), caret)[0];
+        if (!tag) return null;
+        const [name, ...items] = itemsOf(tag.body);
+        const weights = items.filter((item, index) => isItemOf("lbw", item, index + 1) && item.trim())
+            .map(item => (keyOf(item) ? valueOf(item) : narrow(item).trim()));
+        const others = items.filter(item => ![null, "lbw", "w", ...STRENGTHS].includes(keyOf(item)))
+            .map(item => `${keyOf(item)}=${valueOf(item)}`);
+        return {name: name.trim(), weights: weights.length ? [weights[0], ...others].join(":") : ""};
+    }
+
+    // Such weights as arguments to set.
+    function argumentsOf(weights) {
+        const items = itemsOf(`:${keyOf(weights.split(":")[0]) ? "" : "lbw="}${weights}`).slice(1);
+        return Object.fromEntries(items.filter(item => keyOf(item)).map(item => [keyOf(item), valueOf(item)]));
+    }
+
     // Sets arguments, {key: value}, in the tag that the caret is in, or in all tags if it is in none; "" takes one out.
     // `strength` is what stands behind the name without a key. Returns the new text, where the caret belongs in it, and
     // the names of the tags.
@@ -164,5 +184,5 @@ const lbwPrompt = (() => {
         return {text: result + text.slice(done), caret: newCaret, names: chosen.map(tag => tag.body.split(":")[0])};
     }
 
-    return {setArguments, getStrength};
+    return {setArguments, getStrength, tagAt, argumentsOf};
 })();

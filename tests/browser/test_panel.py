@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -207,6 +208,34 @@ def test_the_browsers_undo_takes_an_insertion_back(panel: Panel):
     panel.prompt.focus()
     panel.page.keyboard.press("Control+z")
     expect(panel.prompt).to_have_value(TWO_TAGS)
+
+
+def test_a_loras_own_default_is_made_of_its_tag_and_put_into_it(panel: Panel, server: Server):
+    file = server.data / "models" / "Lora" / "demo.json"
+    has_files = file.parent.exists()
+    if has_files:
+        file.write_text('{"notes": "\u732b", "preferred weight": 0.7}', encoding="utf-8")
+    own = panel.find("lbw_own")
+    panel.write("a cat <lora:demo:0.8:lbw=OUTD:stop=5>")
+    panel.button("lbw_own", "Save the tag's weights as its default").click()
+    expect(own).to_contain_text("Its default: lbw=OUTD:stop=5")
+    if has_files:
+        expected = {"notes": "\u732b", "preferred weight": 0.7, "additional weight": "OUTD:stop=5"}
+        assert json.loads(file.read_text(encoding="utf-8")) == expected
+    expect(panel.button("lbw_own", "Use its default")).to_have_count(0)
+    panel.write("a cat <lora:demo:0.8: LBW=INS> <lora:nope:1:lbw=INS>", caret=20)
+    panel.page.keyboard.press("Shift")
+    panel.button("lbw_own", "Use its default").click()
+    expect(panel.prompt).to_have_value("a cat <lora:demo:0.8:lbw=OUTD:stop=5> <lora:nope:1:lbw=INS>")
+    panel.button("lbw_own", "Remove its default").click()
+    expect(own).to_contain_text("Removed.")
+    if has_files:
+        assert json.loads(file.read_text(encoding="utf-8")) == {"notes": "\u732b", "preferred weight": 0.7}
+        file.unlink()
+    for caret in (0, len(panel.prompt.input_value())):  # no tag, and a LoRA that the host does not know
+        panel.prompt.evaluate("(area, at) => area.setSelectionRange(at, at)", caret)
+        panel.prompt.press("Shift")
+        expect(own).to_be_hidden()
 
 
 def test_a_choice_shows_the_blocks_that_it_turns_on(panel: Panel):
