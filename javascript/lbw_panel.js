@@ -22,6 +22,7 @@ const loraBlockWeight = (() => {
         const selectors = [`#${tabname}_prompt textarea`, ...(tabname === "txt2img" ? [HIRES_PROMPT] : [])];
         for (const prompt of selectors.map(selector => gradioApp().querySelector(selector)).filter(found => found)) {
             prompt.addEventListener("focus", () => { lastPrompt[tabname] = prompt; });
+            for (const event of ["input", "keyup", "pointerup", "focus"]) prompt.addEventListener(event, () => showOwnSoon(tabname));
         }
     }
 
@@ -58,12 +59,68 @@ const loraBlockWeight = (() => {
     function setInPrompt(tabname, values) {
         const bad = Object.entries(values).find(([, value]) => /[:=<>]/.test(value));
         if (bad) return `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`;
+        return setAnyInPrompt(tabname, values);
+    }
+
+    function setAnyInPrompt(tabname, values) {
         const area = promptOf(tabname);
         const result = lbwPrompt.setArguments(area.value, area.selectionStart, values);
         if (!result.names.length) return "There is no LoRA tag in the prompt.";
         if (result.text !== area.value) retype(area, result.text, result.caret);
         const what = Object.entries(values).map(([key, value]) => (value ? `${key}=${value}` : `no ${key}=`)).join(", ");
         return `${result.names.join(", ")}: ${what}`;
+    }
+
+    // The default that the LoRA at the cursor has of its own. What the server is asked, and what it is to save.
+    const PAUSE_MS = 250;
+    const ownAsked = {};
+    const ownToSave = {};
+    const ownTimer = {};
+    const tagTouched = tabname => lbwPrompt.tagAt(promptOf(tabname).value, promptOf(tabname).selectionStart);
+    const touched = tabname => [ownAsked[tabname].name, ownAsked[tabname].weights];
+    const toSave = tabname => [ownAsked[tabname].name, ownToSave[tabname], ownAsked[tabname].weights];
+    const isOpen = tabname => Boolean(find(tabname, "lbw_panel").offsetParent);
+
+    function showOwnSoon(tabname) {
+        clearTimeout(ownTimer[tabname]);
+        ownTimer[tabname] = setTimeout(() => showOwn(tabname), PAUSE_MS);
+    }
+
+    function showOwn(tabname) {
+        if (!isOpen(tabname)) return;
+        const tag = tagTouched(tabname);
+        const [before, now] = [ownAsked[tabname], tag].map(each => JSON.stringify(each ?? null));
+        if (tag && before !== now) {
+            ownAsked[tabname] = tag;
+            find(tabname, "lbw_own_ask").click();
+        }
+        revealOwn(tabname);
+    }
+
+    // An answer is shown as long as the cursor is where it was asked for.
+    function revealOwn(tabname) {
+        const frame = find(tabname, "lbw_own");
+        const tag = tagTouched(tabname);
+        const {name} = frame.querySelector(".lbw-own")?.dataset ?? {};
+        frame.classList.toggle("lbw-away", !tag || tag.name !== name);
+    }
+
+    function setUpOwn(tabname) {
+        const frame = find(tabname, "lbw_own");
+        new MutationObserver(() => revealOwn(tabname)).observe(frame, {childList: true, subtree: true});
+        frame.addEventListener("click", ({target}) => {
+            const {own} = target.dataset ?? {};
+            const tag = tagTouched(tabname);
+            if (!own || !tag) return;
+            if (own === "put") {
+                say(tabname, setAnyInPrompt(tabname, lbwPrompt.argumentsOf(frame.querySelector(".lbw-own").dataset.weights)));
+                showOwnSoon(tabname);
+            } else {
+                [ownAsked[tabname], ownToSave[tabname]] = [tag, own === "save" ? tag.weights : ""];
+                find(tabname, "lbw_own_save").click();
+            }
+        });
+        showOwn(tabname);
     }
 
     const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
@@ -214,6 +271,7 @@ const loraBlockWeight = (() => {
         }
         buildInsertRow(tabname);
         putNames(tabname);
+        setUpOwn(tabname);
         onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
         onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
         onFirstSight(find(tabname, "lbw_sliders"), () => buildSliders(tabname));
@@ -228,5 +286,5 @@ const loraBlockWeight = (() => {
         }
     });
 
-    return {theme, askedFor, made};
+    return {theme, askedFor, made, touched, toSave};
 })();

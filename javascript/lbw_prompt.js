@@ -6,19 +6,68 @@ const lbwPrompt = (() => {
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
     // A number, or a curve of them: weight@position pairs.
-    const isStrength = text => isNumber(text.split(/[@~]/)[0]);
+    const isStrength = text => isNumber(narrow(text).split(/[@~]/)[0]);
 
-    const KEYS = ["te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "hr", "hrte", "hrunet", "hrstart", "hrstop", "hrstep", "end", "begin"];
-    const SYNONYMS = {end: "stop", begin: "start"};
+    // As the server reads tags, see lbw/tags/slips.py: what it takes for an argument is what is replaced.
+    const WEIGHTS_KEYS = ["lbw", "w", "hrlbw"];
+    const KEYS = [
+        ...WEIGHTS_KEYS, "te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "in", "mid", "out",
+        "hr", "hrte", "hrunet", "hrstart", "hrstop", "hrstep", "strength",
+    ];
+    const STRENGTHS = ["te", "unet", "hr", "hrte", "hrunet", "strength"];
+    const SYNONYMS = {
+        end: "stop", to: "stop", until: "stop", stopstep: "stop", endstep: "stop", stepend: "stop",
+        begin: "start", from: "start", startstep: "start", stepstart: "start", beginstep: "start",
+        steps: "step", range: "step", weight: "strength", multiplier: "strength", str: "strength",
+        preset: "lbw", weights: "lbw", blocks: "lbw", blockweights: "lbw", elements: "lbwe",
+        textencoder: "te", clip: "te", model: "unet",
+    };
+    const IN_PRESETS = ["in", "mid", "out"];
+    const KEY_BEHIND_COMMA = new RegExp(
+        `,\\s*(?=(?:${[...KEYS, ...Object.keys(SYNONYMS)].filter(key => !IN_PRESETS.includes(key)).join("|")})\\s*=)`, "i");
+    const BLOCKS = /^(?:NOT|BASE|CLIP|T5|IN|MID|OUT|[A-Z]{1,5}\d{2})?$/;
 
-    // As the server reads it: an item with exactly one "=" is named, any other is positional; block weights by name, as
-    // OUT03-OUT06=1, stand behind a key or alone.
-    function keyOf(item) {
-        const [text, ...rest] = item.split("=");
+    // Full-width signs, which Japanese and Chinese keyboards make.
+    const narrow = text => text.replace(/[\uff01-\uff5e]/g, sign => String.fromCharCode(sign.charCodeAt(0) - 0xfee0))
+        .replaceAll("\u3000", " ").replaceAll("\u3001", ",");
+
+    function known(text) {
         const key = text.trim().toLowerCase();
-        if (rest.length && ["lbw", "w", "hrlbw"].includes(key)) return key;
-        if (rest.length === 1 && KEYS.includes(key)) return SYNONYMS[key] ?? key;
-        return rest.length === 1 && !/[,A-Z]/.test(text) ? key : null;
+        const plain = key.replace(/[ _-]/g, "");
+        return [key, plain].find(each => KEYS.includes(each)) ?? (Object.hasOwn(SYNONYMS, plain) ? SYNONYMS[plain] : null);
+    }
+
+    // An item with exactly one "=" is named, any other is positional; block weights by name, as OUT03-OUT06=1, stand
+    // behind a key or alone. Steps, as 5-15, need no key.
+    function keyOf(item) {
+        const [text, ...rest] = narrow(item).split("=");
+        if (!rest.length) return /^\s*\d[^,@~]*-/.test(text) && !isNumber(text) ? "step" : null;
+        const key = known(text);
+        const isOfBlocks = text.includes(",") || (text !== text.toLowerCase() && BLOCKS.test(text.trim().split(/[- ]/).at(-1)));
+        if (WEIGHTS_KEYS.includes(key)) return key;
+        return rest.length > 1 || isOfBlocks ? null : key ?? text.trim();
+    }
+
+    function valueOf(item) {
+        const text = narrow(item);
+        return text.slice(text.indexOf("=") + 1).trim();
+    }
+
+    // The arguments of a tag: a comma or a colon that stands in the place of the other is mended, and rules in lbwe=, which
+    // have colons, are one argument.
+    function itemsOf(body) {
+        const [name, ...parts] = body.split(/[:\uff1a]/);
+        const rest = parts.flatMap(part => part.split(KEY_BEHIND_COMMA));
+        const items = [name];
+        while (rest.length) {
+            let item = rest.shift();
+            const isRule = keyOf(item) === "lbwe" && valueOf(item).split(/[\s-]+/).every(word => BLOCKS.test(word));
+            while (isRule && rest.length > 1 && /^\s*[+-]?[\d.]+\s*(,|$)/.test(rest[1])) item += `:${rest.shift()}:${rest.shift()}`;
+            const key = item.trim().length > 1 && !item.includes("=") && rest.length ? known(item) : null;
+            const isValue = key && !rest[0].includes("=") && (WEIGHTS_KEYS.includes(key) || /^\s*[+-]?[\d.]/.test(rest[0]));
+            items.push(isValue ? `${key}=${rest.shift().trim()}` : item);
+        }
+        return items;
     }
 
     // A preset may also stand without a key, behind the numbers.
@@ -37,9 +86,10 @@ const lbwPrompt = (() => {
 
     // step=a-b says start and stop at once; setting one of them has to keep the other.
     function withoutStepRange(items) {
-        const range = items.map(item => /^step=\s*([^-]*?)\s*-\s*([^-]*?)\s*$/.exec(item)).find(match => match);
-        const single = items.map(item => /^step=\s*(\d+)\s*$/.exec(item)).find(match => match);
-        const [start, stop] = range ? [range[1], range[2]] : single ? [single[1], String(Number(single[1]) + 1)] : ["", ""];
+        const said = items.filter(item => keyOf(item) === "step").map(valueOf).at(-1) ?? "";
+        const ends = said.split("-").map(text => text.trim());
+        const isSingle = ends.length === 1 && /^\d+$/.test(said);
+        const [start, stop] = ends.length === 2 ? ends : isSingle ? [said, String(Number(said) + 1)] : ["", ""];
         let result = items.filter(item => keyOf(item) !== "step");
         for (const [key, value] of [["start", start], ["stop", stop]]) {
             if (value !== "" && !result.some(item => keyOf(item) === key)) result = withArgument(result, key, value);
@@ -52,7 +102,7 @@ const lbwPrompt = (() => {
 
     // One strength for text encoder and U-Net, in the place of all that the tag says of them.
     function withStrength(items, value) {
-        const kept = items.filter(item => !["te", "unet"].includes(keyOf(item)));
+        const kept = items.filter(item => !["te", "unet", "strength"].includes(keyOf(item)));
         const [first, second] = places(kept);
         if (first === undefined) kept.splice(1, 0, value);
         else kept[first] = value;
@@ -61,7 +111,7 @@ const lbwPrompt = (() => {
     }
 
     function setInTag(body, values) {
-        let items = body.split(":");
+        let items = itemsOf(body);
         if ("start" in values || "stop" in values) items = withoutStepRange(items);
         for (const [key, value] of Object.entries(values)) {
             items = key === "strength" ? withStrength(items, value) : withArgument(items, key, value);
@@ -88,11 +138,30 @@ const lbwPrompt = (() => {
         const tags = tagsIn(text);
         const tag = touched(tags, caret)[0] ?? tags[0];
         if (!tag) return null;
-        const items = tag.body.split(":");
-        const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => item.split("=", 2)));
-        const [te, unet = te] = places(items).map(index => items[index]);
+        const items = itemsOf(tag.body);
+        const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => [keyOf(item), valueOf(item)]));
+        const [te, unet = te] = [named.strength, ...places(items).map(index => narrow(items[index]))].filter(text => text !== undefined);
         const both = named.unet ?? unet ?? named.te ?? "1";
         return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};
+    }
+
+    // The tag that the caret touches, {name, weights}: what stands behind its "lbw=", and all further arguments that are no
+    // strengths; null where there is no tag.
+    function tagAt(text, caret) {
+        const tag = touched(tagsIn(text), caret)[0];
+        if (!tag) return null;
+        const [name, ...items] = itemsOf(tag.body);
+        const weights = items.filter((item, index) => isItemOf("lbw", item, index + 1) && item.trim())
+            .map(item => (keyOf(item) ? valueOf(item) : narrow(item).trim()));
+        const others = items.filter(item => ![null, "lbw", "w", ...STRENGTHS].includes(keyOf(item)))
+            .map(item => `${keyOf(item)}=${valueOf(item)}`);
+        return {name: name.trim(), weights: weights.length ? [weights[0], ...others].join(":") : ""};
+    }
+
+    // Such weights as arguments to set.
+    function argumentsOf(weights) {
+        const items = itemsOf(`:${keyOf(weights.split(":")[0]) ? "" : "lbw="}${weights}`).slice(1);
+        return Object.fromEntries(items.filter(item => keyOf(item)).map(item => [keyOf(item), valueOf(item)]));
     }
 
     // Sets arguments, {key: value}, in the tag that the caret is in, or in all tags if it is in none; "" takes one out.
@@ -115,5 +184,5 @@ const lbwPrompt = (() => {
         return {text: result + text.slice(done), caret: newCaret, names: chosen.map(tag => tag.body.split(":")[0])};
     }
 
-    return {setArguments, getStrength};
+    return {setArguments, getStrength, tagAt, argumentsOf};
 })();

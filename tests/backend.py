@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lbw.engine.strengths import Norms, Part, Strengths
+from lbw.engine.strengths import Norms, Part, Strengths, UnknownNetworkError
 from lbw.tags.elements import element_of
 from lbw.tags.families import family_of_layers
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
@@ -20,6 +20,7 @@ class Backend:
     """A model with ``layers`` and one network, which has a part in each of them."""
 
     layers: Sequence[str]
+    own_defaults: dict[str, str] = field(default_factory=lambda: {"demo": ""})
 
     def preset_text(self) -> str:
         return DEFAULT_PRESETS
@@ -49,3 +50,11 @@ class Backend:
             for number, layer in enumerate(self.layers)
         )
         return Strengths(name, tuple(dict.fromkeys(part.block for part in parts if part.block)), parts)
+
+    def own_default(self, name: str) -> str:
+        if name not in self.own_defaults:
+            raise UnknownNetworkError(f"no LoRA is called {name!r}")
+        return self.own_defaults[name]
+
+    def set_own_default(self, name: str, weights: str) -> None:
+        self.own_defaults[name] = weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -57,9 +58,27 @@ EDITS = [
     ("<lora:a:1:step=-8>", 3, {"start": "3"}, "<lora:a:1:stop=8:start=3>"),
     ("<lora:a:1:step=5>", 3, {"stop": "9"}, "<lora:a:1:start=5:stop=9>"),
     ("<lora:a:1:start=2:stop=8>", 3, {"start": "", "stop": ""}, "<lora:a:1>"),
-    ("<lora:a:1> <lora:b:1>", 10, {"lbw": "X"}, "<lora:a:1:lbw=X> <lora:b:1:lbw=X>"),
+    ("<lora:a:1>  <lora:b:1>", 11, {"lbw": "X"}, "<lora:a:1:lbw=X>  <lora:b:1:lbw=X>"),
     ("<lora:a:1> <lora:b:1>", 14, {"lbw": "X"}, "<lora:a:1> <lora:b:1:lbw=X>"),
-    ("<lora:a:1><lora:b:1>", 10, {"lbw": "X"}, "<lora:a:1:lbw=X><lora:b:1:lbw=X>"),
+    ("<lora:one:1:lbw=FACE>, <lora:two:1>", 35, {"lbw": "X"}, "<lora:one:1:lbw=FACE>, <lora:two:1:lbw=X>"),
+    ("<lora:one:1:lbw=FACE>, <lora:two:1>", 21, {"lbw": "X"}, "<lora:one:1:lbw=X>, <lora:two:1>"),
+    ("<lora:one:1:lbw=FACE>, <lora:two:1>", 23, {"lbw": "X"}, "<lora:one:1:lbw=FACE>, <lora:two:1:lbw=X>"),
+    ("<lora:a:1><lora:b:1>", 10, {"lbw": "X"}, "<lora:a:1:lbw=X><lora:b:1>"),
+    ("<lora:a:1><loractl:b:0@0,1@1:lbw=Y>", 15, {"lbw": "X"}, "<lora:a:1><loractl:b:0@0,1@1:lbw=X>"),
+    ("<lora:a:1: lbw=FACE>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X>"),
+    ("<lora:a:1:lbw = FACE : stop = 5>", 3, {"lbw": "X", "stop": "6"}, "<lora:a:1:lbw=X:stop=6>"),
+    ("<lora:a:1:LBW=FACE:End=5>", 3, {"lbw": "X", "stop": "6"}, "<lora:a:1:lbw=X:stop=6>"),
+    ("<lora:a:1:step_end=5:preset=FACE>", 3, {"lbw": "X", "stop": ""}, "<lora:a:1:lbw=X>"),
+    ("<lora:a:1:lbw=FACE,stop=5>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X:stop=5>"),
+    ("<lora:a:1:FACE:stop:5>", 3, {"lbw": "X", "stop": "6"}, "<lora:a:1:lbw=X:stop=6>"),
+    ("<lora:a\uff1a1\uff1albw\uff1dFACE>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X>"),
+    ("<lora:a:\uff10.\uff15:FACE>", 3, {"lbw": "X"}, "<lora:a:\uff10.\uff15:lbw=X>"),
+    ("<lora:a:1:5-15>", 3, {"lbw": "X", "stop": "9"}, "<lora:a:1:start=5:stop=9:lbw=X>"),
+    ("<lora:a:1:lbwe=IN05-OUT05:attn:0:FACE>", 3, {"lbw": "X"}, "<lora:a:1:lbwe=IN05-OUT05:attn:0:lbw=X>"),
+    ("<lora:a:1:lbwe=IN05-OUT05:attn:0>", 3, {"lbwe": "XYZ"}, "<lora:a:1:lbwe=XYZ>"),
+    ("<lora:a:1:lbwe=XYZ:FACE:1>", 3, {"lbwe": ""}, "<lora:a:1:FACE:1>"),
+    ("<lora:a::lbw=FACE:>", 3, {"lbw": "X"}, "<lora:a:lbw=X>"),
+    ("<lora:a:weight=0.5>", 3, {"strength": "0@0,1@1"}, "<lora:a:0@0,1@1>"),
     ("<hypernet:a:1> (b:1.2)", 3, {"lbw": "X"}, "<hypernet:a:1> (b:1.2)"),
     ("", 0, {"lbw": "X"}, ""),
     ("<lora:a", 3, {"lbw": "X"}, "<lora:a"),
@@ -94,6 +113,9 @@ STRENGTHS = [
     ("<lora:a>", "unet", ["1", ""]),
     ("<lora:a:0.5:hr=1@0,0@1>", "hr", ["1@0,0@1", ""]),
     ("<lora:a:0.5>", "hr", ["0.5", ""]),
+    ("<lora:a: UNET = 0.2 : Curve=step>", "unet", ["0.2", "step"]),
+    ("<lora:a:weight=0.3>", "strength", ["0.3", ""]),
+    ("<lora:a:\uff10.\uff15>", "strength", ["0.5", ""]),
 ]
 
 
@@ -171,7 +193,7 @@ def test_a_preset_goes_into_the_tag_at_the_cursor(panel: Panel):
 
 
 def test_a_preset_goes_into_all_tags_if_the_cursor_is_in_none(panel: Panel):
-    panel.write(TWO_TAGS)
+    panel.write(TWO_TAGS, caret=0)
     panel.pick("lbw_insert_preset", "OUTD")
     panel.find("lbw_put_lbw").click()
     expect(panel.prompt).to_have_value("a cat <lora:a:1:lbw=OUTD> and <lora:b:0.5:lbw=OUTD>")
@@ -179,13 +201,41 @@ def test_a_preset_goes_into_all_tags_if_the_cursor_is_in_none(panel: Panel):
 
 
 def test_the_browsers_undo_takes_an_insertion_back(panel: Panel):
-    panel.write(TWO_TAGS)
+    panel.write(TWO_TAGS, caret=0)
     panel.pick("lbw_insert_preset", "OUTD")
     panel.find("lbw_put_lbw").click()
     expect(panel.prompt).not_to_have_value(TWO_TAGS)
     panel.prompt.focus()
     panel.page.keyboard.press("Control+z")
     expect(panel.prompt).to_have_value(TWO_TAGS)
+
+
+def test_a_loras_own_default_is_made_of_its_tag_and_put_into_it(panel: Panel, server: Server):
+    file = server.data / "models" / "Lora" / "demo.json"
+    has_files = file.parent.exists()
+    if has_files:
+        file.write_text('{"notes": "\u732b", "preferred weight": 0.7}', encoding="utf-8")
+    own = panel.find("lbw_own")
+    panel.write("a cat <lora:demo:0.8:lbw=OUTD:stop=5>")
+    panel.button("lbw_own", "Save the tag's weights as its default").click()
+    expect(own).to_contain_text("Its default: lbw=OUTD:stop=5")
+    if has_files:
+        expected = {"notes": "\u732b", "preferred weight": 0.7, "additional weight": "OUTD:stop=5"}
+        assert json.loads(file.read_text(encoding="utf-8")) == expected
+    expect(panel.button("lbw_own", "Use its default")).to_have_count(0)
+    panel.write("a cat <lora:demo:0.8: LBW=INS> <lora:nope:1:lbw=INS>", caret=20)
+    panel.page.keyboard.press("Shift")
+    panel.button("lbw_own", "Use its default").click()
+    expect(panel.prompt).to_have_value("a cat <lora:demo:0.8:lbw=OUTD:stop=5> <lora:nope:1:lbw=INS>")
+    panel.button("lbw_own", "Remove its default").click()
+    expect(own).to_contain_text("Removed.")
+    if has_files:
+        assert json.loads(file.read_text(encoding="utf-8")) == {"notes": "\u732b", "preferred weight": 0.7}
+        file.unlink()
+    for caret in (0, len(panel.prompt.input_value())):  # no tag, and a LoRA that the host does not know
+        panel.prompt.evaluate("(area, at) => area.setSelectionRange(at, at)", caret)
+        panel.prompt.press("Shift")
+        expect(own).to_be_hidden()
 
 
 def test_a_choice_shows_the_blocks_that_it_turns_on(panel: Panel):

@@ -29,7 +29,7 @@ SMALL = {"prompt": "a red cat", "seed": 1, "steps": 2, "width": 64, "height": 64
 ZEROS = ",".join(["0"] * 17)
 ROUTES = {
     "/lbw/v1/presets": "get", "/lbw/v1/elements": "get", "/lbw/v1/blocks": "get", "/lbw/v1/parse": "post",
-    "/lbw/v1/strengths": "get",
+    "/lbw/v1/strengths": "get", "/lbw/v1/own_default": "get",
 }
 
 
@@ -362,10 +362,19 @@ def test_a_files_strengths_are_numbers_and_a_picture(server: Server, session: re
         (f"name={'x' * 501}", 422, "at most 500 characters"),
     ],
 )
-@pytest.mark.parametrize("path", ["strengths", "strengths.png"])
+@pytest.mark.parametrize("path", ["strengths", "strengths.png", "own_default"])
 def test_a_wrong_name_is_refused(server: Server, session: requests.Session, path: str, query: str, status, message):
     answer = session.get(f"{server.url}/lbw/v1/{path}?{query}", timeout=60)
     assert (answer.status_code, message in answer.text) == (status, True)
+
+
+def test_a_files_own_default_is_told(server: Server, get):
+    file = server.data / "models" / "Lora" / "demo.json"
+    file.write_text('{"additional weight": ":lbw=OUTD:stop=5"}')
+    try:
+        assert get("/lbw/v1/own_default?name=demo") == {"name": "demo", "weights": "OUTD:stop=5"}
+    finally:
+        file.unlink()
 
 
 def test_without_the_hosts_api_there_is_none_of_ours():

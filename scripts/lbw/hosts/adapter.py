@@ -89,6 +89,10 @@ class Adapter(Host, Protocol):
         """
         ...
 
+    def listed_file(self, name: str) -> Any:
+        """As :meth:`network_file`, of the files that the host has seen; None if there is none."""
+        ...
+
     def read_network(self, file: Any) -> Network:
         """The network of a file, read anew and not put into use.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lbw.engine.strengths import Strengths
-from lbw.hosts import network_files, noise, preset_files
+from lbw.hosts import network_files, noise, own_defaults, preset_files
 from lbw.hosts.serving import adapter
 from lbw.hosts.tags import adopt_alias, lora_tags
 from modules import extra_networks
@@ -38,3 +38,9 @@ class Backend:
 
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)
+
+    def own_default(self, name: str) -> str:
+        return own_defaults.get(name)
+
+    def set_own_default(self, name: str, weights: str) -> None:
+        own_defaults.put(name, weights)

@@ -47,6 +47,14 @@ class Backend(Protocol):
         """The strengths of a network file in the loaded model; raises UnmeasurableError."""
         ...
 
+    def own_default(self, name: str) -> str:
+        """The block weights that a network file has of its own, empty if none; raises UnknownNetworkError."""
+        ...
+
+    def set_own_default(self, name: str, weights: str) -> None:
+        """Set or take away a file's own block weights; raises UnknownNetworkError, ValueError or OSError."""
+        ...
+
 
 def preview(
     text: str,

@@ -124,6 +124,11 @@ class Strength(BaseModel):
     strength: float = Field(description="the one divided by the other")
 
 
+class OwnDefault(BaseModel):
+    name: str
+    weights: str = Field(description="what stands behind lbw= in a tag, with further arguments; empty: none")
+
+
 class StrengthsAnswer(BaseModel):
     name: str
     total: Strength

@@ -29,6 +29,7 @@ from lbw.request.route_models import (
     Keyframe,
     LineProblem,
     Model,
+    OwnDefault,
     ParseAnswer,
     ParseRequest,
     Preset,
@@ -79,6 +80,17 @@ def _measured(backend: Backend, name: str) -> Strengths:
         return backend.strengths(name)
     except UnmeasurableError as error:
         raise HTTPException(404 if isinstance(error, UnknownNetworkError) else 409, str(error)) from None
+
+
+def _own_default(backend: Backend, name: str) -> OwnDefault:
+    """
+    Raises:
+        HTTPException: 404 for a name that the host does not list.
+    """
+    try:
+        return OwnDefault(name=name, weights=backend.own_default(name))
+    except UnknownNetworkError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def _problems(problems: Iterable[Problem]) -> list[LineProblem]:
@@ -218,6 +230,11 @@ def add(app: FastAPI, backend: Backend) -> None:
         return _blocks(family_of_layers(backend.layer_names()) if model is None else FAMILIES[model.value])
 
     network = Query(..., max_length=LONGEST_NAME, description="of a LoRA file that the server knows, as in a tag")
+
+    @get("own_default", OwnDefault)
+    def own_default(name: str = network) -> OwnDefault:
+        """The block weights that the user has noted for a LoRA file, in the host's file beside it."""
+        return _own_default(backend, name)
 
     @get("strengths", StrengthsAnswer)
     def strengths(name: str = network) -> StrengthsAnswer:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
 from lbw.request.preview import Backend
-from lbw.ui import curve, elemental, insert, make_weights, plots, presets_text, schedule, strengths
+from lbw.ui import curve, elemental, insert, make_weights, own_default, plots, presets_text, schedule, strengths
 from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion
 
@@ -42,7 +42,9 @@ def build(
         components["active"] = (
             gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
         )
-        default_preset = insert.build(tab)
+        insert.build(tab)
+        own_default.build(tab, backend)
+        default_preset = insert.build_default_preset(tab)
         presets = presets_text.build(tab, presets_file, default_preset)
         make_weights.build(tab, presets)
         rule_sets, print_changes = elemental.build(tab, rule_sets_file, backend.layer_names)

@@ -10,14 +10,18 @@ import gradio as gr
 from lbw.ui.tab import Tab
 
 
-def build(tab: Tab) -> Any:
-    """Make the top of the panel; returns the dropdown of the argument ``default_preset``."""
+def build(tab: Tab) -> None:
+    """Make the top of the panel."""
     # The two lines of the status: what was put into the prompt, and what the last generation of this tab did.
     gr.HTML(
         elem_id=tab.id("lbw_status"),
         value='<div class="lbw-make lbw-insert"></div>'
         '<div class="lbw-said" role="status"></div><div class="lbw-status" role="status"></div>',
     )
+
+
+def build_default_preset(tab: Tab) -> Any:
+    """Make the dropdown of the argument ``default_preset``."""
     return gr.Dropdown(
         label="Default preset",
         choices=[""],

@@ -107,6 +107,9 @@ class A1111:
     def network_file(self, name: str) -> Any:
         return network_files.find(name)
 
+    def listed_file(self, name: str) -> Any:
+        return file_lists.known(host_networks, name)
+
     def read_network(self, file: Any) -> Any:
         return network_files.read(file)
 

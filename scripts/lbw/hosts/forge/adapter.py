@@ -182,6 +182,9 @@ class Forge:
             raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
         return file
 
+    def listed_file(self, name: str) -> Any:
+        return file_lists.known(host_networks, name)
+
     def read_network(self, file: Any) -> Network:
         objects = shared.sd_model.forge_objects_original
         if self._gives_networks_by_itself():

@@ -1,0 +1,83 @@
+"""A LoRA's own default: block weights that stand in the host's file of what its user says of a LoRA, beside the LoRA.
+
+Companions of the original write them there, and append them, behind ``:lbw=``, to the tags that the LoRA's card makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from lbw.tags.presets import write_atomically
+
+KEY = "additional weight"
+"""What the companions call it in the file."""
+
+LONGEST = 10_000
+"""Characters of a default: more than a vector of any model has."""
+
+_writing = threading.Lock()
+
+
+def metadata_file(network_file: str) -> Path:
+    """The host's file of what its user says of a network file."""
+    return Path(f"{os.path.splitext(network_file)[0]}.json")
+
+
+def read(path: Path) -> str:
+    """The default in a file, as it stands behind ``lbw=``; empty where there is none, or the file cannot be read."""
+    try:
+        return normalised(str(_load(path).get(KEY) or ""))
+    except (OSError, ValueError):
+        return ""
+
+
+def normalised(text: str) -> str:
+    """``:lbw=OUTD:stop=5``, as it stands in a tag -> ``OUTD:stop=5``, as companions have it.
+
+    Raises:
+        ValueError: it cannot stand in a tag.
+    """
+    text = text.strip().strip(":").strip()
+    key, equals, rest = text.partition("=")
+    text = rest.strip() if equals and key.strip().lower() == "lbw" else text
+    if len(text) > LONGEST or any(sign in "<>" or not sign.isprintable() for sign in text):
+        raise ValueError(f"expected what may stand in a tag, in one line, up to {LONGEST} characters, without < and >")
+    return text
+
+
+def write(path: Path, weights: str) -> dict[str, Any]:
+    """Set the default in a file, or take it out if it is empty; all else in the file stays. Returns the file's content.
+
+    Raises:
+        ValueError: the weights cannot stand in a tag, or the file holds something else; nothing was written.
+        OSError: the file cannot be written.
+    """
+    weights = normalised(weights)
+    path = Path(os.path.realpath(path))  # a link stays one
+    with _writing:
+        content = _load(path)
+        if weights == (content.get(KEY) or ""):
+            return content
+        content[KEY] = weights
+        if not weights:
+            del content[KEY]
+        write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False))
+    return content
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        content = None
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON, so that it is left alone") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object, so that it is left alone")
+    return content
