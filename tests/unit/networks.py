@@ -24,6 +24,7 @@ class Network:
     unet_multiplier: float = 1.0
     dyn_dim: int | None = None
     modules: dict[str, NetworkModuleLora] = field(default_factory=dict)
+    path: str | None = None
 
 
 class NetworkModuleLora:

@@ -27,6 +27,9 @@ class SessionHost:
     def networks(self) -> Sequence[Any]:
         return self.loaded
 
+    def file_of(self, network: Network) -> str | None:
+        return network.path
+
     def moves_parts(self) -> bool:
         return False
 

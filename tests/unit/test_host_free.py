@@ -8,6 +8,8 @@ MODULES = [
     "request.arguments",
     "tags.blocks",
     "plan.courses",
+    "files.head",
+    "files.origin",
     "tags.elements",
     "plan.hits",
     "request.infotext",

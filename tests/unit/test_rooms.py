@@ -14,14 +14,15 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 MAY_IMPORT = {
     "tags": [],
+    "files": ["tags"],
     "plan": ["tags"],
     "plots": ["plan", "tags"],
     "engine": ["plan", "tags"],
     "pictures": ["engine", "plan", "tags"],
     "request": ["pictures", "engine", "plots", "plan", "tags"],
-    "generation": ["request", "engine", "plan", "tags"],
+    "generation": ["request", "engine", "plan", "files", "tags"],
     "ui": ["request", "pictures", "engine", "plots", "plan", "tags"],
-    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "tags"],
+    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "files", "tags"],
     "lora_block_weight": ["hosts", "ui", "request"],
 }
 """What each room may import, besides itself."""

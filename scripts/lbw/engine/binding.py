@@ -92,7 +92,8 @@ class Binding:
 
     Args:
         layers: every layer that the host would back up, and that can be written, bound.
-        messages: what of the networks could not be used, one line each.
+        misfits: {name of a network: what of it could not be used, with the reason}.
+        counts: {name of a network: how many parts of its file layers get: in text encoders, elsewhere}.
     """
 
     def __init__(
@@ -101,13 +102,19 @@ class Binding:
         networks: Sequence[Any],
         forms: Sequence[Any],
         layers: Sequence[BoundLayer],
-        messages: Sequence[str],
+        misfits: Mapping[str, Sequence[str]],
+        counts: Mapping[str, Sequence[int]],
     ) -> None:
         self._model = ref(model)
         self._networks = [ref(net) for net in networks]
         self._forms = tuple(forms)
         self.layers = tuple(layers)
-        self.messages = tuple(messages)
+        self.misfits, self.counts = misfits, counts
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What of the networks could not be used, one line for each."""
+        return tuple(f"<lora:{network}>: {misfits_told(reasons)}" for network, reasons in self.misfits.items())
 
     def is_of(self, model: Any, networks: Sequence[Any], forms: Sequence[Any]) -> bool:
         """Whether it joins this very model with these very networks, in the form that they had."""
@@ -120,6 +127,12 @@ class Binding:
 
     def is_of_model(self, model: Any) -> bool:
         return model is not None and self._model() is model
+
+
+def misfits_told(reasons: Sequence[str]) -> str:
+    count = len(reasons)
+    what = "part cannot be used and is" if count == 1 else "parts cannot be used and are"
+    return f"{count} {what} left out, first {reasons[0]}"
 
 
 DeltaOf = Callable[[Network, Any, Tensor], Delta]
@@ -144,43 +157,64 @@ def bind(
     """
     bound: list[BoundLayer] = []
     misfits: dict[str, list[str]] = {}
+    counts = {net.name: [0, 0] for net in networks}
     for name, layer in layers.items():
         slots = parts.slots(layer)
-        if not slots:
+        if not slots:  # what the networks have is added in the layer's forward
+            for net in networks:
+                for _index, part in parts.of(net, (), (name,)):
+                    fault = parts.fault(net, part)
+                    if fault is None:
+                        counts[net.name][not is_text_encoder(name)] += parts.count(part)
+                    else:
+                        misfits.setdefault(net.name, []).append(f"{name}: {fault}")
             continue
         keys = tuple(name + slot.suffix for slot in slots)
         record = records.get(layer)
         if record is None:
             record = records[layer] = Record()
         each = BoundLayer(Page(layer, ledger), slots, keys, (), record, layout_of(layer))
-        each.deltas = _deltas(each, networks, parts, delta_of, misfits)
+        each.deltas = _deltas(each, networks, parts, delta_of, misfits, counts)
         bound.append(each)
-    messages = [
-        f"<lora:{network}>: {len(reasons)} parts do not fit this model and are left out, first {reasons[0]}"
-        for network, reasons in misfits.items()
-    ]
-    return Binding(model, networks, tuple(map(parts.form, networks)), bound, messages)
+    return Binding(model, networks, tuple(map(parts.form, networks)), bound, misfits, counts)
 
 
 def _deltas(
-    bound: BoundLayer, networks: Sequence[Network], parts: Parts, delta_of: DeltaOf, misfits: dict[str, list[str]]
+    bound: BoundLayer,
+    networks: Sequence[Network],
+    parts: Parts,
+    delta_of: DeltaOf,
+    misfits: dict[str, list[str]],
+    counts: dict[str, list[int]],
 ) -> Deltas:
-    """The deltas for one layer; what does not fit goes to ``misfits``, {network: reasons}."""
+    """The deltas for one layer; what cannot be used goes to ``misfits``, the others are added to ``counts``."""
     found: list[tuple[int, int, Delta]] = []
     targets = {index: target for target, members in targets_of(bound.slots) for index in members}
     for network, net in enumerate(networks):
+        members = parts.of(net, bound.slots, bound.keys)
         try:
+            _require_faultless(net, members, parts)
             deltas = [
-                (index, _delta(bound, index, targets[index], partial(delta_of, net, part)))
-                for index, part in parts.of(net, bound.slots, bound.keys)
+                (index, _delta(bound, index, targets[index], partial(delta_of, net, part))) for index, part in members
             ]
         except UnsupportedPartError as error:
-            misfits.setdefault(net.name, []).append(f"{bound.keys[0]}: {error}")
+            misfits.setdefault(net.name, []).extend([f"{bound.keys[0]}: {error}"] * len(members))
             continue
         found += [(index, network, delta) for index, delta in deltas]
+        counts[net.name][not bound.is_text_encoder] += sum(parts.count(part) for _index, part in members)
         if any(not bias_fits(bound.layer, delta.bias) for _index, delta in deltas):
             misfits.setdefault(net.name, []).append(f"{bound.keys[0]}: its bias does not fit the layer's")
     return tuple(found)
+
+
+def _require_faultless(net: Network, members: Sequence[tuple[int, Any]], parts: Parts) -> None:
+    """Raises:
+    UnsupportedPartError: one of the parts for a layer must not be used, so that none of them is.
+    """
+    for _index, part in members:
+        fault = parts.fault(net, part)
+        if fault is not None:
+            raise UnsupportedPartError(fault)
 
 
 def _delta(bound: BoundLayer, index: int, target: Slot, delta_of: Callable[[Tensor], Delta]) -> Delta:

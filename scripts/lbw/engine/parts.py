@@ -37,6 +37,18 @@ class Parts(Protocol):
         """
         ...
 
+    def count(self, part: Any) -> int:
+        """How many parts of a file it was made of."""
+        ...
+
+    def fault(self, network: Network, part: Any) -> str | None:
+        """What is wrong with a part's numbers, so that it must not be used: NaN, for instance. None if nothing is."""
+        ...
+
+    def has_faults(self, network: Network) -> bool:
+        """Whether there is such a part in a network."""
+        ...
+
     def delta(self, network: Network, part: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
         """What a part adds to a weight of ``shape`` and ``dtype``; the same object when it is asked for again.
 

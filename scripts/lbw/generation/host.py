@@ -24,6 +24,10 @@ class Host(Protocol):
         """The loaded networks in the host's order; one that the prompt names twice stands there twice."""
         ...
 
+    def file_of(self, network: Any) -> str | None:
+        """The path of the file that a loaded network was read from; None if it is not known."""
+        ...
+
     def moves_parts(self) -> bool:
         """Whether the host has parts of the model on the GPU only while they are at work."""
         ...

@@ -11,11 +11,14 @@ from typing import Any
 from torch import nn
 
 from lbw.engine.base_weights import Policy
+from lbw.engine.binding import misfits_told
 from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
+from lbw.files import origin
+from lbw.generation.fits import Fit, explanation
 from lbw.generation.host import Host
 from lbw.plan.plan import Coefficients, Pass, Plan, build
-from lbw.tags.families import Family, is_text_encoder, label_ranges
+from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
 from lbw.tags.positions import nominal_sigmas
@@ -71,6 +74,10 @@ class Session:
         """Bytes of GPU memory that were held at a time."""
         self._unclaimed = ""
         self._is_in_pass = False
+        self.fits: dict[str, Fit] = {}
+        """{name of a network: how much of its file is in force}, in the batch that is being made."""
+        self.lost: dict[str, str] = {}
+        """{name of a network that the host could not load for that batch: why}."""
         self.is_between_batches = False
         """Whether what others generate is no part of what this session is about."""
         self.most_in_forward = 0
@@ -117,6 +124,7 @@ class Session:
             requests = [request.by_noise(levels) for request in requests]
         self._requests = tuple(requests)
         plan = self._make_plan()
+        self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else (), is_open))
         self.plan, self._step, self._is_in_pass = plan, None, True
@@ -160,6 +168,9 @@ class Session:
         if not self._is_bound():
             self.plan = self._make_plan()
             self._applied = None
+            assert self.engine.binding is not None
+            for message in self.engine.binding.messages:
+                self.warn(message)
         if names != self._told:
             self._follow_multipliers()
         if (self._strengths(), names) != (self._applied, self._told) or not self.engine.holds(names):
@@ -246,6 +257,10 @@ class Session:
 
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
+        for net in self._unique_networks():
+            of_encoders = [is_text_encoder(key) for key in self.engine.keys_of(net)]
+            fit = Fit(of_encoders.count(False), of_encoders.count(True), self._origin_of(net))
+            self._tell_of_fit(net.name, fit, lambda: family_of_layers(self.host.layers()), ())
         self.end()
         if self.engine.rests:
             self.rest()
@@ -318,12 +333,39 @@ class Session:
             seed=self._seed,
         )
         self._tell_of_own_blocks(plan.family)
-        for message in self.engine.bind(self.host.model(), layers, networks).messages:
-            self.warn(message)
+        self.engine.bind(self.host.model(), layers, networks)
         self.engine.begin_pass(plan.reach())
         self._unwritable = self.engine.unwritable(layers)
         self._list_unclaimed(plan.family, {layer for net in networks for layer in keys_of(net)})
         return plan
+
+    def _tell_of_files(self, family: Family) -> None:
+        """Say what of the networks' files is in force in the pass that begins, where that is not all."""
+        binding = self.engine.binding
+        assert binding is not None
+        for net in self._unique_networks():
+            encoders, unet = binding.counts[net.name]
+            fit = Fit(unet, encoders, self._origin_of(net))
+            self._tell_of_fit(net.name, fit, lambda: family, binding.misfits.get(net.name, ()))
+
+    def _origin_of(self, network: Any) -> origin.Origin | None:
+        path = self.host.file_of(network)
+        return None if path is None else origin.of_file(path)
+
+    def _tell_of_fit(self, name: str, fit: Fit, family: Callable[[], Family], reasons: Sequence[str]) -> None:
+        """
+        Args:
+            reasons: why parts that are for layers of the model cannot be used, one for each.
+        """
+        if name in self.lost:
+            return
+        known = self.fits.get(name)
+        if known is None or known.is_nothing:  # a hires pass may have another model
+            self.fits[name] = fit
+        if fit.is_nothing:
+            self.warn(f"<lora:{shortened(name)}>: {explanation(fit, family(), reasons[0] if reasons else '')}")
+        elif reasons:
+            self.warn(f"<lora:{shortened(name)}>: {misfits_told(reasons)}")
 
     def _tell_of_own_blocks(self, family: Family) -> None:
         """A model that no family is known for has blocks by the names of its own layers: say which, once."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lbw.engine.updates import Update, total
+from lbw.generation.fits import Fit
 from lbw.plan.courses import blocks_at_0, layers_by_kind
 from lbw.plan.hits import summaries
 from lbw.plan.plan import Pass
@@ -14,29 +15,46 @@ from lbw.tags.limits import shortened
 from lbw.tags.weights import BlockWeights
 
 
-def summarise(passes: Sequence[Pass], updates: Iterable[Update], memory: str) -> str:
+def summarise(
+    passes: Sequence[Pass],
+    updates: Iterable[Update],
+    memory: str,
+    fits: Mapping[str, Fit] | None = None,
+    lost: Mapping[str, str] | None = None,
+) -> str:
     """One line: which LoRAs had which blocks and steps, the time of the switches, and where the base weights were.
 
-    Empty where the host alone would have made the image.
+    Where the host alone would have made the image, only the LoRAs that had no effect; empty if there are none.
+
+    Args:
+        fits: {a LoRA: how much of its file was in force}.
+        lost: {a LoRA that was not loaded: why}.
     """
+    fits, lost = fits or {}, lost or {}
+    without_effect = [f"{shortened(name)}: {reason}" for name, reason in lost.items()]
     if all(each.plan.is_plain for each in passes):
-        return ""
+        found = [f"{shortened(name)}: {fit.words}" for name, fit in fits.items() if fit.is_nothing]
+        return "; ".join(found + without_effect)
     requests = dict.fromkeys(
-        _request(index, at_0, each)
+        _request(index, at_0, each, fits.get(each.plan.requests[index].name))
         for each in passes
         for index, at_0 in enumerate(blocks_at_0(layers_by_kind(each.plan), each.plan.family))
+        if each.plan.requests[index].name not in lost
     )
+    requests |= dict.fromkeys(without_effect)
     count, done = total(updates)
     switches = f"{count} switch{'es' * (count != 1)}"
     return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
-def _request(index: int, at_0: Sequence[str], made: Pass) -> str:
+def _request(index: int, at_0: Sequence[str], made: Pass, fit: Fit | None) -> str:
     """
     Args:
         at_0: the blocks at 0 in which the network has parts.
     """
     request, weights = made.plan.requests[index], made.plan.weights[index]
+    if fit is not None and fit.is_nothing:
+        return f"{request.name}: {fit.words}"
     parts = []
     if weights:
         words = [_chosen(weights[0]), _blocks(weights[0], at_0) if len(weights) == 1 else ""]
@@ -50,7 +68,10 @@ def _request(index: int, at_0: Sequence[str], made: Pass) -> str:
         parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
     if has_curve(request):
         parts.append(shortened(strengths_of(request, made), 120))
-    return f"{request.name}: {', '.join(parts) or 'all blocks'}"
+    parts = parts or ["all blocks"]
+    if fit is not None and fit.words:
+        parts.append(fit.words)
+    return f"{request.name}: {', '.join(parts)}"
 
 
 def _chosen(weights: BlockWeights) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lbw.engine.ledger import Ledger
@@ -104,4 +104,8 @@ class Adapter(Host, Protocol):
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
         """{one of the ``wanted`` networks that has no effect: why, and what happens}, as far as the host does not tell
         its user."""
+        ...
+
+    def not_found(self, wanted: Iterable[str]) -> Sequence[str]:
+        """Those of the ``wanted`` networks that have no file, whoever tells it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from modules.call_queue import queue_lock
@@ -24,6 +25,11 @@ def known(networks: Any, name: str) -> Any:
     is_ambiguous = name.lower() in networks.forbidden_network_aliases
     files = networks.available_networks if is_ambiguous else networks.available_network_aliases
     return files.get(name)
+
+
+def missing(networks: Any, names: Iterable[str], loaded: Collection[str]) -> list[str]:
+    """Those of ``names`` that are not loaded because there is no such file."""
+    return [name for name in names if name not in loaded and known(networks, name) is None]
 
 
 def find(networks: Any, name: str) -> Any:

@@ -177,10 +177,17 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
-    for name, reason in adapter.not_loaded(request.name for request in requests).items():
+    if not is_hires:
+        session.fits.clear()
+        session.lost.clear()
+    names = [request.name for request in requests]
+    for name, reason in adapter.not_loaded(names).items():
         session.warn(f"<lora:{shortened(name)}>: {reason}")
+        session.lost[name] = reason.rpartition("; ")[2]
+    session.lost.update(dict.fromkeys(adapter.not_found(names), "not found"))
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
-    if is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras"):
+    is_hosts = is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras")
+    if is_hosts and not any(map(adapter.parts.has_faults, adapter.networks())):  # the host would add NaN, too
         session.leave_to_host()
         caches.drop_others(p, ())
         return
@@ -295,7 +302,7 @@ def finish(p: Any, processed: Any) -> None:
 
 def _tell_summary(session: Session, processed: Any) -> None:
     """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
-    line = summarise(session.passes, session.updates, _memory_mode(session))
+    line = summarise(session.passes, session.updates, _memory_mode(session), session.fits, session.lost)
     if line:
         processed.comments += f"{NAME}: {line}\n"
 

@@ -49,14 +49,11 @@ class StableDiffusionModelHijack:
         if conditioner is not None:
             for i, embedder in enumerate(conditioner.embedders):
                 if isinstance(embedder, sd_hijack_clip.TextConditionalModel):
-                    conditioner.embedders[i] = embedder.wrapped
+                    conditioner.embedders[i] = embedder.unwrap()
             if hasattr(m, "cond_stage_model"):
                 del m.cond_stage_model
         elif isinstance(m.cond_stage_model, sd_hijack_clip.TextConditionalModel):
-            m.cond_stage_model = m.cond_stage_model.wrapped
-            table = getattr(getattr(m.cond_stage_model, "transformer", None), "text_model", None)
-            if table is not None:
-                table.embeddings.token_embedding = table.embeddings.token_embedding.wrapped
+            m.cond_stage_model = m.cond_stage_model.unwrap()
         self.apply_circular(False)
         self.layers = None
         self.clip = None

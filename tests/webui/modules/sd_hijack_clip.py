@@ -15,16 +15,17 @@ from modules.shared import opts
 class PromptChunk:
     """As much of a prompt as a text encoder reads at once, with a weight for each token.
 
-    `fixes` are the vectors of textual inversions, as (position, vector).
+    `fixes` are the vectors of textual inversions, as (position, vector); for SDXL, {text encoder: vector}.
     """
 
     def __init__(self):
         self.tokens: list[int] = []
         self.multipliers: list[float] = []
-        self.fixes: list[tuple[int, torch.Tensor]] = []
+        self.fixes: list[tuple[int, Vector]] = []
 
 
-Token = tuple[int, float, torch.Tensor | None]
+Vector = torch.Tensor | dict[str, torch.Tensor]
+Token = tuple[int, float, Vector | None]
 """(its number, its weight, the vector that takes its place)."""
 
 
@@ -42,6 +43,9 @@ class TextConditionalModel(nn.Module):
         self.id_end = wrapped.tokenizer.eos_token_id
         self.id_pad = self.id_end
         self.comma_token = wrapped.tokenizer.encode(",")[0]
+
+    def unwrap(self) -> nn.Module:
+        return self.wrapped
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode one chunk for each prompt; gives the state of every token, and the pooled state if there is one."""
@@ -63,7 +67,7 @@ class TextConditionalModel(nn.Module):
                 yield tokens[position], weight, None
                 position += 1
             else:
-                yield from ((0, weight, vector) for vector in embedding.vec)
+                yield from ((0, weight, embedding.vector(number)) for number in range(embedding.vectors))
                 position += length
 
     def _finish_chunk(self, tokens: list[Token]) -> PromptChunk:
@@ -136,34 +140,54 @@ class TextConditionalModel(nn.Module):
 
 
 class EmbeddingsWithFixes(nn.Module):
-    """Takes the place of the table of token vectors, and puts those of textual inversions where they belong."""
+    """Takes the place of the table of token vectors, and puts those of textual inversions where they belong.
 
-    def __init__(self, wrapped: nn.Embedding, hijack):
+    `textual_inversion_key` is the name that a textual inversion for several text encoders has for this one.
+    """
+
+    def __init__(self, wrapped: nn.Embedding, hijack, textual_inversion_key: str = "clip_l"):
         super().__init__()
         self.wrapped = wrapped
         self.hijack = hijack
+        self.textual_inversion_key = textual_inversion_key
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         vectors = self.wrapped(input_ids)
         fixes, self.hijack.fixes = self.hijack.fixes or [], None
         for row, of_row in zip(vectors, fixes, strict=False):
             for position, vector in of_row:
-                row[position] = vector
+                row[position] = vector[self.textual_inversion_key] if isinstance(vector, dict) else vector
         return vectors
 
 
-class FrozenCLIPEmbedderWithCustomWords(TextConditionalModel):
-    wrapped: FrozenCLIPEmbedder
+class TextModelWithWords(TextConditionalModel):
+    """One in whose prompts words may stand for vectors."""
 
-    def __init__(self, wrapped: FrozenCLIPEmbedder, hijack):
+    textual_inversion_key = "clip_l"
+
+    def __init__(self, wrapped: nn.Module, hijack):
         super().__init__(wrapped, hijack)
-        table = wrapped.transformer.text_model.embeddings
-        table.token_embedding = EmbeddingsWithFixes(table.token_embedding, hijack)
+        table = EmbeddingsWithFixes(self.embeddings.token_embedding, hijack, self.textual_inversion_key)
+        self.embeddings.token_embedding = table
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """The module that has the table of token vectors."""
+        return self.wrapped.transformer.text_model.embeddings
+
+    def unwrap(self) -> nn.Module:
+        """Give the table back, and what this is around."""
+        self.embeddings.token_embedding = self.embeddings.token_embedding.wrapped
+        return self.wrapped
 
     def encode_embedding_init_text(self, init_text: str, nvpt: int) -> torch.Tensor:
         """The vectors of a text's first tokens."""
         ids = torch.tensor(self.tokenize([init_text])[0][:nvpt], device=devices.device)
-        return self.wrapped.transformer.text_model.embeddings.token_embedding.wrapped(ids)
+        return self.embeddings.token_embedding.wrapped(ids)
+
+
+class FrozenCLIPEmbedderWithCustomWords(TextModelWithWords):
+    wrapped: FrozenCLIPEmbedder
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
         outputs = self.wrapped.transformer(tokens)
@@ -173,7 +197,7 @@ class FrozenCLIPEmbedderWithCustomWords(TextConditionalModel):
         return outputs.last_hidden_state, None
 
 
-class FrozenCLIPEmbedderForSDXLWithCustomWords(TextConditionalModel):
+class FrozenCLIPEmbedderForSDXLWithCustomWords(TextModelWithWords):
     wrapped: FrozenCLIPEmbedder
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -188,8 +212,13 @@ class FrozenOpenCLIPEmbedderWithCustomWords(TextConditionalModel):
         return self.wrapped.encode(tokens), None
 
 
-class FrozenOpenCLIPEmbedder2WithCustomWords(TextConditionalModel):
+class FrozenOpenCLIPEmbedder2WithCustomWords(TextModelWithWords):
     wrapped: FrozenOpenCLIPEmbedder2
+    textual_inversion_key = "clip_g"
+
+    @property
+    def embeddings(self) -> nn.Module:
+        return self.wrapped.model
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.wrapped.encode(tokens)

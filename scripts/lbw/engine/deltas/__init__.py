@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.dora import decompose
+from lbw.engine.deltas.faults import fault_in
 from lbw.engine.deltas.kinds import (
     Delta,
     Dense,
@@ -34,6 +35,7 @@ __all__ = [
     "WeightDependent",
     "accumulation_dtype",
     "decompose",
+    "fault_in",
     "frobenius",
     "reads_inpainting_channels",
     "with_addend",

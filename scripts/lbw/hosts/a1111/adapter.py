@@ -48,6 +48,10 @@ class A1111:
         networks: Sequence[Any] = host_networks.loaded_networks
         return networks
 
+    def file_of(self, network: Any) -> str | None:
+        path = getattr(getattr(network, "network_on_disk", None), "filename", None)
+        return path if isinstance(path, str) else None
+
     def moves_parts(self) -> bool:
         return bool(getattr(shared.sd_model, "lowvram", False))
 
@@ -112,6 +116,9 @@ class A1111:
 
     def read_network(self, file: Any) -> Any:
         return network_files.read(file)
+
+    def not_found(self, wanted: Iterable[str]) -> list[str]:
+        return file_lists.missing(host_networks, wanted, {net.name for net in self.networks()})
 
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
         """Of a name without a file the host tells its user by itself, of a file that it cannot load not."""

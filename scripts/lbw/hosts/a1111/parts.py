@@ -19,6 +19,7 @@ from lbw.engine.deltas import (
     UnsupportedPartError,
     WeightDependent,
     decompose,
+    fault_in,
     full,
     glora,
     ia3,
@@ -115,6 +116,7 @@ class ModuleParts:
 
     def __init__(self) -> None:
         self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
+        self._faults: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
         self._reported: set[str] = set()
 
     def keys(self, network: Any) -> Iterable[str]:
@@ -142,6 +144,17 @@ class ModuleParts:
             return found[:1]
         return found if len(found) == len(slots) - is_joint else []
 
+    def count(self, part: Any) -> int:
+        return 1
+
+    def fault(self, network: Any, part: Any) -> str | None:
+        if part not in self._faults:
+            self._faults[part] = fault_in(_values_of(part))
+        return self._faults[part]
+
+    def has_faults(self, network: Any) -> bool:
+        return any(self.fault(network, part) is not None for part in network.modules.values())
+
     def delta(self, network: Any, part: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
         known = self._deltas.setdefault(part, {})
         key = (shape, dtype, network.dyn_dim)
@@ -156,6 +169,18 @@ class ModuleParts:
         if message not in self._reported:
             self._reported.add(message)
             logger.warning("LoRA Block Weight: %s", message)
+
+
+_OF_OTHERS = ("network", "sd_module")
+
+
+def _values_of(module: Any) -> Iterable[tuple[str, Any]]:
+    """A module's tensors and numbers, with their names. It refers to its network and to its layer, too."""
+    for name, value in vars(module).items():
+        if isinstance(value, nn.Module) and name not in _OF_OTHERS:
+            yield from ((f"{name}.{each}", parameter) for each, parameter in value.named_parameters())
+        else:
+            yield name, value
 
 
 def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
@@ -175,6 +200,8 @@ def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
     if build is None or (build is _oft and not hasattr(module, "is_R")):  # before 1.8 the host computed OFT otherwise
         return host_formula.build(module, shape, dtype)
     scale = float(module.calc_scale())
+    if scale == 0 and build in (_lora, _loha, _lokr):
+        raise UnsupportedPartError("its alpha is 0, which makes nothing of it")
     delta = build(module, shape, dtype, scale)
     if module.bias is not None:
         if not isinstance(delta, StandAlone):

@@ -87,6 +87,9 @@ class Forge:
     def networks(self) -> Sequence[Any]:
         return self._loading.networks
 
+    def file_of(self, network: Network) -> str | None:
+        return network.filename
+
     def moves_parts(self) -> bool:
         return True
 
@@ -114,12 +117,14 @@ class Forge:
         })  # fmt: skip
         return {*served}
 
-    @staticmethod
-    def _entries(layer_name: str, networks: Iterable[tuple[Network, float]]) -> Entries:
+    def _entries(self, layer_name: str, networks: Iterable[tuple[Network, float]]) -> Entries:
         """The host's form of what networks have for a layer, each with its coefficient."""
         found: Entries = {}
         for net, coefficient in networks:
-            for parameter, patches in net.patches.get(layer_name, {}).items() if coefficient else ():
+            part = net.patches.get(layer_name, {})
+            if not coefficient or self.parts.fault(net, part) is not None:
+                continue
+            for parameter, patches in part.items():
                 found.setdefault(parameter, []).extend(entries_of(patches, coefficient))
         return found
 
@@ -195,6 +200,9 @@ class Forge:
         except Exception as error:  # whatever is wrong with a file of whatever type; the message may have its path
             raise UnmeasurableError(f"{file.name}: the file cannot be read ({type(error).__name__})") from error
 
+    def not_found(self, wanted: Iterable[str]) -> list[str]:
+        return file_lists.missing(host_networks, wanted, {net.name for net in self.networks()})
+
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:
         loaded = {net.name: net for net in self.networks()}
         reasons = {}
@@ -203,8 +211,8 @@ class Forge:
                 lacks_file = file_lists.find(host_networks, name) is None
                 reason = "there is no such file" if lacks_file else "the host cannot load its file"
                 reasons[name] = f"{reason}; it is left out"
-            elif name in loaded and not loaded[name].patches:
-                reason = loaded[name].fault or "the host finds nothing in its file that fits this model"
+            elif name in loaded and loaded[name].fault is not None:
                 is_hosts = self._gives_networks_by_itself()
-                reasons[name] = f"{reason}; {'blocks and steps do not count' if is_hosts else 'it is left out'}"
+                what = "blocks and steps do not count" if is_hosts else "it is left out"
+                reasons[name] = f"{loaded[name].fault}; {what}"
         return reasons

@@ -40,6 +40,7 @@ class Network:
     fault: str | None = None
     """Why there are no patches."""
     patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
+    filename: str | None = None
 
 
 def layer_name(key: str) -> str:
@@ -65,6 +66,21 @@ def _added(new: Any, old: Any) -> dict[str, list[Patch]]:
         more = entries[len(getattr(old, "patches", {}).get(key, [])) :]
         if more:
             add(key, more)
+    return found
+
+
+_DORA = ".dora_scale"
+
+
+def with_columns(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's tensors, with the lengths that DoRA has for output channels as columns. As [out], in which some trainers
+    write them, hosts would take them for those of input channels where there are as many, and fail where not."""
+    found = dict(tensors)
+    for name, lengths in tensors.items():
+        if name.endswith(_DORA) and lengths.dim() == 1:
+            part = name.removesuffix(_DORA) + "."
+            others = (value.dim() for other, value in tensors.items() if other.startswith(part))
+            found[name] = lengths.reshape(-1, *[1] * (max(2, *others) - 1))
     return found
 
 
@@ -183,6 +199,7 @@ class Loading:
                 self._faults.setdefault(filename, f"the host cannot load its file ({type(error).__name__})")
         if network in self.networks and network.name != name:  # the prompt has two names for one file
             network = Network(name, patches=network.patches)
+        network.filename = filename
         network.name, network.fault = name, self._faults.get(filename)
         network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)
         self.networks.append(network)
@@ -190,7 +207,7 @@ class Loading:
 
     def read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
         """What the host makes of a file for a model, at strength 1."""
-        original = self._original("load_lora_for_models")
+        original, lora = self._original("load_lora_for_models"), with_columns(lora)
         new_model, new_clip = original(model, clip, lora, 1.0, 1.0, filename, *args, **kwargs)
         network = Network(self._name_of(filename))
         for new, old in ((new_model, model), (new_clip.patcher, clip.patcher)):

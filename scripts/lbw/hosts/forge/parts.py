@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lbw.engine.deltas import Delta, Dense, UnsupportedPartError, WeightDependent, full, loha, lokr, lora
+from lbw.engine.deltas import Delta, Dense, UnsupportedPartError, WeightDependent, fault_in, full, loha, lokr, lora
 from lbw.engine.parameters import Layer, Slot
 from lbw.hosts.forge.networks import Merge, Network, Patch, entries_of
 
@@ -51,6 +51,7 @@ class PatchParts:
     def __init__(self, merge: Merge, can_patch: Callable[[Layer], bool]) -> None:
         self._merge, self._can_patch = merge, can_patch
         self._deltas: WeakKeyDictionary[Network, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
+        self._faults: WeakKeyDictionary[Network, dict[int, str | None]] = WeakKeyDictionary()
 
     def keys(self, network: Network) -> Iterable[str]:
         return network.patches
@@ -69,6 +70,19 @@ class PatchParts:
     def of(self, network: Network, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
         part = network.patches.get(keys[0])
         return [] if part is None else [(0, part)]
+
+    def count(self, part: Part) -> int:
+        """There are files that have apart what the model has in one layer, as q, k and v."""
+        return max(map(len, part.values()))
+
+    def fault(self, network: Network, part: Part) -> str | None:
+        known = self._faults.setdefault(network, {})
+        if id(part) not in known:
+            known[id(part)] = fault_in(_values_of(part))
+        return known[id(part)]
+
+    def has_faults(self, network: Network) -> bool:
+        return any(self.fault(network, part) is not None for part in network.patches.values())
 
     def delta(self, network: Network, part: Part, shape: torch.Size, dtype: torch.dtype) -> Delta:
         known = self._deltas.setdefault(network, {})
@@ -95,6 +109,14 @@ class PatchParts:
                 delta.compute(torch.ones(shape))  # it shows whether it fits
         delta.bias = bias
         return delta
+
+
+def _values_of(part: Part) -> Iterable[tuple[str, Any]]:
+    """A part's tensors and numbers, with the type that they belong to."""
+    for patches in part.values():
+        for values, _offset, _function in patches:
+            kind, found = _kind(values)
+            yield from ((kind, value) for value in found)
 
 
 def _bias(patches: Sequence[Patch]) -> Tensor | None:
@@ -169,4 +191,7 @@ def _placed(factor: Tensor, dimension: int, size: int, start: int, length: int) 
 
 
 def _scale(alpha: Any, rank: int) -> float:
-    return 1.0 if alpha is None else float(alpha) / rank
+    scale = 1.0 if alpha is None else float(alpha) / rank
+    if scale == 0:
+        raise UnsupportedPartError("its alpha is 0, which makes nothing of it")
+    return scale

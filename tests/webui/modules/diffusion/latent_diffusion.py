@@ -95,6 +95,14 @@ class GeneralConditioner(nn.Module):
                 (crossattn if value.ndim == 3 else vector).append(value)
         return {"crossattn": torch.cat(crossattn, dim=2), "vector": torch.cat(vector, dim=1)}
 
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        return self.embedders[0].tokenize(texts)
+
+    def encode_embedding_init_text(self, init_text: str, nvpt: int) -> torch.Tensor:
+        """The vectors of all text encoders, side by side."""
+        with_words = [each for each in self.embedders if hasattr(each, "encode_embedding_init_text")]
+        return torch.cat([each.encode_embedding_init_text(init_text, nvpt) for each in with_words], dim=1)
+
     def process_texts(self, texts: list[str]) -> tuple[list, int]:
         return self.embedders[0].process_texts(texts)
 

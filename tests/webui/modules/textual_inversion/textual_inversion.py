@@ -9,21 +9,31 @@ from modules import devices, shared
 
 
 class Embedding:
-    """The vectors that stand for the word `name`. `loaded` says whether a network that brought them has them in use."""
+    """The vectors that stand for the word `name`; for SDXL, those of each text encoder. `loaded` says whether a network
+    that brought them has them in use."""
 
-    def __init__(self, vec: torch.Tensor, name: str):
+    def __init__(self, vec: torch.Tensor | dict[str, torch.Tensor], name: str):
         self.vec, self.name = vec, name
-        self.vectors, self.shape = vec.shape
+        each = list(vec.values()) if isinstance(vec, dict) else [vec]
+        self.vectors, self.shape = each[-1].shape[0], sum(part.shape[-1] for part in each)
         self.loaded: bool | None = None
         self.shorthash = ""
 
+    def vector(self, number: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        if isinstance(self.vec, dict):
+            return {key: vectors[number] for key, vectors in self.vec.items()}
+        return self.vec[number]
+
 
 def create_embedding_from_data(data: dict[str, Any], name: str, filename: str = "", filepath: str | None = None):
-    """An embedding from what a file has for it: the tensors in "string_to_param", or one tensor of any name.
+    """An embedding from what a file has for it: the tensors in "string_to_param", those of SDXL's two text encoders, or
+    one tensor of any name.
 
     Raises:
         ValueError: there is more than one.
     """
+    if "string_to_param" not in data and {"clip_l", "clip_g"} <= data.keys():
+        return Embedding({key: each.detach().to(devices.device, torch.float32) for key, each in data.items()}, name)
     tensors = list(data.get("string_to_param", data).values())
     if len(tensors) != 1:
         raise ValueError(f"{filename}: {len(tensors)} tensors for one embedding, expected 1")
