@@ -12,6 +12,7 @@ MODULES = [
     "plan.hits",
     "request.infotext",
     "plan.keyframes",
+    "naming.foreign",
     "tags.library",
     "tags.limits",
     "plan.plan",

@@ -15,13 +15,14 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 MAY_IMPORT = {
     "tags": [],
     "plan": ["tags"],
+    "naming": ["tags"],
     "plots": ["plan", "tags"],
     "engine": ["plan", "tags"],
     "pictures": ["engine", "plan", "tags"],
     "request": ["pictures", "engine", "plots", "plan", "tags"],
     "generation": ["request", "engine", "plan", "tags"],
     "ui": ["request", "pictures", "engine", "plots", "plan", "tags"],
-    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "tags"],
+    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "naming", "tags"],
     "lora_block_weight": ["hosts", "ui", "request"],
 }
 """What each room may import, besides itself."""

@@ -180,7 +180,8 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     for name, reason in adapter.not_loaded(request.name for request in requests).items():
         session.warn(f"<lora:{shortened(name)}>: {reason}")
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
-    if is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras"):
+    is_for_host = is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras")
+    if is_for_host and not any(map(engine.has_own_parts, adapter.networks())):
         session.leave_to_host()
         caches.drop_others(p, ())
         return
@@ -200,7 +201,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         session.leave_to_host()
         caches.drop_others(p, ())
         return
-    caches.drop_others(p, made.text_encoder_ratios())
+    caches.drop_others(p, session.encoding)
     if session.prints_changes:
         print(*changes(made, session.library, adapter.layers()), sep="\n")
     take_notes(p)
@@ -227,7 +228,7 @@ def conditioning_encoded(p: Any) -> None:
     """The prompt of a pass has been encoded."""
     session = session_of(p)
     if session is not None and session.plan is not None:
-        caches.remember(p, session.passes[-1].text_encoder_ratios())
+        caches.remember(p, session.encoding)
         session.has_encoded()
 
 
