@@ -14,6 +14,7 @@ MODULES = [
     "plan.hits",
     "request.infotext",
     "plan.keyframes",
+    "naming.foreign",
     "tags.library",
     "tags.limits",
     "plan.plan",

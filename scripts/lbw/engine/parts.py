@@ -21,6 +21,10 @@ class Parts(Protocol):
         """The keys of all parts of a network."""
         ...
 
+    def has_own(self, network: Network) -> bool:
+        """Whether the host itself would leave some of them out, because it does not know them."""
+        ...
+
     def form(self, network: Network) -> Hashable:
         """What may change in a network that is loaded, and changes its deltas."""
         ...

@@ -60,6 +60,8 @@ class Session:
         self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()
         self._multipliers: dict[str, tuple[float, float]] = {}
+        self._own: tuple[str, ...] = ()
+        """The names of networks that the host knows in part only."""
         self._applied: tuple[float, ...] | None = None
         """The strengths that are in the weights; None if that is not known."""
         self._told: Any = ()
@@ -199,6 +201,11 @@ class Session:
         else:
             self._stop_at_forwards()
 
+    @property
+    def encoding(self) -> tuple[Any, ...]:
+        """What an encoded prompt of the pass depends on beyond its tags; nothing where the host encodes it alike."""
+        return (*self.passes[-1].text_encoder_ratios(), *self._own)
+
     def has_encoded(self) -> None:
         """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
         if self.plan is None or not self.engine.rests:
@@ -309,7 +316,7 @@ class Session:
         self.host.add_in_forward({})
 
     def _disown(self) -> None:
-        self.engine.end_pass(names_are_true=self.plan is None or self.plan.is_plain)
+        self.engine.end_pass(names_are_true=self.plan is None or (self.plan.is_plain and not self._own))
 
     def _unique_networks(self) -> list[Any]:
         return list({id(net): net for net in self.host.networks()}.values())
@@ -335,6 +342,7 @@ class Session:
         self._tell_of_own_blocks(plan.family)
         self.engine.bind(self.host.model(), layers, networks)
         self.engine.begin_pass(plan.reach())
+        self._own = tuple(net.name for net in networks if self.engine.has_own_parts(net))
         self._unwritable = self.engine.unwritable(layers)
         self._list_unclaimed(plan.family, {layer for net in networks for layer in keys_of(net)})
         return plan

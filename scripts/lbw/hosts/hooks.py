@@ -169,6 +169,11 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     adapter.begin_generation()
 
 
+def _is_beyond_the_host(network: Any) -> bool:
+    """Whether the host would leave out what is in a file, or add numbers that are none."""
+    return engine.has_own_parts(network) or adapter.parts.has_faults(network)
+
+
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
     """The host has loaded the networks of a pass and has not yet encoded the prompt."""
     session = session_of(p)
@@ -187,7 +192,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     session.lost.update(dict.fromkeys(adapter.not_found(names), "not found"))
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     is_hosts = is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras")
-    if is_hosts and not any(map(adapter.parts.has_faults, adapter.networks())):  # the host would add NaN, too
+    if is_hosts and not any(map(_is_beyond_the_host, adapter.networks())):
         session.leave_to_host()
         caches.drop_others(p, ())
         return
@@ -208,7 +213,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         session.leave_to_host()
         caches.drop_others(p, ())
         return
-    caches.drop_others(p, made.text_encoder_ratios())
+    caches.drop_others(p, session.encoding)
     if session.prints_changes:
         print(*changes(made, adapter.layers()), sep="\n")
     take_notes(p)
@@ -235,7 +240,7 @@ def conditioning_encoded(p: Any) -> None:
     """The prompt of a pass has been encoded."""
     session = session_of(p)
     if session is not None and session.plan is not None:
-        caches.remember(p, session.passes[-1].text_encoder_ratios())
+        caches.remember(p, session.encoding)
         session.has_encoded()
 
 

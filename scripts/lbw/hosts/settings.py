@@ -21,11 +21,20 @@ NAME = "LoRA Block Weight"
 WARNINGS = "LBW warnings"
 """The key of a generation's warnings in ``info["extra_generation_params"]``; images do not carry them."""
 
+FOREIGN_NAMES = "lbw_foreign_names"
+"""The key of the setting whether files in other programs' names are read."""
+
 _SECTION = ("lbw", NAME)
 
 SETTINGS: dict[str, shared.OptionInfo] = {
     "lbw_plain_loras": shared.OptionInfo(
         True, "Also switch LoRAs without block weights and steps the fast way", section=_SECTION
+    ),
+    FOREIGN_NAMES: shared.OptionInfo(
+        True, "Read LoRA files whose names the WebUI does not know", section=_SECTION
+    ).info(
+        "those of diffusers, PEFT, LyCORIS, OneTrainer and others, for the layers of the loaded model; off: parts with "
+        "such names are left out, as by the WebUI alone"
     ),
     "lbw_base_weights": shared.OptionInfo(
         Policy.AUTO.value,

@@ -1,4 +1,4 @@
-"""DoRA: any delta, after which the weight's columns are brought to lengths of their own (Liu et al. 2024)."""
+"""DoRA: any delta, after which the weight's columns or rows are brought to lengths of their own (Liu et al. 2024)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(eq=False)
 class Decomposed(WeightDependent):
-    """``lengths * V / |V| - W`` with ``V = W + inner``; |V| is taken over each input channel, and ``lengths`` can be
-    broadcast to the weight's shape.
+    """``lengths * V / |V| - W`` with ``V = W + inner``; |V| is taken over each input channel, or with ``of_outputs``
+    each output channel, and ``lengths`` can be broadcast to the weight's shape.
 
-    Files of today's trainers have a length for each output channel. The host, and so we, divide them by the norms of
-    the input channels all the same.
+    Files of today's trainers have a length for each output channel. AUTOMATIC1111 divides them by the norms of the
+    input channels all the same, and so do we with the files that it reads.
     """
 
     inner: Delta
     lengths: Tensor
+    of_outputs: bool = False
     _parts: Memo[tuple[Tensor, Tensor, Tensor]] = field(default_factory=Memo, init=False)
     _gains: Memo[tuple[Tensor, Tensor, LowRank]] = field(default_factory=Memo, init=False)
 
@@ -59,7 +60,12 @@ class Decomposed(WeightDependent):
         inverse, up, down = self._split(self.inner, base.to(accumulation_dtype(base.dtype)))
         moved = low_rank(up.double(), down.double(), self.inner.scale, base.dtype)
         lengths, rows = self.lengths.float(), torch.ones(len(base), device=base.device)
-        rows, columns = (rows * lengths.flatten(), inverse) if lengths.shape[1] == 1 else (rows, inverse * lengths)
+        columns = torch.ones((1, *base.shape[1:]), device=base.device)
+        for gains in (lengths, inverse):
+            if gains.shape[1] == 1:
+                rows = rows * gains.flatten()
+            else:
+                columns = columns * gains
         moved.up, moved.down = moved.up.cpu(), moved.down.cpu()
         self.to(_CPU)
         return rows.cpu(), columns.expand(1, *base.shape[1:]).float().flatten().cpu(), moved
@@ -77,36 +83,42 @@ class Decomposed(WeightDependent):
         return total
 
     def _split(self, inner: LowRank, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``1 / |V|`` and the factors of ``g * inner / scale``: lengths of output channels go to ``up``."""
-        inverse = 1 / _norms(weight + inner.compute(weight))
-        lengths = self.lengths.to(weight.dtype)
-        up, down = inner.up.to(weight.dtype), inner.down.to(weight.dtype).unflatten(1, weight.shape[1:]) * inverse
-        if lengths.shape[1] == 1:
-            up = up * lengths.flatten(1)
-        else:
-            down = down * lengths
+        """``1 / |V|`` and the factors of ``g * inner / scale``: what output channels have goes to ``up``."""
+        inverse = 1 / self._norms(weight + inner.compute(weight))
+        up, down = inner.up.to(weight.dtype), inner.down.to(weight.dtype).unflatten(1, weight.shape[1:])
+        for gains in (inverse, self.lengths.to(weight.dtype)):
+            if gains.shape[1] == 1:
+                up = up * gains.flatten(1)
+            else:
+                down = down * gains
         return inverse, up, down.flatten(1)
+
+    def _norms(self, weight: Tensor) -> Tensor:
+        """The length of each channel, with all dimensions of the weight."""
+        channels = 0 if self.of_outputs else 1
+        others = [dim for dim in range(weight.dim()) if dim != channels]
+        return torch.linalg.vector_norm(weight, dim=others, keepdim=True)
 
     def compute(self, weight: Tensor) -> Tensor:
         self.to(weight.device)
         moved = weight + self.inner.compute(weight)
-        return moved * (self.lengths.to(weight.dtype) / _norms(moved)) - weight
+        return moved * (self.lengths.to(weight.dtype) / self._norms(moved)) - weight
 
 
-def _norms(weight: Tensor) -> Tensor:
-    """The length of each input channel, with all dimensions of the weight."""
-    return torch.linalg.vector_norm(weight, dim=[dim for dim in range(weight.dim()) if dim != 1], keepdim=True)
-
-
-def decompose(inner: Delta, lengths: Tensor, shape: torch.Size) -> Decomposed:
-    """The lengths of output channels may come as [out], without the weight's other dimensions."""
+def decompose(inner: Delta, lengths: Tensor, shape: torch.Size, *, of_outputs: bool = False) -> Decomposed:
+    """
+    Args:
+        lengths: of channels. In one dimension they are of output channels, as PEFT keeps them.
+        of_outputs: whether the norms that they are divided by are of output channels, too.
+    """
     if len(shape) < 2:
         raise UnsupportedPartError("DoRA fits linear layers and convolutions only")
-    if lengths.dim() == 1 and len(lengths) == shape[0]:
-        lengths = lengths.reshape(-1, *[1] * (len(shape) - 1))
-    lengths = lengths.reshape(*[1] * (len(shape) - lengths.dim()), *lengths.shape)
+    if lengths.dim() < 2:
+        if lengths.numel() != shape[0]:
+            raise misfit(lengths.shape, shape)
+        lengths, of_outputs = lengths.reshape(-1, *[1] * (len(shape) - 1)), True
     try:
         require_size(torch.broadcast_shapes(lengths.shape, shape), shape)
     except RuntimeError:
         raise misfit(lengths.shape, shape) from None
-    return Decomposed(inner, lengths.detach(), bias=inner.bias)
+    return Decomposed(inner, lengths.detach(), of_outputs, bias=inner.bias)

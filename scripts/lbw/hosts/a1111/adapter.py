@@ -11,9 +11,11 @@ import networks as host_networks
 from lbw.hosts import file_lists, solver_steps
 from lbw.hosts.a1111 import announcement, network_files
 from lbw.hosts.a1111.ledger import LayerAttributes
-from lbw.hosts.a1111.parts import ModuleParts
+from lbw.hosts.a1111.own_parts import Loading, OwnParts
+from lbw.hosts.a1111.parts import ModuleParts, slots_of
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
+from lbw.hosts.settings import FOREIGN_NAMES, setting
 from modules import sd_models, shared
 from modules.sd_samplers_timesteps import CFGDenoiserTimesteps
 
@@ -24,7 +26,9 @@ class A1111:
     """The :class:`lbw.hosts.adapter.Adapter` protocol."""
 
     def __init__(self) -> None:
-        self.ledger, self.parts = LayerAttributes(), ModuleParts()
+        own = OwnParts(self.model, self.layers, slots_of, lambda: setting(FOREIGN_NAMES))
+        self.ledger, self.parts = LayerAttributes(), ModuleParts(own.of)
+        self._loading = Loading(host_networks, own)
         self._hooks, self._departures = ForwardHooks(), Departures()
 
     def model(self) -> Any:
@@ -75,13 +79,13 @@ class A1111:
         return tuple((net.name, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in self.networks())
 
     def begin_generation(self) -> None:
-        """The host needs not be told."""
+        self._loading.begin()
 
     def end_batch(self) -> None:
-        """The host loads networks for everybody in the same way."""
+        self._loading.end()
 
     def end_generation(self) -> None:
-        """The host needs not be told."""
+        self._loading.end()
 
     def patches_in_forward(self) -> bool:
         return bool(shared.opts.lora_functional)
@@ -115,7 +119,7 @@ class A1111:
         return file_lists.known(host_networks, name)
 
     def read_network(self, file: Any) -> Any:
-        return network_files.read(file)
+        return network_files.read(file, self._loading.load)
 
     def not_found(self, wanted: Iterable[str]) -> list[str]:
         return file_lists.missing(host_networks, wanted, {net.name for net in self.networks()})

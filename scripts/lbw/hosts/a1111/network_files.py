@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import networks as host_networks
@@ -21,9 +22,10 @@ def find(name: str) -> Any:
     return file
 
 
-def read(file: Any) -> Any:
+def read(file: Any, load: Callable[[str, Any], Any]) -> Any:
+    """The network of a file that is no network in use. ``load`` makes it, of the name and the file."""
     try:
-        return host_networks.load_network(file.name, file)
+        return load(file.name, file)
     except Exception as error:  # whatever is wrong with a file of whatever type; the message may have its path
         logger.warning("LoRA Block Weight: %s cannot be read: %s", file.filename, error)
         raise UnmeasurableError(f"{file.name}: the file cannot be read ({type(error).__name__})") from error

@@ -1,17 +1,19 @@
 """What AUTOMATIC1111 makes of network files: a module object for each layer, of a class for each type.
 
-What counts is what the host makes of a file. What it cannot apply is left out, by name.
+What counts is what the host makes of a file. What it cannot apply is left out, by name. Of names that it does not know,
+what its own classes make of them counts.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lbw.engine.deltas import (
     Delta,
@@ -111,38 +113,76 @@ _JOINT_PROJECTIONS = (
 )
 
 
-class ModuleParts:
-    """The :class:`lbw.engine.parts.Parts` protocol: a part is one of the host's network modules."""
+def slots_of(layer: Layer) -> tuple[Slot, ...]:
+    """MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight. For the latter the host takes a
+    network's part for the whole weight too."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return _ATTENTION_PROJECTIONS
+    return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
 
-    def __init__(self) -> None:
+
+@dataclass(eq=False)
+class OwnPart:
+    """A part of a network that the host knows nothing of.
+
+    ``module`` is of one of the host's classes; None if none of them takes its tensors, as ``fault`` says. With DoRA,
+    ``lengths`` are those of the weight's channels, divided by the norms of the same channels: trainers do so, and the
+    host's formula, which is for input channels only, is left out.
+    """
+
+    module: Any
+    lengths: Tensor | None = None
+    fault: str = ""
+
+    def module_for(self, network: Any) -> Any:
+        """The module as it is while ``network`` is in use.
+
+        Raises:
+            UnsupportedPartError: there is none.
+        """
+        if self.module is None:
+            raise UnsupportedPartError(self.fault)
+        self.module.network.dyn_dim = network.dyn_dim
+        return self.module
+
+
+class ModuleParts:
+    """The :class:`lbw.engine.parts.Parts` protocol: a part is one of the host's network modules, or one of our own.
+
+    Args:
+        own: tells {the host's key of a layer: the part of our own that a network has for it}.
+    """
+
+    def __init__(self, own: Callable[[Any], Mapping[str, OwnPart]] = lambda _network: {}) -> None:
+        self._own = own
         self._deltas: WeakKeyDictionary[Any, dict[tuple[Any, ...], Delta]] = WeakKeyDictionary()
         self._faults: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
         self._reported: set[str] = set()
 
     def keys(self, network: Any) -> Iterable[str]:
-        keys: Iterable[str] = network.modules
-        return keys
+        return {**network.modules, **self._own(network)}
 
-    def form(self, network: Any) -> int | None:
-        """The host sets the rank anew for each request, in the network that it has kept from an earlier one."""
-        rank: int | None = network.dyn_dim
-        return rank
+    def has_own(self, network: Any) -> bool:
+        return bool(self._own(network))
+
+    def form(self, network: Any) -> tuple[int | None, bool]:
+        """The host sets the rank anew for each request, in the network that it has kept from an earlier one; and users
+        may have changed their mind about what it does not know."""
+        return network.dyn_dim, self.has_own(network)
 
     def slots(self, layer: Layer) -> tuple[Slot, ...]:
-        """MultiheadAttention and SD3's QkvLinear hold q, k and v in the rows of one weight. For the latter the host
-        takes a network's part for the whole weight too."""
-        if isinstance(layer, nn.MultiheadAttention):
-            return _ATTENTION_PROJECTIONS
-        return _JOINT_PROJECTIONS if type(layer).__name__ == "QkvLinear" else _WHOLE_WEIGHT
+        return slots_of(layer)
 
     def of(self, network: Any, slots: Sequence[Slot], keys: Sequence[str]) -> Sequence[tuple[int, Any]]:
-        """The parts for projections count only together, and those of a joint weight only where there is none for the
-        whole of it."""
-        found = [(index, network.modules[key]) for index, key in enumerate(keys) if key in network.modules]
+        """The host's parts for projections count only together, and those of a joint weight only where there is none
+        for the whole of it."""
+        own = self._own(network)
+        parts = {key: own.get(key) or network.modules.get(key) for key in keys}
+        found = [(index, parts[key]) for index, key in enumerate(keys) if parts[key] is not None]
         is_joint = tuple(slots) == _JOINT_PROJECTIONS
         if is_joint and found and found[0][0] == 0:
             return found[:1]
-        return found if len(found) == len(slots) - is_joint else []
+        return found if len(found) == len(slots) - is_joint or not own.keys().isdisjoint(keys) else []
 
     def count(self, part: Any) -> int:
         return 1
@@ -159,9 +199,11 @@ class ModuleParts:
         known = self._deltas.setdefault(part, {})
         key = (shape, dtype, network.dyn_dim)
         if key not in known:
-            known[key] = delta_of(part, shape, dtype)
+            is_own = isinstance(part, OwnPart)
+            module, lengths = (part.module_for(network), part.lengths) if is_own else (part, None)
+            known[key] = delta_of(module, shape, dtype, lengths)
             if isinstance(known[key], host_formula.HostFormula):
-                kind = type(part).__name__
+                kind = type(module).__name__
                 self._report(f"network {network.name}: {kind} is computed by the host's own code, slowly")
         return known[key]
 
@@ -174,23 +216,34 @@ class ModuleParts:
 _OF_OTHERS = ("network", "sd_module")
 
 
-def _values_of(module: Any) -> Iterable[tuple[str, Any]]:
-    """A module's tensors and numbers, with their names. It refers to its network and to its layer, too."""
-    for name, value in vars(module).items():
+def _values_of(part: Any) -> Iterable[tuple[str, Any]]:
+    """A part's tensors and numbers, with their names. A module refers to its network and to its layer, too."""
+    if isinstance(part, OwnPart):
+        yield "dora_scale", part.lengths
+        part = part.module
+    for name, value in () if part is None else vars(part).items():
         if isinstance(value, nn.Module) and name not in _OF_OTHERS:
             yield from ((f"{name}.{each}", parameter) for each, parameter in value.named_parameters())
         else:
             yield name, value
 
 
-def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
+def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype, lengths: Tensor | None = None) -> Delta:
     """The delta of a network module on a weight of ``shape`` and ``dtype``.
+
+    Args:
+        lengths: of the weight's channels, where they are a matter between trainers and us, see :class:`OwnPart`.
 
     Raises:
         UnsupportedPartError: the module is of a kind for another shape, or has no way to compute its delta.
     """
     try:
-        return _delta_of(module, shape, dtype)
+        delta = _delta_of(module, shape, dtype)
+        if lengths is not None:
+            delta = decompose(delta, lengths, shape, of_outputs=lengths.numel() == len(lengths))
+        if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
+            raise UnsupportedPartError("the host cannot apply this type to an inpainting model's first layer")
+        return delta
     except (RuntimeError, ValueError) as error:  # tensors that do not fit each other
         raise UnsupportedPartError(str(error).partition("\n")[0]) from error
 
@@ -210,6 +263,4 @@ def _delta_of(module: Any, shape: torch.Size, dtype: torch.dtype) -> Delta:
     lengths = getattr(module, "dora_scale", None)  # before 1.9 the host knew no DoRA
     if lengths is not None:
         delta = decompose(delta, lengths, shape)
-    if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
-        raise UnsupportedPartError("the host cannot apply this type to an inpainting model's first layer")
     return delta
