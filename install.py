@@ -1,34 +1,70 @@
 """Run by the host at each of its starts. There is nothing to install: the host brings all that is needed.
 
-At the first start the presets of the original extension are carried over, so that nobody has to type them again.
+At the first start the presets of the original extension are carried over, so that nobody has to type them again: from
+wherever it lies among the extensions, in use, switched off or renamed.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "scripts"
 FILES = ("lbwpresets.txt", "elempresets.txt")
+LARGEST = 10_000_000
+"""Bytes; what is larger is no preset file."""
 
 
-def earlier_places(host_root: Path) -> list[Path]:
-    """Folders in which the original kept the same files."""
-    return [host_root / "extensions" / "sd-webui-lora-block-weight" / "scripts", host_root / "scripts"]
+def extensions_folders(host_root: Path) -> list[Path]:
+    """The folders in which extensions lie: the one in which this one does (``--data-dir``), and the host's."""
+    return [Path(sys.argv[0]).absolute().parents[1], host_root / "extensions"]
+
+
+def earlier_files(host_root: Path, name: str) -> Iterator[Path]:
+    """The files of this name that the original, or a copy of it, left in an extension's folder or in the host's.
+
+    No link leads out of the folder in which it lies.
+    """
+    for folder in extensions_folders(host_root):
+        yield from (path for path in sorted(folder.glob(f"*/scripts/{name}")) if _is_inside(path, folder))
+    path = host_root / "scripts" / name
+    if _is_inside(path, host_root):
+        yield path
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    found = path.resolve()
+    is_ours = found.parent == FOLDER
+    return not is_ours and found.is_relative_to(folder.resolve()) and found.is_file() and found.stat().st_size < LARGEST
+
+
+def has_own_entries(path: Path) -> bool:
+    """Whether somebody has put something of their own into a file."""
+    sys.path.insert(0, str(FOLDER))
+    from lbw.tags.presets import has_own_entries, read
+
+    return has_own_entries(read(path, ""))
 
 
 def carry_over(host_root: Path) -> None:
-    """Copy each file that is absent here from the first earlier place that has it."""
+    """Copy each file that is absent here from where it is found: of several, from the newest with entries of its user's
+    own, or else from the newest."""
     for name in FILES:
         target = FOLDER / name
         if target.exists():
             continue
-        source = next((place / name for place in earlier_places(host_root) if (place / name).is_file()), None)
-        if source is None or source.resolve() == target:
+        found = [*{path.resolve(): path for path in earlier_files(host_root, name)}.values()]
+        if not found:
             continue
+        if len(found) > 1:
+            found.sort(key=lambda path: (has_own_entries(path), path.stat().st_mtime))
+        *others, source = found
         temporary = target.with_suffix(".new")
         temporary.write_bytes(source.read_bytes())
         os.replace(temporary, target)
-        print(f"LoRA Block Weight: took over {source}")
+        print(f"LoRA Block Weight: took over {source}", *map(str, others), sep=", and not ")
 
 
 def host_root() -> Path:

@@ -108,6 +108,12 @@ XYZ:::1
 """
 
 
+def has_own_entries(text: str) -> bool:
+    """Whether a file has lines that neither the original's nor ours begin with."""
+    defaults = "\n".join((ORIGINAL_PRESETS, DEFAULT_PRESETS, DEFAULT_RULE_SETS))
+    return bool({*map(str.strip, text.splitlines())} - {*defaults.splitlines()})
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong with a line of a preset text that looks like an entry. ``line`` counts from 1."""
