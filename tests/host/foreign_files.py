@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ _RESNET = {"in_layers.2": "conv1", "out_layers.3": "conv2", "emb_layers.1": "tim
 def dotted_names(webui: Any) -> dict[str, str]:
     """{the host's flat name of a layer: its path in the host's modules}."""
     model = webui.shared.sd_model
+    if webui.is_forge:
+        unet = model.forge_objects_original.unet.model
+        return {name.replace(".", "_"): name for name, _module in unet.named_modules()}
     if getattr(model, "is_sdxl", False):
         embedders = enumerate(model.conditioner.embedders)
         roots = {f"{i}_": each.wrapped for i, each in embedders if hasattr(each, "wrapped")}
@@ -89,12 +93,13 @@ Component = dict[str, tuple[str, nn.Module]]
 
 
 def components(webui: Any) -> dict[str, Component]:
-    """The layers that the files are for: every fourth of the attention, of the convolutions, and of an OpenCLIP's."""
+    """The layers that the files are for: every fourth of the attention, of the convolutions, and of an OpenCLIP's. Not
+    those of text encoders on the Forge family, where what they are at work with is gone before the first step."""
     paths, layers = dotted_names(webui), webui.layers()
     trained = attention_layers(layers) | conv_layers(layers)
     trained |= {name: each for name, each in layers.items() if _OPEN_CLIP.search(name)}
     found: dict[str, Component] = {}
-    for name, layer in list(trained.items())[::4]:
+    for name, layer in [item for item in trained.items() if item[0] in paths][::4]:
         component, path = in_diffusers(name, paths[name])
         if isinstance(layer, nn.MultiheadAttention):
             for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -150,6 +155,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | N
 
 def peft_models(webui: Any, **options: Any) -> dict[str, tuple[Any, Written]]:
     """{component: (PEFT's model, what it merges)}."""
+    pytest.importorskip("peft", exc_type=ImportError)
     from peft import LoraConfig, get_peft_model
 
     found = {}
@@ -173,11 +179,11 @@ def peft(form: str, *, only: str = "", metadata: dict[str, str] | None = None, *
     """A file with names of ``form``, of one component only or of all."""
 
     def write(webui: Any, path: Path) -> Written:
-        from peft import get_peft_model_state_dict
-
         tensors: dict[str, Tensor] = {}
         written: Written = {}
         for component, (model, merged) in peft_models(webui, **options).items():
+            from peft import get_peft_model_state_dict
+
             if only in ("", component):
                 for name, value in get_peft_model_state_dict(model).items():
                     name = name.removeprefix("base_model.model.")
@@ -210,6 +216,7 @@ def lycoris(algo: str, **options: Any) -> Writer:
     """A file of the U-Net."""
 
     def write(webui: Any, path: Path) -> Written:
+        pytest.importorskip("lycoris")
         from lycoris import create_lycoris
 
         layers = components(webui)["unet"]

@@ -46,9 +46,10 @@ class Weights:
 @pytest.fixture
 def generate(bench: Bench) -> Callable[..., tuple[Any, Weights]]:
     """Write a file of a form, and generate with it."""
-    bench.not_on_forge("its own loader reads such names")
 
     def run(form: str, tag: str, **fields: Any) -> tuple[Any, Weights]:
+        if bench.webui.is_forge and ("DoRA" in form or "text encoder" in form):
+            pytest.skip("the host's formula for DoRA is another; its text encoder is at work before the first step")
         if bench.webui.networks.loaded_networks:
             bench.webui.generate(prompt="nothing", steps=1)  # what a file is written for is the pristine weights
         path = bench.webui.lora_folder / "t_foreign.safetensors"
@@ -122,7 +123,7 @@ def test_with_the_extension_off_such_a_file_is_what_it_is_to_the_host(bench: Ben
     result, weights = generate(form, "<lora:t_foreign:1>", args=["", False])
     assert weights.strengths == [{0.0}] * STEPS and len(result.images) == 1
     is_refused = not bench.webui.networks.loaded_networks
-    assert is_refused == (form == "OneTrainer")
+    assert is_refused == (form == "OneTrainer" and not bench.webui.is_forge)
 
 
 def test_whoever_generates_without_us_gets_the_host_s_idea_of_the_file(bench: Bench, generate: Any):
@@ -145,6 +146,7 @@ def test_they_are_gone_with_the_tag(bench: Bench, generate: Any):
 
 def test_the_text_encoder_s_parts_are_in_the_conditioning(bench: Bench, generate: Any):
     """Which the host keeps for the next image, by the tags' text."""
+    bench.not_on_forge("its files here are for the U-Net alone")
     tag = "<lora:t_foreign:1:unet=0>"
     off, _weights = generate("diffusers", tag, args=["", False])
     on, _weights = generate("diffusers", tag)
@@ -162,6 +164,7 @@ def test_others_keep_their_weights(bench: Bench, generate: Any):
 
 def test_names_that_the_host_knows_may_stand_beside_others(bench: Bench, generate: Any):
     """The host knows the first half of the file."""
+    bench.not_on_forge("its network has no modules")
 
     def mixed(webui: Any, path: Path) -> Written:
         written = FORMS["diffusers"](webui, path)
@@ -202,7 +205,10 @@ def test_a_strength_is_measured_of_them_too(bench: Bench, generate: Any):
 
 @pytest.mark.parametrize("form", ["diffusers, in processors", "diffusers with PEFT", "OneTrainer", "OneTrainer, OMI"])
 @pytest.mark.parametrize("family", ["sdxl", "sd2"])
-def test_other_families_have_their_names(generate: Any, checkpoints: list[str], family: str, form: str):
+def test_other_families_have_their_names(
+    bench: Bench, generate: Any, checkpoints: list[str], family: str, form: str
+):
+    bench.not_on_forge("its files here are for the U-Net alone")
     use(checkpoints, family)
     result, weights = generate(form, "<lora:t_foreign:1>")
     assert messages(result) == [] and weights.strengths == [{1.0}] * STEPS

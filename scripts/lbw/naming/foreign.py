@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,11 +40,12 @@ def scale(metadata: Mapping[str, str], name: str, rank: int) -> float | None:
     nothing."""
     component, _, path = name.partition(".")
     config = _configuration(metadata, component)
-    alpha = config.get("lora_alpha")
     layer, _tensor = split(path) or (path, "")
-    for pattern, value in dict(config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer):
-            alpha = value
+    exceptions = config.get("alpha_pattern")
+    found = exceptions.items() if isinstance(exceptions, dict) else ()
+    # PEFT's patterns may be any; those that are written are names, or ends of names, of layers
+    ends = ((f".{pattern.removeprefix('^')}", alpha) for pattern, alpha in found)
+    alpha = next((alpha for end, alpha in ends if f".{layer}".endswith(end)), config.get("lora_alpha"))
     if not isinstance(alpha, int | float) or rank < 1:
         return None
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)

@@ -156,6 +156,13 @@ def _paths_in_encoder(name: str) -> Iterator[str]:
             yield _OLD_PROJECTION.sub(r"self_attn_to_\1", each)
 
 
+def names_of(key: str) -> tuple[str, list[str]]:
+    """(the part of the model that a layer is in, what the layer is called within it)."""
+    if key.startswith(f"{_DIFFUSION_MODEL}_"):
+        return _DIFFUSION_MODEL, list(_paths_in_model(key.removeprefix(f"{_DIFFUSION_MODEL}_")))
+    return encoder_of(key), list(_paths_in_encoder(key))
+
+
 class ModelLayers:
     """The layers of one model, found by the names that other programs have for them.
 
@@ -165,19 +172,15 @@ class ModelLayers:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._paths: dict[str, dict[str, str]] = {}
-        self._keys = frozenset(keys)
-        for key in sorted(self._keys):
-            is_model = key.startswith(f"{_DIFFUSION_MODEL}_")
-            part = _DIFFUSION_MODEL if is_model else encoder_of(key)
-            paths = _paths_in_model(key.removeprefix(f"{_DIFFUSION_MODEL}_")) if is_model else _paths_in_encoder(key)
-            known = self._paths.setdefault(part, {})
-            for path in paths:
-                known.setdefault(path, key)
+        self.keys = frozenset(keys)
+        for key in self.keys:
+            part, paths = names_of(key)
+            self._paths.setdefault(part, {}).update(dict.fromkeys(paths, key))
 
     def find(self, name: str) -> str | None:
         """The host's name of the layer that a file calls ``name``, with dots or without; None if there is none."""
         flat = name.replace(".", "_")
-        if flat in self._keys:
+        if flat in self.keys:
             return flat
         flat = _PROCESSOR.sub("", _WRAPPERS.sub("", flat, count=1) if _WRAPPERS.match(flat) else flat)
         for start, parts in _PARTS:
@@ -187,6 +190,10 @@ class ModelLayers:
                     if key is not None:
                         return key
         return None
+
+    def has_part(self, part: str) -> bool:
+        """Whether the model has such a text encoder."""
+        return part in self._paths
 
     def _of(self, parts: Iterable[str]) -> Iterator[Mapping[str, str]]:
         """The names within the first of these parts that the model has; without a text encoder's name, the diffusion

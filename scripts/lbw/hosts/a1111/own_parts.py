@@ -22,6 +22,7 @@ import network as host_network
 import networks as host_networks
 from lbw.engine.parameters import Layer, Slot
 from lbw.hosts.a1111.parts import OwnPart
+from lbw.hosts.file_lists import is_safe
 from lbw.naming import foreign
 from lbw.naming.layers import ModelLayers
 from lbw.naming.tensors import MAGNITUDE
@@ -127,11 +128,6 @@ def _part(network: Any, name: str, key: str, tensors: dict[str, Tensor], layer: 
     if module is None:
         return OwnPart(None, fault=f"its tensors {', '.join(sorted(tensors))} are of no type that the host knows")
     return OwnPart(module, lengths)
-
-
-def is_safe(path: str) -> bool:
-    """Whether a file can be read without running what is in it."""
-    return os.path.splitext(path)[1].lower() == ".safetensors"
 
 
 class Loading:

@@ -17,8 +17,10 @@ from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, entries_of, layer_name
 from lbw.hosts.forge.parts import PatchParts
+from lbw.hosts.forge.renaming import Renaming
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
+from lbw.hosts.settings import FOREIGN_NAMES, setting
 from lbw.tags.limits import shortened
 from modules import sd_models, shared
 
@@ -54,7 +56,8 @@ class Forge:
         if _host_lora is None:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge, can_patch)
-        self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself)
+        renaming = Renaming(self.layers, lambda: setting(FOREIGN_NAMES))
+        self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself, renaming)
         self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures(_host_memory)
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -93,12 +93,18 @@ class Loading:
         module: the host's module with these functions.
         forget: has the host look again at what is asked for, which it compares with what it has loaded last.
         leaves: whether the model in use is one that the host gives networks in a way that no patch shows.
+        rename: tells, of (the tensors of a file, the layers that the host has found parts for, the file's path), the
+            tensors in names of which the host finds more; None for none.
     """
 
     def __init__(
-        self, module: Any, forget: Callable[[], None], leaves: Callable[[], bool] = lambda: False
+        self,
+        module: Any,
+        forget: Callable[[], None],
+        leaves: Callable[[], bool] = lambda: False,
+        rename: Callable[[Any, Collection[str], str], Any] = lambda *_: None,
     ) -> None:
-        self._module, self._forget, self._leaves = module, forget, leaves
+        self._module, self._forget, self._leaves, self._rename = module, forget, leaves, rename
         self._originals: dict[str, Callable[..., Any]] = {}
         self._own: dict[str, Callable[..., Any]] = {
             "load_networks": self._load_networks,
@@ -207,6 +213,14 @@ class Loading:
 
     def read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
         """What the host makes of a file for a model, at strength 1."""
+        network = self._read(model, clip, lora, filename, *args, **kwargs)
+        renamed = self._rename(lora, network.patches, filename)
+        if renamed is None:
+            return network
+        more = self._read(model, clip, renamed, filename, *args, **kwargs)
+        return more if len(more.patches) >= len(network.patches) else network
+
+    def _read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
         original, lora = self._original("load_lora_for_models"), with_columns(lora)
         new_model, new_clip = original(model, clip, lora, 1.0, 1.0, filename, *args, **kwargs)
         network = Network(self._name_of(filename))

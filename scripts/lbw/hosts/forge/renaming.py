@@ -1,0 +1,81 @@
+"""Files in names that a host of this family passes over, in kohya's, which each of them knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lbw.hosts.file_lists import is_safe
+from lbw.naming import foreign
+from lbw.naming.layers import ModelLayers
+from lbw.naming.tensors import MAGNITUDE
+from lbw.tags.families import encoder_of
+
+_ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
+
+
+class Renaming:
+    """Renames what a file has for the model in use, where the host has found less.
+
+    Args:
+        layers: tells the names of the model's layers.
+        is_wanted: whether the user wants such files to be read.
+    """
+
+    def __init__(self, layers: Callable[[], Iterable[str]], is_wanted: Callable[[], bool]) -> None:
+        self._layers, self._is_wanted = layers, is_wanted
+        self._known: tuple[frozenset[str], ModelLayers] = (frozenset(), ModelLayers(()))
+
+    def __call__(self, tensors: Mapping[str, Tensor], read: Collection[str], filename: str) -> dict[str, Tensor] | None:
+        """The tensors of a file in kohya's names; None if the host has ``read`` a part for each layer already, as
+        a whole. PEFT's lengths of DoRA become those that hosts know, and count by their formula.
+        """
+        if not self._is_wanted():
+            return None
+        layers = self._names()
+        found = foreign.parts(tensors, layers)
+        if found.keys() <= {*read} and not any(MAGNITUDE in names for names in found.values()):
+            return None
+        # A model of PEFT brings its own weights along, for which hosts refuse a file.
+        renamed = {name: value for name, value in tensors.items() if ".base_layer." not in name}
+        metadata = _metadata(filename)
+        for key, names in found.items():
+            layer = kohya_name(key, layers)
+            part = {kind: renamed.pop(name) for kind, name in names.items()}
+            if MAGNITUDE in part:
+                lengths = part.pop(MAGNITUDE).flatten()
+                up = part.get("lora_up.weight", lengths)
+                part["dora_scale"] = lengths.reshape(-1, *[1] * (max(up.dim(), 2) - 1))
+            down = part.get("lora_down.weight")
+            if down is not None and "alpha" not in part:
+                scale = foreign.scale(metadata, names["lora_down.weight"], len(down))
+                if scale is not None:
+                    part["alpha"] = torch.tensor(scale * len(down), dtype=torch.float64)
+            renamed |= {f"{layer}.{kind}": value for kind, value in part.items()}
+        return renamed
+
+    def _names(self) -> ModelLayers:
+        layers = frozenset(self._layers())
+        if layers != self._known[0]:
+            self._known = layers, ModelLayers(layers)
+        return self._known[1]
+
+
+def kohya_name(key: str, layers: ModelLayers) -> str:
+    """What kohya's scripts call a layer of a model that has these ``layers``."""
+    if key.startswith("diffusion_model_"):
+        return f"lora_unet_{key.removeprefix('diffusion_model_')}"
+    encoder = encoder_of(key)
+    is_only_one = encoder == "CLIP_G" and not layers.has_part("CLIP_L")
+    _encoder, _, path = key.partition("_transformer_")
+    return f"lora_{'te' if is_only_one else _ENCODERS.get(encoder, 'te')}_{path}"
+
+
+def _metadata(filename: str) -> Mapping[str, str]:
+    if not is_safe(filename):
+        return {}
+    with safe_open(filename, "pt") as file:
+        return file.metadata() or {}
