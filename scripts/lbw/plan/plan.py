@@ -149,11 +149,13 @@ _ROUNDING = 2e-3
 
 @dataclass(frozen=True)
 class Pass:
-    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known."""
+    """A sampling pass: its plan, how many steps it has, the noise level of each as far as it is known, and whether it
+    is the hires pass."""
 
     plan: Plan
     steps: int
     sigmas: tuple[float, ...] = ()
+    is_hires: bool = False
 
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""

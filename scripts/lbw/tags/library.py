@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from lbw.tags import named_weights
@@ -17,10 +17,14 @@ from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
 
 @dataclass(frozen=True)
 class Drawn:
-    """The vectors that an image was made with where they had random values: {network name: vectors}."""
+    """The vectors that an image was made with where they had random values: {network name: vectors}.
+
+    ``hires`` are those of the hires pass, of networks for which they were others.
+    """
 
     seed: int
     vectors: Mapping[str, tuple[str, ...]]
+    hires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -82,6 +86,12 @@ class Library:
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
         """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
         return cls(parse_presets(presets)[0], parse_rule_sets(rule_sets)[0], default_preset.strip() or None)
+
+    def in_pass(self, is_hires: bool) -> Library:
+        """What it is in one of the passes of an image."""
+        if not is_hires or self.drawn is None or not self.drawn.hires:
+            return self
+        return replace(self, drawn=replace(self.drawn, vectors={**self.drawn.vectors, **self.drawn.hires}))
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""

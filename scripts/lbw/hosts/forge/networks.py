@@ -77,12 +77,17 @@ class Loading:
         module: the host's module with these functions.
         forget: has the host look again at what is asked for, which it compares with what it has loaded last.
         leaves: whether the model in use is one that the host gives networks in a way that no patch shows.
+        is_over: whether none of our generations is under way any more, of which nobody may have told.
     """
 
     def __init__(
-        self, module: Any, forget: Callable[[], None], leaves: Callable[[], bool] = lambda: False
+        self,
+        module: Any,
+        forget: Callable[[], None],
+        leaves: Callable[[], bool] = lambda: False,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._module, self._forget, self._leaves = module, forget, leaves
+        self._module, self._forget, self._leaves, self._is_over = module, forget, leaves, is_over
         self._originals: dict[str, Callable[..., Any]] = {}
         self._own: dict[str, Callable[..., Any]] = {
             "load_networks": self._load_networks,
@@ -126,6 +131,9 @@ class Loading:
 
     def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
         """With a name that has no file, the host would load none of them."""
+        if self._is_over():
+            self.end()
+            return self._module.load_networks(names, *columns, **named)
         self._forget()
         earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
