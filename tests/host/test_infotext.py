@@ -227,7 +227,7 @@ def test_steps_are_those_of_the_pass(bench: Bench):
     prompt = "a red cat <lora:t_lora:1:stop=0.5>"
     both = bench.webui.generate(prompt=prompt, steps=6, enable_hr=True, hr_scale=2, hr_second_pass_steps=4,
                                 hr_upscaler="Latent", denoising_strength=0.99)
-    assert 'LBW steps: "t_lora: 0-2 of 6; t_lora: 0-1 of 4"' in both.infotexts[0]
+    assert 'LBW steps: "t_lora: 0-2 of 6; t_lora: hires 0-1 of 4"' in both.infotexts[0]
     again = bench.webui.generate(prompt=prompt, init_images=[Image.new("RGB", (64, 64), "#a02020")],
                                  denoising_strength=0.75, steps=8)
     counts = []

@@ -204,3 +204,57 @@ def test_of_a_presets_lines_the_one_that_counted_is_written():
     library = Library({"A": (",".join(["1"] * 12), OUTD, "NONE,D00=1")}, {})
     plan = build([parse(["a", "lbw=A"], print)], {"a": LAYERS}, library, print, model_layers=LAYERS)
     assert infotext.describe([Pass(plan, 4)], library)[infotext.PRESETS] == f"A:{OUTD}"
+
+
+def test_what_is_said_of_the_hires_pass_is_marked():
+    tags = [["a", "1", "stop=0.5"], ["b", "0@0,1@1"]]
+    passes = [Pass(made(*tags), 4), Pass(made(*tags), 4, is_hires=True)]
+    texts = infotext.describe(passes, LIBRARY)
+    assert texts["LBW steps"] == "a: 0-1 of 4; a: hires 0-1 of 4"
+    first, hires = texts["LBW strengths"].split("; ")
+    assert first.startswith("b: te 0, unet 0 ") and hires == first.replace("b: ", "b: hires ")
+    noise = made(["a", "1", "stop=2.5sigma"])
+    passes = [Pass(noise, 2, (9.0, 1.0)), Pass(noise, 2, (4.0, 1.0), is_hires=True)]
+    assert infotext.describe(passes, LIBRARY)["LBW sigmas"] == "9 1, hires 4 1"
+
+
+FIRST, HIRES = ["a", "1", "lbw=0.5," + ",".join(["R"] * 16)], ["a", "1", "lbw=" + ",".join(["R"] * 17)]
+"""Tags of two passes; the values of each would fit the other."""
+
+
+@pytest.mark.parametrize("name", ["a", 'say "hi"', "hires", "new\nline"])
+def test_values_of_the_hires_pass_come_back_to_it(name: str):
+    tags = [[name, *tag[1:]] for tag in (FIRST, HIRES)]
+    plans = [made(tag) for tag in tags]
+    passes = [Pass(plan, 4, is_hires=plan is plans[1]) for plan in plans]
+    library = recalled(infotext.describe(passes, LIBRARY), Library({}, {}), Seed="7")
+    for is_hires, (tag, plan) in enumerate(zip(tags, plans, strict=True)):
+        assert made(tag, library=library.in_pass(bool(is_hires)), seed=7).weights == plan.weights
+
+
+def test_values_that_only_the_hires_pass_has_are_its_own():
+    plan = made(HIRES)
+    library = recalled(infotext.describe([Pass(plan, 4, is_hires=True)], LIBRARY), Library({}, {}), Seed="7")
+    assert made(HIRES, library=library.in_pass(True), seed=7).weights == plan.weights
+    assert made(HIRES, library=library.in_pass(False), seed=7).weights != plan.weights
+
+
+def test_values_that_both_passes_have_are_written_once():
+    plan = made(FIRST)
+    assert infotext.describe([Pass(plan, 4), Pass(plan, 4, is_hires=True)], LIBRARY)["LBW values"].count("\n") == 0
+
+
+def test_values_as_earlier_versions_wrote_them_are_of_both_passes():
+    first, hires = made(FIRST), made(HIRES, seed=2)
+    lines = [f"a:{','.join(f'{value:g}' for value in plan.weights[0][0].values)}" for plan in (first, hires)]
+    library = recalled({"LBW values": lines[0]}, Library({}, {}), Seed="7")
+    for is_hires in (False, True):
+        assert made(FIRST, library=library.in_pass(is_hires), seed=7).weights == first.weights
+    library = recalled({"LBW values": lines[1]}, Library({}, {}), Seed="7")
+    assert made(HIRES, library=library.in_pass(True), seed=7).weights == hires.weights
+
+
+def test_a_network_that_the_host_renames_keeps_its_values_of_the_hires_pass():
+    parameters = {"Prompt": "x <lora:new:1>", "LBW values": "old:1,0.5\nold:hires:1,0.7", "Seed": "1"}
+    infotext.follow_renames('x <lora:old:1>\nSteps: 1', parameters)
+    assert parameters["LBW values"] == "new:1,0.5\nnew:hires:1,0.7"

@@ -34,31 +34,40 @@ _told_of: set[tuple[str, ...]] = set()
 class Session:
     """Holds the plan of the sampling pass that is under way, and keeps the engine in step with it.
 
-    ``passes`` are those of the batch that is being made, ``notes`` what the infotexts of all batches say,
-    {key: {batch: text}}, ``warnings`` what has been said to the user. ``tells_more`` asks for a line in the console for
-    each tag of the last batch, and one for the switches, ``draws_schedule`` for a picture behind the images.
+    ``passes`` are those of the batch that is being made, ``warnings`` what has been said to the user. ``tells_more``
+    asks for a line in the console for each tag of the last batch, and one for the switches, ``draws_schedule`` for a
+    picture behind the images.
 
     Args:
         host: the adapter of the WebUI.
         engine: the engine, which outlives the session.
         library: the presets and rule sets of this request.
         comment: shows one line to the user, with the result.
+        said: what the console has been told already by generations of the same request.
     """
 
-    def __init__(self, host: Host, engine: LoraEngine, library: Library, comment: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        engine: LoraEngine,
+        library: Library,
+        comment: Callable[[str], None],
+        said: Collection[str] = frozenset(),
+    ) -> None:
         self.host = host
         self.engine = engine
         self.library = library
         self.plan: Plan | None = None
         self.passes: list[Pass] = []
-        self.notes: dict[str, dict[int, str]] = {}
+        self._earlier_passes: list[Pass] = []
         self.tells_more = False
         self.draws_schedule = False
         self.updates: list[Update] = []
         self.prints_changes = False
-        self._comment = comment
+        self._comment, self._said = comment, said
         self.warnings: dict[str, None] = {}
         self._requests: tuple[LoraRequest, ...] = ()
+        self._is_hires = False
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._own: tuple[str, ...] = ()
         """The names of networks that the host knows in part only."""
@@ -97,8 +106,23 @@ class Session:
             message = "there are more warnings, which are left out"
         if message not in self.warnings and len(self.warnings) <= MOST_MESSAGES:
             self.warnings[message] = None
-            logger.warning("LoRA Block Weight: %s", message)
+            if message not in self._said:
+                logger.warning("LoRA Block Weight: %s", message)
             self._comment(message)
+
+    def begin_batch(self) -> None:
+        """The passes of another batch are about to begin."""
+        if not all(each.plan.is_plain for each in self.passes):
+            self._earlier_passes = self.passes
+        self.passes = []
+        self.fits.clear()
+        self.lost.clear()
+
+    @property
+    def last_passes(self) -> list[Pass]:
+        """Those of the last batch that the host alone would not have made."""
+        is_plain = all(each.plan.is_plain for each in self.passes)
+        return self._earlier_passes if is_plain and self._earlier_passes else self.passes
 
     def begin_pass(
         self,
@@ -108,6 +132,7 @@ class Session:
         sigmas: Callable[[], tuple[float, ...]] = tuple,
         *,
         is_open: bool = False,
+        is_hires: bool = False,
     ) -> Pass:
         """The host has loaded the networks of a pass: plan it, and bring the weights to its first step.
 
@@ -118,17 +143,19 @@ class Session:
             sigmas: tells the noise level of each, as far as it is known; asked only where a strength follows it.
             is_open: whether the solver makes as many steps as it likes; ``steps`` and ``sigmas`` are those of the noise
                 schedule that it goes through.
+            is_hires: whether it is the hires pass.
         """
         self.plan = None  # should this fail, the pass is the host's own
         self._seed, self._encodes, self._samples = seed, not self.engine.rests, not self.host.prepares_late()
         if is_open:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
-        self._requests = tuple(requests)
+        self._requests, self._is_hires = tuple(requests), is_hires
         plan = self._make_plan()
         self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
-        self.passes.append(Pass(plan, steps, sigmas() if plan.depends_on_noise else (), is_open))
+        levels = sigmas() if plan.depends_on_noise else ()
+        self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
         self.plan, self._step, self._is_in_pass = plan, None, True
         self._apply()
         return self.passes[-1]
@@ -274,7 +301,7 @@ class Session:
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""
-        for each in self.passes:
+        for each in self.last_passes:
             for request, weights in zip(each.plan.requests, each.plan.weights, strict=True):
                 vectors = "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1"
                 strengths = " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas))
@@ -334,7 +361,7 @@ class Session:
         plan = build(
             requests,
             {net.name: tuple(keys_of(net)) for net in networks},
-            self.library,
+            self.library.in_pass(self._is_hires),
             self.warn,
             model_layers=layers,
             seed=self._seed,

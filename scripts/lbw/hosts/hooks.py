@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import compiled
 from lbw.generation.session import Session
 from lbw.generation.summary import changes, summarise
-from lbw.hosts import network_files, noise, plots, schedule_picture, xyz_axes
+from lbw.hosts import comments, network_files, noise, notes, plots, schedule_picture, under_way, xyz_axes
 from lbw.hosts.backend import Backend
 from lbw.hosts.conditioning import ConditioningCaches, Encoder
-from lbw.hosts.notes import Note
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
 from lbw.hosts.sampling import Sampling, tell_out_of_memory
@@ -82,9 +80,6 @@ class Closer:
 engine = LoraEngine(adapter.ledger, adapter.parts, device=devices.device)
 caches = ConditioningCaches()
 
-_under_way: WeakSet[Session] = WeakSet()
-"""Sessions that have begun and not ended: of a generation inside another one, or of one that failed without a word."""
-
 
 def session_of(p: Any) -> Session | None:
     """The session of a generation; None where the extension is not active in it."""
@@ -105,6 +100,7 @@ def before_process(p: Any, values: Sequence[Any], place: slice) -> None:
     What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
     made now, each by a generation of its own.
     """
+    comments.begin(p)
     arguments = _arguments(values, lambda _message: None)
     if arguments.active:
         _switch_functional_off(p)
@@ -128,11 +124,13 @@ def _switch_functional_off(p: Any) -> None:
 def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
+    notes.begin(p)
     if plots.is_made(p):
         return
     messages: list[str] = []
     arguments = _arguments(values, messages.append)
-    for earlier in _under_way:
+    under_way.end_failed()
+    for earlier in under_way.sessions():
         earlier.suspend()
     if not arguments.active or adapter.patches_in_forward():
         try:
@@ -143,7 +141,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         if arguments.active:
             message = "off, because the option lora_functional is on and this request does not restore its settings"
             logger.warning("LoRA Block Weight: %s", message)
-            p.comment(f"{NAME}: {message}")
+            comments.tell(p, message)
         return
     plot = plots.plot_of(p)
     if plot is not None:
@@ -152,7 +150,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         adapter,
         engine,
         recalled(library(arguments), arguments, messages.append),
-        lambda message: p.comment(f"{NAME}: {message}"),
+        lambda message: comments.tell(p, message),
+        comments.told(p),
     )
     for message in messages:
         session.warn(message)
@@ -161,7 +160,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     session.prints_changes = arguments.print_changes
     engine.policy = memory_policy()
     setattr(p, _SESSION, session)
-    _under_way.add(session)
+    under_way.begin(p, session)
     p.parse_extra_network_prompts = TagReader(p, session)
     p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
     p.close = Closer(p)
@@ -183,8 +182,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     is_hires = is_of_hires_pass(p, extra_network_data)
     requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
     if not is_hires:
-        session.fits.clear()
-        session.lost.clear()
+        session.begin_batch()
     names = [request.name for request in requests]
     for name, reason in adapter.not_loaded(names).items():
         session.warn(f"<lora:{shortened(name)}>: {reason}")
@@ -197,12 +195,11 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         caches.drop_others(p, ())
         return
     if not is_hires:
-        session.passes.clear()
         engine.headroom.begin(_work(p), engine.held)
     steps = noise.expected_steps(p, is_hires)
     try:
         made = session.begin_pass(
-            requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open
+            requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open, is_hires=is_hires
         )
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
@@ -222,12 +219,8 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
 def take_notes(p: Any) -> None:
     """Bring the infotext up to date with the passes of the batch that is being made."""
     session = session_of(p)
-    if session is None:
-        return
-    for key, text in infotext.describe(session.passes, session.library).items():
-        session.notes.setdefault(key, {})[p.iteration] = text
-    for key, batches in session.notes.items():
-        p.extra_generation_params[key] = Note(batches, p.iteration)
+    if session is not None:
+        notes.take(p, infotext.describe(session.passes, session.library))
 
 
 def _work(p: Any) -> Hashable:
@@ -290,10 +283,12 @@ def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
     warnings: list[str] = []
+    comments.finish(p, processed)
+    notes.finish(p)
     if session is not None:
         _tell_summary(session, processed)
         if session.draws_schedule:
-            schedule_picture.append(p, processed, session.passes)
+            schedule_picture.append(p, processed, session.last_passes)
         warnings = list(session.warnings)
     elif plots.is_made(p):
         warnings = plots.hand_out(p, processed)
@@ -307,7 +302,7 @@ def finish(p: Any, processed: Any) -> None:
 
 def _tell_summary(session: Session, processed: Any) -> None:
     """Add the status line to what the host shows below the images of whoever asked for them, and of nobody else."""
-    line = summarise(session.passes, session.updates, _memory_mode(session), session.fits, session.lost)
+    line = summarise(session.last_passes, session.updates, _memory_mode(session), session.fits, session.lost)
     if line:
         processed.comments += f"{NAME}: {line}\n"
 
@@ -329,7 +324,7 @@ def batch_sampled(p: Any) -> None:
     session = session_of(p)
     if session is not None:
         session.is_between_batches = True
-        if all(each.is_between_batches for each in _under_way):
+        if all(each.is_between_batches for each in under_way.sessions()):
             adapter.end_batch()
 
 
@@ -338,12 +333,15 @@ def end(p: Any) -> None:
     session = session_of(p)
     _remove_stand_ins(p)
     if session is not None:
-        _under_way.discard(session)
+        under_way.end(session)
         try:
             session.end()
         finally:
-            if not _under_way:
+            if not under_way.sessions():
                 _end_generations()
+            for other in under_way.requests():
+                if other.extra_generation_params is p.extra_generation_params:
+                    notes.write(other)
         if (p.override_settings or {}).get(_FUNCTIONAL) is False:  # the host does not restore weights in that mode
             engine.release()
 

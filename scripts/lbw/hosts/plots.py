@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from lbw.hosts import comments
 from lbw.hosts.cells import CellMaker, Made
 from lbw.hosts.grids import draw_grids, draw_table, keep, saves_grids
 from lbw.hosts.settings import NAME
@@ -103,7 +104,7 @@ def make(p: Any, arguments: Arguments, place: slice) -> None:
         p.extra_generation_params[infotext.PLOT] = infotext.plot(arguments)
         for message in plot.messages:
             logger.warning("%s: %s", NAME, message)
-            p.comment(f"{NAME}: {message}")
+            comments.tell(p, message)
 
 
 def _can_leave_batches_out() -> bool:

@@ -13,6 +13,7 @@ from functools import reduce
 from operator import and_
 from typing import Any
 
+from lbw.hosts import comments
 from lbw.hosts.preset_files import preset_text
 from lbw.hosts.request import library_of, put, with_varied_rules
 from lbw.hosts.serving import adapter
@@ -95,12 +96,12 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
     if not changes:
         return
     if not arguments.active:
-        p.comment(f"{NAME}: not active, so that its axes change nothing")
+        comments.tell(p, "not active, so that its axes change nothing")
         return
     change = reduce(and_, changes)
     names = library_of(arguments)
     family = family_of_layers(adapter.layers())
-    base = varied_base(names, family, lambda message: p.comment(f"{NAME}: {message}"))
+    base = varied_base(names, family, lambda message: comments.tell(p, message))
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:

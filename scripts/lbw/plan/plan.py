@@ -150,7 +150,8 @@ _ROUNDING = 2e-3
 
 @dataclass(frozen=True)
 class Pass:
-    """A sampling pass: its plan, how many steps it has, and the noise level of each as far as it is known.
+    """A sampling pass: its plan, how many steps it has, the noise level of each as far as it is known, and whether it
+    is the hires pass.
 
     One ``is_open`` where the solver makes as many steps as it likes: those count that it has made.
     """
@@ -159,6 +160,7 @@ class Pass:
     steps: int
     sigmas: tuple[float, ...] = ()
     is_open: bool = False
+    is_hires: bool = False
 
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""

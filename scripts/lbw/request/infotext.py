@@ -34,6 +34,9 @@ SIGMAS = "LBW sigmas"
 PLOT = "LBW plot"
 VERSION = "LBW version"
 
+_HIRES_VALUES = "hires:"
+"""Marks values that are of the hires pass alone; those of earlier versions are of all passes."""
+
 
 def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
     """{infotext key: text} of one image; empty where the host alone would have made it.
@@ -51,16 +54,18 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
         DEFAULT_PRESET: _default_preset(library, families) if has_default else "",
         PRESETS: _presets({name for _, request in pairs for name in _names(request, library)}, library, families),
         RULE_SETS: "\n\n".join(f"{name}:{library.rule_sets[name]}" for name in sorted(_rule_sets(passes, library))),
-        VALUES: "\n".join(dict.fromkeys(line for each in passes for line in _drawn(each.plan))),
+        VALUES: "\n".join(_values(passes)),
         STEPS: "; ".join(dict.fromkeys(
-            f"{_escaped(request.name)}: {steps_on(request.schedule, each)} of {each.steps}"
+            f"{_escaped(request.name)}: {_mark(each)}{steps_on(request.schedule, each)} of {each.steps}"
             for each, request in pairs if request.schedule.without_curves().depends_on_pass
         )),
         STRENGTHS: "; ".join(dict.fromkeys(
-            f"{_escaped(request.name)}: {strengths_of(request, each)}" for each, request in pairs if has_curve(request)
+            f"{_escaped(request.name)}: {_mark(each)}{strengths_of(request, each)}"
+            for each, request in pairs if has_curve(request)
         )),
         SIGMAS: ", ".join(dict.fromkeys(
-            " ".join(f"{sigma:.6g}" for sigma in each.sigmas) for each in passes if each.plan.depends_on_noise
+            _mark(each) + " ".join(f"{sigma:.6g}" for sigma in each.sigmas)
+            for each in passes if each.plan.depends_on_noise
         )),
     }
     return {key: text for key, text in texts.items() if text} | {VERSION: __version__}
@@ -99,12 +104,31 @@ def _rule_sets(passes: Iterable[Pass], library: Library) -> set[str]:
     return {name for name in used if name in library.rule_sets}
 
 
-def _drawn(plan: Plan) -> Iterator[str]:
-    """A line for each vector that had random values: what they came out as."""
+def _mark(made: Pass) -> str:
+    """What stands before that which is said of the hires pass."""
+    return "hires " if made.is_hires else ""
+
+
+def _values(passes: Iterable[Pass]) -> Iterator[str]:
+    """A line for each vector that had random values. Those of a network in the hires pass are marked, if they are not
+    those of its first one."""
+    first: dict[str, dict[str, None]] = {}
+    hires: dict[str, dict[str, None]] = {}
+    for each in passes:
+        for name, values in _drawn(each.plan):
+            (hires if each.is_hires else first).setdefault(name, {})[values] = None
+    yield from (f"{_escaped(name)}:{values}" for name, lines in first.items() for values in lines)
+    for name, lines in hires.items():
+        if [*lines] != [*first.get(name, ())]:
+            yield from (f"{_escaped(name)}:{_HIRES_VALUES}{values}" for values in lines)
+
+
+def _drawn(plan: Plan) -> Iterator[tuple[str, str]]:
+    """(name of its network, what it came out as) of each vector that had random values."""
     for request, weights in zip(plan.requests, plan.weights, strict=True):
         for drawn in weights:
             if has_random_value([*drawn.vector.values.values()]):
-                yield f"{_escaped(request.name)}:{','.join(map(shown, drawn.values))}"
+                yield request.name, ",".join(map(shown, drawn.values))
 
 
 def _is_readable(parse: Callable[[Any], Any], text: Any) -> bool:
@@ -214,9 +238,11 @@ def recall(text: str, library: Library) -> Library:
         if not all(isinstance(part, str) for part in parts.values()):
             raise ValueError
         vectors: dict[str, tuple[str, ...]] = {}
+        hires: dict[str, tuple[str, ...]] = {}
         for name, vector in map(_split_line, filter(None, parts["values"].split("\n"))):
-            vectors[name] = (*vectors.get(name, ()), vector)
-        drawn = Drawn(int(parts["seed"]), vectors) if vectors else None
+            of_pass = hires if vector.startswith(_HIRES_VALUES) else vectors
+            of_pass[name] = (*of_pass.get(name, ()), vector.removeprefix(_HIRES_VALUES))
+        drawn = Drawn(int(parts["seed"]), vectors, hires) if vectors or hires else None
     except (ValueError, AttributeError, RecursionError):
         raise ValueError("not what reading an image's parameters brings; it is left out") from None
     return replace(

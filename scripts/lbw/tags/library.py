@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from lbw.tags import named_weights
@@ -24,10 +24,14 @@ FILLED_IN = f"it is filled in by the {VARIED} plot, which is off"
 
 @dataclass(frozen=True)
 class Drawn:
-    """The vectors that an image was made with where they had random values: {network name: vectors}."""
+    """The vectors that an image was made with where they had random values: {network name: vectors}.
+
+    ``hires`` are those of the hires pass, of networks for which they were others.
+    """
 
     seed: int
     vectors: Mapping[str, tuple[str, ...]]
+    hires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -103,6 +107,12 @@ class Library:
             narrow(default_preset).strip() or None,
             unusable=unusable_lines(presets),
         )
+
+    def in_pass(self, is_hires: bool) -> Library:
+        """What it is in one of the passes of an image."""
+        if not is_hires or self.drawn is None or not self.drawn.hires:
+            return self
+        return replace(self, drawn=replace(self.drawn, vectors={**self.drawn.vectors, **self.drawn.hires}))
 
     def names(self, weights: str) -> list[str]:
         """The presets that ``lbw=weights`` names, and those that begin them."""

@@ -7,6 +7,7 @@ from copy import copy
 from itertools import product
 
 import gradio as gr
+from PIL import Image
 
 from modules import errors, images, processing, scripts
 from modules.shared import opts, state
@@ -105,35 +106,49 @@ class Script(scripts.Script):
             axes.append((option, _values(p, option, given[start + 1] or "", given[start + 2] or [], as_text)))
         (x, xs), (y, ys), (_z, zs) = axes
         state.job_count = len(xs) * len(ys) * len(zs) * p.n_iter
-        made = []
+        made, told = [], None
         for values in product(zs, ys, xs):
             state.job = f"{len(made) + 1} out of {len(xs) * len(ys) * len(zs)}"
-            cell = copy(p)
+            cell = copy(p)  # with the same dictionaries of comments and of generation parameters
             for (option, all_values), value in zip(axes, reversed(values), strict=True):
                 option.apply(cell, value, all_values)
-            try:  # a cell that fails is left out; nobody closes it
+            try:  # a cell that fails stays empty; nobody closes it
                 made.append(processing.process_images(cell))
             except Exception as error:
                 errors.display(error, "making a cell")
-        if not made:
+                made.append(processing.Processed(p, []))
+            if told is None:
+                told = self._infotext(cell, axes, given)
+        pictures = [one.images[0] for one in made if one.images]
+        if not pictures:
             return processing.Processed(p, [])
         processed = made[0]
-        pictures = [one.images[0] for one in made]
+        empty = Image.new(pictures[0].mode, pictures[0].size)
+        texts = [one.infotexts[0] if one.images else None for one in made]
+        pictures = [one.images[0] if one.images else empty for one in made]
         size = len(xs) * len(ys)
         grids = []
         for start in range(0, len(pictures), size):
             grid = images.image_grid(pictures[start:start + size], rows=len(ys))
             if legend:
-                texts = (
+                labels = (
                     [[images.GridAnnotation(option.format_value(p, option, value))] for value in values]
                     for option, values in ((x, xs), (y, ys)))
-                grid = images.draw_grid_annotations(grid, *pictures[0].size, *texts, margin)
+                grid = images.draw_grid_annotations(grid, *pictures[0].size, *labels, margin)
             grids.append(grid)
         processed.images = [images.image_grid(grids, rows=1), *(pictures if lone else [])]
-        processed.infotexts = [processed.infotexts[0], *(one.infotexts[0] for one in made)][:len(processed.images)]
+        processed.infotexts = [told, *texts][:len(processed.images)]
         processed.index_of_first_image = 1
         if opts.grid_save and not p.do_not_save_grid:
             images.save_image(
                 processed.images[0], p.outpath_grids, "xyz_grid", info=processed.infotexts[0],
                 extension=opts.grid_format, prompt=p.prompt, seed=p.seed, grid=True, p=processed)
         return processed
+
+    def _infotext(self, cell, axes, given) -> str:
+        """What the grid says: what its first cell says, which has been made, and the axes."""
+        cell.extra_generation_params = {**cell.extra_generation_params, "Script": self.title()}
+        for name, (option, _), text in zip("XYZ", axes, given[1::3], strict=True):
+            if option.label != "Nothing":
+                cell.extra_generation_params |= {f"{name} Type": option.label, f"{name} Values": text}
+        return processing.create_infotext(cell, cell.all_prompts, cell.all_seeds, cell.all_subseeds)

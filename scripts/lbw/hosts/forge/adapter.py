@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
-from lbw.hosts import file_lists, solver_steps
+from lbw.hosts import file_lists, solver_steps, under_way
 from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
 from lbw.hosts.forge.ledger import OwnPages
@@ -49,6 +49,11 @@ def merge(entries: Sequence[Any], weight: Tensor) -> Tensor:
     return unet.calculate_weight(entries, weight, "")
 
 
+def _is_over() -> bool:
+    under_way.end_failed()
+    return not under_way.sessions()
+
+
 class Forge:
     """The :class:`lbw.hosts.adapter.Adapter` protocol."""
 
@@ -57,7 +62,9 @@ class Forge:
             raise UnservedHostError("this WebUI merges LoRAs in a way that is not known")
         self.ledger, self.parts = OwnPages(), PatchParts(merge, can_patch)
         renaming = Renaming(self.layers, lambda: setting(FOREIGN_NAMES))
-        self._loading = Loading(host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself, renaming)
+        self._loading = Loading(
+            host_networks, self._forget_what_is_loaded, self._gives_networks_by_itself, renaming, _is_over
+        )
         self._forward_patches = ForwardPatches(merge)
         self._unet_hooks, self._clip_hooks, self._departures = ForwardHooks(), ForwardHooks(), Departures(_host_memory)
         self._layers: WeakKeyDictionary[nn.Module, Mapping[str, nn.Module]] = WeakKeyDictionary()

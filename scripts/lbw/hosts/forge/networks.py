@@ -95,6 +95,7 @@ class Loading:
         leaves: whether the model in use is one that the host gives networks in a way that no patch shows.
         rename: tells, of (the tensors of a file, the layers that the host has found parts for, the file's path), the
             tensors in names of which the host finds more; None for none.
+        is_over: whether none of our generations is under way any more, of which nobody may have told.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class Loading:
         forget: Callable[[], None],
         leaves: Callable[[], bool] = lambda: False,
         rename: Callable[[Any, Collection[str], str], Any] = lambda *_: None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._module, self._forget, self._leaves, self._rename = module, forget, leaves, rename
+        self._is_over = is_over
         self._originals: dict[str, Callable[..., Any]] = {}
         self._own: dict[str, Callable[..., Any]] = {
             "load_networks": self._load_networks,
@@ -148,6 +151,9 @@ class Loading:
 
     def _load_networks(self, names: Sequence[str], *columns: Sequence[Any] | None, **named: Any) -> Any:
         """With a name that has no file, the host would load none of them."""
+        if self._is_over():
+            self.end()
+            return self._module.load_networks(names, *columns, **named)
         self._forget()
         earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
