@@ -93,13 +93,13 @@ Component = dict[str, tuple[str, nn.Module]]
 
 
 def components(webui: Any) -> dict[str, Component]:
-    """The layers that the files are for: every fourth of the attention, of the convolutions, and of an OpenCLIP's. Not
+    """The layers that the files are for: every sixth of the attention, of the convolutions, and of an OpenCLIP's. Not
     those of text encoders on the Forge family, where what they are at work with is gone before the first step."""
     paths, layers = dotted_names(webui), webui.layers()
     trained = attention_layers(layers) | conv_layers(layers)
     trained |= {name: each for name, each in layers.items() if _OPEN_CLIP.search(name)}
     found: dict[str, Component] = {}
-    for name, layer in [item for item in trained.items() if item[0] in paths][::4]:
+    for name, layer in [item for item in trained.items() if item[0] in paths][::6]:
         component, path = in_diffusers(name, paths[name])
         if isinstance(layer, nn.MultiheadAttention):
             for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
@@ -176,7 +176,8 @@ def peft_models(webui: Any, **options: Any) -> dict[str, tuple[Any, Written]]:
 
 
 def peft(form: str, *, only: str = "", metadata: dict[str, str] | None = None, **options: Any) -> Writer:
-    """A file with names of ``form``, of one component only or of all."""
+    """A file with names of ``form``, of one component only or of all. With ``flat`` in it, underscores stand for the
+    dots within the name of a layer."""
 
     def write(webui: Any, path: Path) -> Written:
         tensors: dict[str, Tensor] = {}
@@ -186,8 +187,9 @@ def peft(form: str, *, only: str = "", metadata: dict[str, str] | None = None, *
 
             if only in ("", component):
                 for name, value in get_peft_model_state_dict(model).items():
-                    name = name.removeprefix("base_model.model.")
-                    tensors[form.format(component=component, name=name)] = value.half()
+                    layer, _, tensor = name.removeprefix("base_model.model.").partition(".lora_")
+                    flat = f"{layer.replace('.', '_')}.lora_{tensor}"
+                    tensors[form.format(component=component, name=f"{layer}.lora_{tensor}", flat=flat)] = value.half()
                 written |= merged
         save(path, tensors, metadata)
         return written
@@ -377,6 +379,7 @@ FORMS: dict[str, Writer] = {
     "PEFT": peft("base_model.model.{name}", only="unet"),
     "PEFT, of a text encoder": peft("base_model.model.{name}", only="text_encoder"),
     "DoRA of PEFT": peft("base_model.model.{name}", only="unet", use_dora=True),
+    "DoRA of PEFT in kohya's names": peft("lora_unet_{flat}", only="unet", use_dora=True),
     "PEFT, in memory": peft_in_memory,
     "LyCORIS": lycoris("lora"),
     "LyCORIS, LoHa": lycoris("loha"),

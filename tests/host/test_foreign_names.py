@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tests.host.checkpoints import use
 from tests.host.conftest import Bench
-from tests.host.foreign_files import FORMS, Written, weight_of
+from tests.host.foreign_files import FORMS, RANK, Writer, Written, weight_of
 from tests.host.measure import forget_conditioning, messages, recording
 from tests.host.test_isolation import difference
 from tests.unit.ulp import ulp_distance
@@ -32,6 +33,10 @@ class Weights:
 
     def __call__(self, _params: Any) -> None:
         self.strengths.append({self.strength(key) for key in self.written})
+
+    def keys_at(self, strength: float) -> set[str]:
+        """The parts that are at a strength now."""
+        return {key for key in self.written if self.strength(key) == strength}
 
     def strength(self, key: str) -> float:
         weight, base = weight_of(self.webui, key), self.base[key]
@@ -162,24 +167,19 @@ def test_others_keep_their_weights(bench: Bench, generate: Any):
     assert values == pytest.approx([0.5] * len(values), abs=2e-3)
 
 
-def test_names_that_the_host_knows_may_stand_beside_others(bench: Bench, generate: Any):
-    """The host knows the first half of the file."""
+def test_names_that_the_host_knows_may_stand_beside_others(
+    bench: Bench, generate: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Here in the first half of the U-Net."""
     bench.not_on_forge("its network has no modules")
 
-    def mixed(webui: Any, path: Path) -> Written:
-        written = FORMS["diffusers"](webui, path)
-        tensors = load_file(path)
+    def rename(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if name.startswith("unet.down_blocks")]:
             layer, side = re.fullmatch(r"unet\.(.+)\.lora\.(up|down)\.weight", name).groups()
             tensors[f"lora_unet_{layer.replace('.', '_')}.lora_{side}.weight"] = tensors.pop(name)
-        save_file(tensors, path)
-        return written
 
-    FORMS["mixed"] = mixed
-    try:
-        result, weights = generate("mixed", "<lora:t_foreign:1>")
-    finally:
-        del FORMS["mixed"]
+    monkeypatch.setitem(FORMS, "mixed", with_file(rename, "diffusers"))
+    result, weights = generate("mixed", "<lora:t_foreign:1>")
     (network,) = bench.webui.networks.loaded_networks
     assert 0 < len(network.modules) < len(weights.written)
     assert messages(result) == [] and weights.strengths == [{1.0}] * STEPS
@@ -203,8 +203,43 @@ def test_a_strength_is_measured_of_them_too(bench: Bench, generate: Any):
     assert {part.key for part in measured.parts} == weights.written.keys()
 
 
-@pytest.mark.parametrize("form", ["diffusers, in processors", "diffusers with PEFT", "OneTrainer", "OneTrainer, OMI"])
-@pytest.mark.parametrize("family", ["sdxl", "sd2"])
+def test_the_rank_can_be_cut(generate: Any):
+    _result, weights = generate("diffusers", f"<lora:t_foreign:1:dyn={RANK}>")
+    assert weights.strengths == [{1.0}] * STEPS
+    _result, weights = generate("diffusers", f"<lora:t_foreign:1:dyn={RANK // 2}>")
+    assert weights.strengths == [{-1.0}] * STEPS
+
+
+def with_file(change: Callable[[dict[str, Tensor]], None], form: str) -> Writer:
+    """A form of which ``change`` changes the tensors."""
+
+    def write(webui: Any, path: Path) -> Written:
+        written = FORMS[form](webui, path)
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+        return written
+
+    return write
+
+
+def test_what_a_refused_file_bundles_is_there(bench: Bench, generate: Any, monkeypatch: pytest.MonkeyPatch):
+    bench.not_on_forge("it has another way with them")
+    word = {"bundle_emb.t_word.string_to_param.*": torch.zeros(1, text_width(bench.webui))}
+    monkeypatch.setitem(FORMS, "bundled", with_file(lambda tensors: tensors.update(word), "OneTrainer"))
+    _result, weights = generate("bundled", "<lora:t_foreign:1>")
+    (network,) = bench.webui.networks.loaded_networks
+    assert {*network.bundle_embeddings} == {"t_word"} and weights.strengths == [{1.0}] * STEPS
+
+
+def text_width(webui: Any) -> int:
+    return next(layer for name, layer in webui.layers().items() if name.endswith("self_attn_q_proj")).weight.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("sdxl", "diffusers with PEFT"), ("sdxl", "OneTrainer"), ("sd2", "diffusers"), ("sd2", "OneTrainer, OMI")],
+)
 def test_other_families_have_their_names(
     bench: Bench, generate: Any, checkpoints: list[str], family: str, form: str
 ):
@@ -213,3 +248,54 @@ def test_other_families_have_their_names(
     result, weights = generate(form, "<lora:t_foreign:1>")
     assert messages(result) == [] and weights.strengths == [{1.0}] * STEPS
     assert any("resblocks" in key for key in weights.written)
+
+
+def test_projections_of_an_attention_count_one_by_one(
+    bench: Bench, generate: Any, checkpoints: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The host adds its own to an OpenCLIP only where it has all four."""
+    bench.not_on_forge("its files here are for the U-Net alone")
+
+    def drop(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if re.search(r"text_encoder_2.+(k_proj|out_proj)", name)]:
+            del tensors[name]
+
+    monkeypatch.setitem(FORMS, "q and v", with_file(drop, "diffusers"))
+    use(checkpoints, "sdxl")
+    _result, weights = generate("q and v", "<lora:t_foreign:1>")
+    ends = {strength: {key.rpartition("attn_")[2] for key in weights.keys_at(strength)} for strength in (0.0, 1.0)}
+    assert {"q_proj", "v_proj"} <= ends[1.0] and ends[0.0] == {"k_proj", "out_proj"}
+
+
+SD3 = {
+    "lycoris_transformer_blocks_1_attn_to_k": ("diffusion_model_joint_blocks_1_x_block_attn_qkv", 1),
+    "transformer.transformer_blocks.1.attn.add_q_proj": ("diffusion_model_joint_blocks_1_context_block_attn_qkv", 0),
+    "transformer.transformer_blocks.1.ff.net.0.proj": ("diffusion_model_joint_blocks_1_x_block_mlp_fc1", None),
+}
+"""{a trainer's name: (the host's layer, the third of its rows)}. The host passes over the second, and refuses a file
+with an alpha of the first."""
+
+
+def test_sd3_has_diffusers_names(bench: Bench, checkpoints: list[str]):
+    bench.not_on_forge("its stand-in has no SD3")
+    use(checkpoints, "sd3")
+    layers, tensors, random = bench.webui.layers(), {}, torch.Generator().manual_seed(1)
+    base = {name: layers[name].weight.detach().clone() for name, _third in SD3.values()}
+    wanted = {name: weight.double() for name, weight in base.items()}
+    for name, (layer, third) in SD3.items():
+        weight = wanted[layer] if third is None else wanted[layer].chunk(3)[third]
+        up, down = torch.randn(len(weight), 2, generator=random).half(), torch.randn(2, weight.shape[1]).half()
+        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+        weight += 0.5 * up.double() @ down.double()
+    save_file(tensors, bench.webui.lora_folder / "t_sd3.safetensors")
+    bench.webui.networks.list_available_networks()
+    found: list[dict[str, Tensor]] = []
+
+    def look(_params: Any) -> None:
+        found.append({name: layers[name].weight.detach().clone() for name in wanted})
+
+    with bench.webui.observing(look):
+        result = bench.webui.generate(prompt="a cat <lora:t_sd3:1>", steps=1, sampler_name="Euler")
+    assert messages(result) == [] and found
+    for name, weight in found[0].items():
+        assert ulp_distance(weight, wanted[name].to(weight.dtype), 1e-6) <= 1, name
