@@ -34,10 +34,10 @@ def summarise(
         lost: {a LoRA that was not loaded: why}.
     """
     fits, lost = fits or {}, lost or {}
-    without_effect = [f"{shortened(name)}: {reason}" for name, reason in lost.items()]
+    words = [f"{shortened(name)}: {reason}" for name, reason in lost.items()]
     if all(each.plan.is_plain for each in passes):
-        found = [f"{shortened(name)}: {fit.words}" for name, fit in fits.items() if fit.is_nothing]
-        return "; ".join(found + without_effect)
+        words = [f"{shortened(name)}: {fit.words}" for name, fit in fits.items() if fit.is_nothing] + words
+        return f"{'; '.join(words)} | base weights {memory}" if words else ""
     requests = dict.fromkeys(
         _request(request, weights, at_0, each, fits.get(request.name))
         for each in passes
@@ -46,10 +46,9 @@ def summarise(
         )
         if request.name not in lost
     )
-    requests |= dict.fromkeys(without_effect)
     count, done = total(updates)
     switches = f"{count} switch{'es' * (count != 1)}"
-    return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
+    return f"{'; '.join([*requests, *words])} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
 def _request(
