@@ -20,6 +20,12 @@ def messages(result: Any) -> list[str]:
     return [line for line in lines if "| base weights " not in line]
 
 
+def status(result: Any) -> str:
+    """The line that sums a generation up; empty if there is none."""
+    lines = [line.removeprefix("LoRA Block Weight: ") for line in (result.comments or "").splitlines()]
+    return next((line for line in lines if "| base weights " in line), "")
+
+
 OUTPUT_BLOCKS = ",".join(["1", *["0"] * 13, *["1"] * 12])
 """What the preset OUTALL says, as a vector for every family: the text encoders and the output blocks."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lbw.tags.families import ORIGINAL_LAYOUTS, SD1, is_text_encoder
@@ -18,7 +19,7 @@ from tests.host.checkpoints import use
 from tests.host.conftest import Bench
 from tests.host.families import Deltas, labels_of, trained_layers, weights_of, write_family_lora
 from tests.host.lora_files import attention_layers, write_lora
-from tests.host.measure import messages, restore_counter
+from tests.host.measure import messages, restore_counter, status
 from tests.host.test_isolation import difference
 from tests.host.webui import WebUI
 from tests.unit.networks import lora_engine
@@ -182,7 +183,7 @@ def test_a_lora_of_another_family_is_applied_where_it_matches(bench: Bench, chec
     seen: list[dict[tuple[str, str], Tensor]] = []
     with bench.webui.observing(lambda _params: seen.append(weights_of(layers, deltas))):
         result = bench.webui.generate(prompt="a red cat <lora:t_sd1:1:stop=1> <lora:t_family:1:stop=2>", steps=3)
-    assert result.comments.count("<lora:t_sd1>") == 1 and "parts do not fit this model" in result.comments
+    assert result.comments.count("<lora:t_sd1>") == 1 and "parts cannot be used and are left out" in result.comments
     assert len(result.images) == 1
     assert layers[text].weight.shape[1] != width, "SD2 reads a text of another width than SD1"
     name = "diffusion_model_input_blocks_1_1_transformer_blocks_0_attn1_to_q"
@@ -249,3 +250,54 @@ def test_sd3s_attention_is_patched_as_the_host_does(webui: WebUI, parts: tuple[s
     engine.manual_lora_update({name + part: (0.7,) for part in parts}, (("attention", 0.7, 0.7, None),))
     assert not hosts.equal(base)
     assert torch.allclose(layer.weight, hosts, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "preset", "zeros", "warns"),
+    [
+        ("sdxl", "NONE", "", False),
+        ("sdxl", "INALL", "M00 OUT00-OUT08", False),
+        ("sd3", "ALL", "", False),
+        ("sdxl", ",".join(["1"] * 17), "IN00 IN03 IN06 OUT00-OUT02", True),
+        ("sd3", ",".join(["1"] * 17), "IN00 IN03 IN06 IN09-IN11 OUT00-OUT02", True),
+    ],
+)
+def test_blocks_at_0_are_told_and_warned_of_where_that_changes_something(
+    bench: Bench, checkpoints: list[str], family: str, preset: str, zeros: str, warns: bool
+):
+    use(checkpoints, family)
+    layers = {name: layer for name, layer in trained_layers(bench.layers()).items() if "diffusion_model" in name}
+    write_family_lora(bench.webui.lora_folder / "t_family.safetensors", layers)
+    presets = "\n".join(DEFAULT_PRESETS.splitlines())
+    result = bench.webui.generate([presets], prompt=f"a cat <lora:t_family:1:lbw={preset}>", steps=1)
+    told = status(result).split(" | ")[0]
+    assert ["values have none for" in line for line in messages(result)] == [True] * warns
+    assert (f"0 in {zeros}" in told) if zeros else (("no block" in told) == (preset == "NONE"))
+
+
+def test_words_for_both_text_encoders_of_sdxl_count(bench: Bench, checkpoints: list[str]):
+    from modules.sd_hijack import model_hijack
+
+    use(checkpoints, "sdxl")
+    layers = trained_layers(bench.layers())
+    path = bench.webui.lora_folder / "t_pair.safetensors"
+    write_family_lora(path, layers)
+    widths = {"clip_l": len(bench.layers()["0_transformer_text_model_final_layer_norm"].weight),
+              "clip_g": len(bench.layers()["1_model_ln_final"].weight)}  # fmt: skip
+    pair = {f"bundle_emb.qxpair.{encoder}": torch.ones(2, width) for encoder, width in widths.items()}
+    save_file(load_file(path), bench.webui.lora_folder / "t_alone.safetensors")
+    save_file(load_file(path) | pair, path)
+    seen: list[Any] = []
+
+    def look(_params: Any) -> None:
+        seen.append(model_hijack.embedding_db.word_embeddings["qxpair"].vec)
+
+    with bench.webui.observing(look):
+        result = bench.webui.generate(prompt="a qxpair cat <lora:t_pair:1:lbw=OUTALL>", steps=1)
+    assert messages(result) == [] and "parts fit" not in result.comments
+    assert {key: tuple(vectors.shape) for key, vectors in seen[0].items()} == {
+        key: (2, width) for key, width in widths.items()
+    }
+    without = bench.webui.generate(prompt="a qxpair cat <lora:t_alone:1:lbw=OUTALL>", steps=1)
+    assert list(result.images[0].getdata()) != list(without.images[0].getdata()), "the word means something else"
+    assert "qxpair" not in model_hijack.embedding_db.word_embeddings

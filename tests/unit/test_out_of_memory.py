@@ -27,6 +27,7 @@ ON_THE_CPU = {
     ("pinned_memory.py", "__init__"), ("pinned_memory.py", "_page_locked"), ("uploads.py", "__init__"),
     ("uploads.py", "_padding"), ("factors.py", "__init__"), ("factors.py", "wild"), ("factors.py", "_infinity"),
     ("pieces.py", "pieces_of"), ("kinds.py", "low_rank"), ("lora.py", "build"), ("parts.py", "delta_of"),
+    ("faults.py", "_is_finite"),
 }  # fmt: skip
 """Files and functions of ours that make tensors on the CPU only."""
 

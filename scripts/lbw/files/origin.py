@@ -129,7 +129,7 @@ def of_head(head: Head) -> Origin:
         naming=next((naming for naming, _count in namings.most_common(1)), None),
         unet_parts=len(parts) - len(of_encoders),
         encoder_parts=len(of_encoders),
-        example=next(iter(parts), ""),
+        example=next((part for part in parts if part not in of_encoders), next(iter(parts), "")),
     )
 
 

@@ -31,20 +31,19 @@ def summarise(
         lost: {a LoRA that was not loaded: why}.
     """
     fits, lost = fits or {}, lost or {}
-    without_effect = [f"{shortened(name)}: {reason}" for name, reason in lost.items()]
+    words = [f"{shortened(name)}: {reason}" for name, reason in lost.items()]
     if all(each.plan.is_plain for each in passes):
-        found = [f"{shortened(name)}: {fit.words}" for name, fit in fits.items() if fit.is_nothing]
-        return "; ".join(found + without_effect)
+        words = [f"{shortened(name)}: {fit.words}" for name, fit in fits.items() if fit.is_nothing] + words
+        return f"{'; '.join(words)} | base weights {memory}" if words else ""
     requests = dict.fromkeys(
         _request(index, at_0, each, fits.get(each.plan.requests[index].name))
         for each in passes
         for index, at_0 in enumerate(blocks_at_0(layers_by_kind(each.plan), each.plan.family))
         if each.plan.requests[index].name not in lost
     )
-    requests |= dict.fromkeys(without_effect)
     count, done = total(updates)
     switches = f"{count} switch{'es' * (count != 1)}"
-    return f"{'; '.join(requests)} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
+    return f"{'; '.join([*requests, *words])} | {switches}, {done.seconds * 1000:.1f} ms | base weights {memory}"
 
 
 def _request(index: int, at_0: Sequence[str], made: Pass, fit: Fit | None) -> str:

@@ -120,7 +120,7 @@ def _values_of(part: Part) -> Iterable[tuple[str, Any]]:
     for patches in part.values():
         for values, _offset, _function in patches:
             kind, found = _kind(values)
-            yield from ((kind, value) for value in found)
+            yield from ((kind if isinstance(value, Tensor) else "alpha", value) for value in found)
 
 
 def _bias(patches: Sequence[Patch]) -> Tensor | None:
