@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,28 @@ def our_images(bench: Bench) -> dict[str, Any]:
         "the host's LoRA shows": difference(plain, host) > 1, "ours and the host's": difference(made, host),
         "the host's afterwards": difference(again, host), "plain afterwards": difference(after, plain),
     }
+
+
+@fact
+def our_failure(bench: Bench) -> dict[str, Any]:
+    """It is closed by nobody, as in the host's X/Y/Z plot, and what follows is without scripts."""
+    failing = bench.webui.request(prompt="a cat <lora:two:1:stop=1>", steps=2)
+    sample = failing.sample
+
+    def sample_and_break(*args: Any, **kwargs: Any) -> None:
+        sample(*args, **kwargs)
+        raise RuntimeError("the sampler broke")
+
+    failing.sample = sample_and_break
+    with suppress(RuntimeError):
+        bench.webui.processing.process_images(failing)
+    following = bench.webui.request(prompt="a cat <lora:one:0.5>", steps=1)
+    following.scripts = None
+    with bench.at_evaluations(lambda: bench.strength("one")) as seen:
+        bench.webui.run(following)
+    failing.close()
+    bench.generate("a cat", args=OFF)
+    return {"without scripts after a failure": seen, "pristine after a failure": bench.is_pristine()}
 
 
 @fact

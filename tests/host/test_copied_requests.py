@@ -324,6 +324,17 @@ def test_our_texts_can_be_copied_and_stored(bench: Bench):
     assert copy.deepcopy(texts) == copy.copy(texts) == pickle.loads(pickle.dumps(texts)) == texts != {}
 
 
+def test_of_a_batch_that_is_described_anew_nothing_stays(bench: Bench):
+    """As where the host loads the networks of the hires pass ahead of those of the first one."""
+    from lbw.hosts import notes
+
+    p = bench.webui.request()
+    notes.begin(p)
+    notes.take(p, {"LBW steps": "of both passes", "LBW version": "1"})
+    notes.take(p, {"LBW version": "1"})
+    assert p.extra_generation_params == {"LBW version": "1"}
+
+
 def test_hosts_that_do_not_ask_for_texts_get_those_of_the_batch(
     bench: Bench, after_each_image: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ):

@@ -125,6 +125,11 @@ def test_our_image_at_strength_1_is_the_hosts_own_and_its_own_is_undisturbed(fam
     assert found["the host's afterwards"] == found["plain afterwards"] == 0
 
 
+def test_after_a_generation_that_failed_unclosed_one_without_scripts_has_its_loras(family: str):
+    found = report(family)
+    assert found["without scripts after a failure"] == [0.5] and found["pristine after a failure"]
+
+
 def test_both_text_encoders_of_sdxl_have_the_lora(family: str):
     assert report(family)["sdxl, strengths"] == [1, 1, 1]
 

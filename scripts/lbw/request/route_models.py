@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, confloat
 
 from lbw.request.arguments import ARGUMENTS
 from lbw.tags.families import KNOWN, SD1, Family
-from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT
+from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT, MOST_STEPS
 
 
 def _key(family: Family) -> str:
@@ -69,9 +69,9 @@ else:  # a type that pydantic 1 and 2 both have
 
 class ParseRequest(BaseModel):
     prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
-    steps: int = Field(20, ge=1, le=150)
+    steps: int = Field(20, ge=1, le=MOST_STEPS, description=f"sampling steps of the pass, at most {MOST_STEPS}")
     sigmas: list[NoiseLevel] = Field(
-        [], max_items=150, description="the noise level of each step; empty: those of a usual schedule"
+        [], max_items=MOST_STEPS, description="the noise level of each step; empty: those of a usual schedule"
     )
     hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
     # A power of two, because the published schema has its limits as floats, which 2**64 - 1 is none of.

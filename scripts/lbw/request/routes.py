@@ -182,7 +182,7 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
         steps=asked.steps, sigmas=asked.sigmas, hires=asked.hires, seed=asked.seed,
     )
     kinds = layers_by_kind(made.plan)
-    if sum(map(len, kinds)) * asked.steps > MOST_COEFFICIENTS:
+    if sum(1 + len(each) for each in kinds) * asked.steps > MOST_COEFFICIENTS:
         raise HTTPException(422, f"more than {MOST_COEFFICIENTS} coefficients; expected fewer tags, rules or steps")
     tags = [
         _tag(made, index, each, at_0, library)

@@ -18,7 +18,10 @@ MOST_TAGS = 100
 """LoRA tags of one prompt."""
 
 MOST_KEYFRAMES = 150
-"""Keyframes of one curve: as many as a pass has steps."""
+"""Keyframes of one curve: as many as the host's panel offers steps."""
+
+MOST_STEPS = 10_000
+"""Steps of a pass that is asked about: more than anybody samples. The host's API makes any number of them."""
 
 LONGEST_WORD = 200
 """Characters of a block or a range."""
