@@ -22,7 +22,7 @@ const lbwInsert = (() => {
                 const chosen = select.value;
                 const named = [...list.querySelectorAll("[data-name]")];
                 select.replaceChildren(element("option", {value: "", textContent: ""}), ...named.map(({dataset, title}) =>
-                    element("option", {value: dataset.name, textContent: `${dataset.name}: ${title}`})));
+                    element("option", {value: dataset.name, translate: false, textContent: `${dataset.name}: ${title}`})));
                 select.value = chosen;
                 if (select.selectedIndex < 0) select.value = "";
             };

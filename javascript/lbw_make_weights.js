@@ -65,7 +65,7 @@ const lbwMakeWeights = (() => {
     function picture(family, hasField, onPick) {
         const {svg} = lbwDom;
         const {places, headings, width, height} = isUnet(family) ? placesInUnet(family) : placesInBands(family);
-        const drawing = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "lbw-picture", role: "img"});
+        const drawing = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "lbw-picture", role: "img", translate: "no"});
         drawing.append(...headings.map(({text, y}) => svg("text", {x: 1, y: y + HEIGHT / 2 + 0.5, class: "lbw-heading"}, text)));
         const shapes = {};
         for (const {label, x, y} of places) {
@@ -122,7 +122,7 @@ const lbwMakeWeights = (() => {
             set(String(Number(slider.value)));
             onChange();
         });
-        const row = element("div", {className: "lbw-block"}, element("span", {textContent: label, ariaHidden: "true"}), slider, text);
+        const row = element("div", {className: "lbw-block"}, element("span", {textContent: label, translate: false, ariaHidden: "true"}), slider, text);
         return {row, set, value, focus: () => (slider.disabled ? text : slider).focus()};
     }
 
@@ -171,7 +171,7 @@ const lbwMakeWeights = (() => {
         const rows = element("div");
         const frameOfDrawing = element("div", {className: "lbw-drawing"});
         const valueOf = (each, {names}) => `${each.title} ${names.length}`;
-        const type = element("select", {ariaLabel: "Weights type"}, ...families.map(each => element("optgroup", {label: each.title},
+        const type = element("select", {ariaLabel: "Weights type"}, ...families.map(each => element("optgroup", {label: each.title, translate: false},
             ...each.layouts.map(item => element("option", {value: valueOf(each, item), textContent: `${item.names.length} (${each.title})`})))));
         const form = element("select", {ariaLabel: "How the weights are written", title: "How the weights are written"},
             ...Object.entries(FORMS).map(([value, textContent]) => element("option", {value, textContent})));
@@ -326,7 +326,7 @@ const lbwMakeWeights = (() => {
         function listPresets() {
             const chosen = copy.value;
             copy.replaceChildren(element("option", {value: "", textContent: "Copy from preset"}),
-                ...presets().map(each => element("option", {value: each.name, textContent: each.name})));
+                ...presets().map(each => element("option", {value: each.name, translate: false, textContent: each.name})));
             copy.value = chosen;
         }
 

@@ -265,6 +265,7 @@ const loraBlockWeight = (() => {
 
     // What is in the panel is set up when it is first seen: most pages are loaded without a look at it.
     function setUpPanel(tabname) {
+        lbwWords.follow(find(tabname, "lbw_panel"));
         for (const file of TEXT_FILES) {
             setUpTextFile(tabname, ...file);
             followOtherTab(tabname, ...file);

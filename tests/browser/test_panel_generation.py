@@ -200,6 +200,12 @@ def test_labels_are_japanese_where_the_page_is(panel: Panel, server: Server):
         expect(japanese.button("lbw_sliders", "すべて0にする")).to_be_visible()
         japanese.button("lbw_sliders", "すべて1にする").click()
         expect(japanese.made).to_have_value(ONES)
+        expect(japanese.find("lbw_sliders").get_by_label("ブロックの範囲")).to_be_visible()
+        fill_small(japanese.page, "a red cat <lora:demo:1:lbw=NOSUCH>")
+        generate(japanese.page)
+        status = japanese.find("lbw_status", ".lbw-status")
+        expect(status).to_contain_text("<lora:demo>: lbw=NOSUCH: この名前のプリセットはありません")
+        expect(status).to_contain_text("元の重み")
     finally:
         set_option(server, localization="None")
         reload_ui(panel.page, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,26 @@ def add_settings() -> None:
         shared.opts.add_option(key, option)
 
 
+_LANGUAGES = {
+    "ja_JP": r"ja(?![a-z])|japanese",
+    "zh_TW": r"zh[-_ ]?(hant|tw|hk|mo)(?![a-z])",
+    "zh_CN": r"zh(?![a-z])|chinese",
+}
+"""Our files, and what the names that others have for the language begin with; the first that fits counts."""
+
+
 def add_translations() -> None:
-    """Tell the host of the panel's labels in other languages: it looks for such files in a folder of their own only."""
-    for path in _TRANSLATIONS.glob("*.json"):
-        known = localization.localizations.setdefault(path.stem, [])
-        if isinstance(known, list) and str(path) not in known:  # before 1.7 there was one file for a language
-            known.append(str(path))
+    """Tell the host of the panel's labels in other languages: it looks for such files in a folder of their own only.
+
+    A language has several names, as people who translate the host call it. Theirs come behind ours and win.
+    """
+    known = localization.localizations
+    for name in [*_LANGUAGES, *known]:
+        file = next((file for file, names in _LANGUAGES.items() if re.match(names, name, re.IGNORECASE)), None)
+        files = known.setdefault(name, []) if file else None
+        path = str(_TRANSLATIONS / f"{file}.json")
+        if isinstance(files, list) and path not in files:  # before 1.7 there was one file for a language
+            files.insert(0, path)
 
 
 def setting(key: str) -> Any:

@@ -56,9 +56,9 @@ def own_html(name: str, in_tag: str, backend: Backend, message: str = "") -> str
         f'<button type="button" class="lbw-button" data-own="{key}">{text}</button>'
         for key, text in buttons.items() if text
     )
-    default = f"<span>Its default:</span> <code>lbw={escape(shortened(own))}</code>" if own else ""
+    default = f'<span>Its default:</span> <code translate="no">lbw={escape(shortened(own))}</code>' if own else ""
     said = f"<span>{escape(message)}</span>" if message else ""
-    return _row(f"<b>{escape(shortened(name))}</b> {default} {made} {said}", name, own)
+    return _row(f'<b translate="no">{escape(shortened(name))}</b> {default} {made} {said}', name, own)
 
 
 def _row(content: str, name: str = "", own: str = "") -> str:

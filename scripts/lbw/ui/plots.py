@@ -21,15 +21,20 @@ _AXES = {
     "z_values": ("Z values", "lbw_zmen"),
 }
 _HOW = (
-    f"The plot varies the LoRA tags with <code>lbw={VARIED}</code>; <code>lbw={INVERSE}</code> gets 1 minus their "
-    "weights. Values stand between commas."
+    f"The plot varies the LoRA tags with lbw={VARIED}; lbw={INVERSE} gets 1 minus their weights. "
+    "Values stand between commas."
 )
-_VALUES = (
-    "<b>Block ID</b> IN05-OUT05, BASE M00, NOT IN05-OUT05 &middot; <b>values</b> 0,0.5,1, for those blocks &middot; "
-    "<b>Original Weights</b> presets to begin with, two axes add up &middot; <b>elements</b> rules or their names, for "
-    f"<code>lbwe={VARIED}</code> &middot; <b>seed</b> -1 is a random one &middot; <b>start</b>, <b>stop</b> 5, 50% "
-    "&middot; <b>strength</b> instead of the tag's"
-)
+_VALUES = {
+    "Block ID": "IN05-OUT05, BASE M00, NOT IN05-OUT05",
+    "values": "0,0.5,1, for those blocks",
+    "Original Weights": "presets to begin with, two axes add up",
+    "elements": f"rules or their names, for lbwe={VARIED}",
+    "seed": "-1 is a random one",
+    "start": "5, 50%",
+    "stop": "5, 50%",
+    "strength": "instead of the tag's",
+}
+"""What the values of an axis are, by its type. A text that is one by itself is one that the host can translate."""
 _ANALYZER = "Changes the weight of one block at a time, and measures how much of the image differs."
 
 
@@ -37,6 +42,7 @@ def build(tab: Tab) -> dict[str, Any]:
     """Make the section; returns its components by argument. The style sheet hides the part that the mode is not for."""
     defaults = Arguments()
     components: dict[str, Any] = {}
+    values = " &middot; ".join(f'<b translate="no">{name}</b> <span>{text}</span>' for name, text in _VALUES.items())
     with gr.Accordion("XYZ plot", open=False, elem_id=tab.id("lbw_plots"), elem_classes=["lbw-plots"]):
         components["mode"] = gr.Radio(
             label="Active", choices=list(MODES), value=MODES[0], type="index", elem_id=tab.id("lbw_mode")
@@ -46,7 +52,7 @@ def build(tab: Tab) -> dict[str, Any]:
         with FormRow(variant="compact", elem_classes=["lbw-fields", "lbw-analyzer"]):
             components |= _analyzer(tab, defaults)
         gr.HTML(
-            f'<p class="lbw-axes">{_VALUES}</p><p class="lbw-analyzer">{_ANALYZER}</p><p>{_HOW}</p>'
+            f'<p class="lbw-axes">{values}</p><p class="lbw-analyzer">{_ANALYZER}</p><p>{_HOW}</p>'
             f'<button type="button" class="lbw-button" id="{tab.id("lbw_put_varied")}" data-key="lbw" '
             f'data-name="{VARIED}">Put :lbw={VARIED} into the tag</button>',
             elem_classes=["lbw-hint"],

@@ -65,6 +65,11 @@ def said_html(message: str) -> str:
     return f'<div class="lbw-said" role="status">{escape(message)}</div>'
 
 
+def _no_word(value: Any) -> str:
+    """The mark for names of blocks and elements, which are the same in all languages."""
+    return "" if value in ("other", "all blocks", "all elements", "% of the weights") else ' translate="no"'
+
+
 def _in_words(strengths: Strengths) -> str:
     blocks = sorted(strengths.by_block().items(), key=lambda item: -item[1].strength)
     strongest = ", ".join(f"{name_of(block)} {percent(norms.strength)} %" for block, norms in blocks[:5])
@@ -75,8 +80,8 @@ def _table(strengths: Strengths) -> str:
     blocks, elements, cells = strengths.by_block(), strengths.by_element(), strengths.by_cell()
 
     def row(kind: str, title: str, values: list[Any]) -> str:
-        items = "".join(f"<{kind}>{escape(str(value))}</{kind}>" for value in values)
-        return f'<tr><th scope="row">{escape(title)}</th>{items}</tr>'
+        items = "".join(f"<{kind}{_no_word(value)}>{escape(str(value))}</{kind}>" for value in values)
+        return f'<tr><th scope="row"{_no_word(title)}>{escape(title)}</th>{items}</tr>'
 
     rows = [
         row("td", name_of(block), [

@@ -144,7 +144,7 @@ def notes_html(message: str, problems: list[Problem], state: str = "") -> str:
 def names_html(key: str, entries: dict[str, tuple[str, str]]) -> str:
     """The usable names as buttons that put them into the prompt."""
     return "".join(
-        f'<button type="button" class="lbw-name" data-key="{key}" data-name="{escape(name)}" '
+        f'<button type="button" class="lbw-name" translate="no" data-key="{key}" data-name="{escape(name)}" '
         f'data-entry="{escape(entry)}" title="{escape(beside)}">{escape(name)}</button>'
         for name, (entry, beside) in entries.items()
     )

@@ -1,0 +1,130 @@
+"""The panel in the host's other languages: nothing that it says is left in English."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lbw.tags.families import SD1
+from lbw.tags.library import Library
+from lbw.tags.presets import DEFAULT_PRESETS
+from lbw.tags.prompt import parse
+from lbw.tags.slips import KEYS
+from tests.browser.panel import SCRIPTS, Panel
+from tests.server import Server
+
+pytestmark = pytest.mark.usefixtures("preset_files")
+
+TABLES = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (SCRIPTS / "lbw" / "ui").glob("*.json")}
+
+# Every text that a user can see or hear, apart from what is marked as no matter of language.
+TEXTS = """root => {
+    const found = new Set();
+    const isForUser = element => !element.closest("[translate=no], script, style, textarea, .hidden, .hide");
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) if (isForUser(walker.currentNode.parentElement)) found.add(walker.currentNode.textContent.trim());
+    for (const name of ["title", "placeholder", "aria-label"]) {
+        for (const element of root.querySelectorAll(`[${name}]`)) if (isForUser(element)) found.add(element.getAttribute(name).trim());
+    }
+    return [...found];
+}"""
+# A word, and not the name of a block or of a file, a number with its unit, or what stands in tags.
+WORDS = re.compile(r"(?<![\w=:@<.'-])(?!lbw=|lbwe=)[A-Za-z]?[a-z]{2,}(?![\w=:@])")
+
+
+@pytest.fixture
+def panel(page: Page) -> Panel:
+    return Panel(page).open()
+
+
+def texts_of(panel: Panel) -> set[str]:
+    """What the panel says, with all of its sections open and something in each."""
+    panel.open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_curve", "lbw_schedule", "lbw_strength")
+    panel.open("lbw_plots")
+    found: set[str] = set()
+
+    def gather() -> None:
+        found.update(panel.find("lbw_active").evaluate(TEXTS))
+
+    panel.find("lbw_schedule_show").click()
+    expect(panel.find("lbw_schedule_preview")).to_contain_text("There is no LoRA tag")
+    panel.find("lbw_strength_show").click()
+    expect(panel.find("lbw_strength_picture")).to_contain_text("Choose a LoRA first")
+    panel.presets.fill("BAD:1,2\n")
+    expect(panel.notes).to_contain_text("Line 1")
+    gather()
+    panel.write("<lora:demo:1:lbw=OUTD>")
+    panel.button("lbw_own", "Save the tag's weights as its default").click()
+    expect(panel.find("lbw_own")).to_contain_text("Saved.")
+    panel.button("lbw_curve_editor", "Read from the tag").click()
+    expect(panel.find("lbw_curve_editor")).to_contain_text("Read from demo.")
+    panel.choose("lbw_strength_name", "demo")
+    panel.find("lbw_strength_show").click()
+    panel.find("lbw_strength_picture", "summary").click()
+    panel.find("lbw_element_hits_button").click()
+    expect(panel.find("lbw_element_hits")).to_contain_text("ATTNDEEPON")
+    panel.make_for("58 (Flux)")
+    panel.made.fill("NONE,D04-D09=1")
+    panel.find("lbw_savetext").click()
+    expect(panel.notes).to_contain_text("Saved.")
+    gather()
+    panel.write("<lora:demo:1:lbw=INS>")
+    expect(panel.button("lbw_own", "Use its default")).to_be_visible()
+    panel.made.fill("NONE,D99=1")
+    panel.find("lbw_made_name", "input").fill("MINE")
+    panel.find("lbw_add").click()
+    expect(panel.find("lbw_made_notes")).to_contain_text("Not added")
+    panel.choose_mode("Effective Block Analyzer")
+    gather()
+    panel.button("lbw_own", "Remove its default").click()
+    expect(panel.find("lbw_own")).to_contain_text("Removed.")
+    gather()
+    return {text for text in found if WORDS.search(text)}
+
+
+# Tags with what people get wrong most.
+SLIPS = [
+    "a:1:lbw=INS:OUTD", "a:1:lbw=OUTD,stop=5", "a:1:stop:5", "a:0,5", "a:1:strt=5", "a:1:qqqqq=5", "a:1:dyn=x", "a:1:x=abc",
+    "a:1:2:3:4", "a:1:INS:OUTD", "a:1:te=2", "a:1:in=x", "a:1:start=0.5:stop=1", "a:1:start=2:step=4-6", "a:1:unet=1e9",
+]
+
+
+def messages() -> list[str]:
+    """What is said of them, of presets that cannot be used, and after an image."""
+    found: list[str] = []
+    for tag in SLIPS:
+        parse(tag.split(":"), found.append)
+    library = Library.read(DEFAULT_PRESETS, "", "")
+    for weights in ("NOSUCH", "IND2", "1,2", "1,abc,0", "OUT03-OUT=x", "D99=1"):
+        try:
+            library.vector(weights, SD1)
+        except ValueError as error:
+            found.append(f"<lora:a>: lbw={weights}: {error}; all blocks are 1")
+    return [*found, "demo: OUTD (all blocks), steps 0-3 of 4 | 2 switches, 1.0 ms | base weights as they are"]
+
+
+def test_messages_are_translated_clause_by_clause(panel: Panel):
+    said = messages()
+    assert len(said) > 15
+    for language, table in TABLES.items():
+        translated = panel.page.evaluate(
+            "([texts, table]) => texts.map(text => lbwWords.translated(text, table))", [said, table]
+        )
+        left = [text for text in translated if {*WORDS.findall(text)} - {*KEYS, "ms"}]
+        assert left == [], language
+
+
+def test_nothing_that_the_panel_says_is_without_a_translation(panel: Panel):
+    said = texts_of(panel)
+    assert len(said) > 100
+    missing = {
+        language: sorted(panel.page.evaluate(
+            "([texts, table]) => texts.filter(text => lbwWords.translated(text, table) === text)", [list(said), table]
+        ))
+        for language, table in TABLES.items()
+    }
+    assert missing == dict.fromkeys(TABLES, [])
