@@ -24,6 +24,10 @@ class Host(Protocol):
         """The loaded networks in the host's order; one that the prompt names twice stands there twice."""
         ...
 
+    def load_again(self, networks: Sequence[Any]) -> None:
+        """Put networks into use with the model in use now, of which the host has unloaded all to load that model."""
+        ...
+
     def moves_parts(self) -> bool:
         """Whether the host has parts of the model on the GPU only while they are at work."""
         ...

@@ -87,6 +87,9 @@ class Forge:
     def networks(self) -> Sequence[Any]:
         return self._loading.networks
 
+    def load_again(self, networks: Sequence[Any]) -> None:
+        """The host has them activated once more with each model that it loads."""
+
     def moves_parts(self) -> bool:
         return True
 
