@@ -12,7 +12,7 @@ from tests.host import slow_path
 from tests.host.checkpoints import other_weights, switch, use, write_checkpoint
 from tests.host.conftest import Bench
 from tests.host.families import trained_layers, weights_of, write_family_lora
-from tests.host.measure import Strengths, copy_weights, restore_counter, strengths
+from tests.host.measure import Strengths, copy_weights, messages, restore_counter, strengths
 from tests.host.test_isolation import difference
 
 STEPS = 6
@@ -24,13 +24,11 @@ class Stages:
     def __init__(self, bench: Bench, bases: dict[str, dict[str, Tensor]]) -> None:
         self.bench, self.bases = bench, bases
         self.checkpoints: list[str] = []
-        self.configs: list[str] = []
         self.strengths: list[Strengths] = []
 
     def __call__(self, _params: Any) -> None:
         name = self.bench.webui.shared.sd_model.sd_checkpoint_info.name_for_extra
         self.checkpoints.append(name)
-        self.configs.append(getattr(self.bench.webui.shared.sd_model, "used_config", ""))
         deltas = {"t_lora": self.bench.deltas["t_lora"]}
         self.strengths.append(strengths(self.bench.layers(), self.bases[name], deltas))
 
@@ -48,11 +46,13 @@ def refine(bench: Bench, option: Callable[..., None]) -> Iterator[Callable[..., 
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     info = write_checkpoint(bench.webui, "refining", other_weights)
 
-    def run(limit: int, prompt: str, *, slowly: bool = False, **fields: Any) -> Refined:
-        option(sd_checkpoints_limit=limit)
+    def run(limit: int, prompt: str, *, slowly: bool = False, is_new: bool = False, **fields: Any) -> Refined:
+        """With ``is_new``, there is room for the refiner, but it is not in memory yet."""
+        option(sd_checkpoints_limit=1 if is_new else limit)
         switch(info)
         bases = {first.name_for_extra: bench.base, info.name_for_extra: copy_weights(bench.layers())}
         switch(first)
+        option(sd_checkpoints_limit=limit)
         stages = Stages(bench, bases)
         fields = {"steps": STEPS, "refiner_checkpoint": info.title, "refiner_switch_at": 0.6, **fields}
         with bench.webui.observing(stages):
@@ -65,11 +65,6 @@ def refine(bench: Bench, option: Callable[..., None]) -> Iterator[Callable[..., 
     switch(first)
 
 
-def reaches_refiner(stages: Stages, limit: int) -> bool:
-    """Where the host builds another model for the refiner it empties its list of networks first."""
-    return limit == 2 or len(set(stages.configs)) == 1
-
-
 BASE_AND_OUT = ",".join(["0.5", *["0"] * 7, *["1"] * 9])
 
 
@@ -79,11 +74,10 @@ def test_blocks_and_steps_go_on_in_the_refiner(
 ):
     _, stages = refine(limit, f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop={STEPS - 1}>", n_iter=2)
     assert stages.checkpoints == ([stages.checkpoints[0]] * 4 + ["refining"] * 2) * 2
-    on = float(reaches_refiner(stages, limit))
-    assert stages.of("OUT05") == [1, 1, 1, 1, on, 0] * 2
+    assert stages.of("OUT05") == [1, 1, 1, 1, 1, 0] * 2
     assert stages.of("IN04") == [0] * 12
     if not bench.webui.is_forge:  # whose text encoder is at work before
-        assert stages.of("BASE") == [0.5] * 4 + [0.5 * on] * 2 + [0.5] * 4 + [0.5 * on] * 2
+        assert stages.of("BASE") == [0.5] * 12
     assert "Error" not in "".join(capfd.readouterr())
 
 
@@ -97,7 +91,7 @@ def test_the_refiner_reads_the_prompt_with_the_blocks_of_the_tag(
     with restore_counter(bench.webui) as counter:
         ours, _stages = refine(limit, prompt)
         assert counter.take() == 0, "the host re-patched"
-    slowly, _ = refine(limit, prompt, slowly=True)
+    slowly, _ = refine(2, prompt, slowly=True)  # with 1, the host alone may unload the LoRAs
     assert difference(ours, slowly) <= 1
     assert difference(ours, refine(limit, prompt.replace("=0.5", "=1"))[0]) > 0
 
@@ -123,12 +117,39 @@ def test_a_refiner_of_another_kind(
 
     with bench.webui.observing(note):
         result = bench.webui.generate(prompt="a red cat <lora:t_family:0.8:lbw=OUTALL:stop=2>", **fields)
-    assert seen == [("sdxl", True), ("refiner", limit == 2), ("refiner", limit == 2)]
+    assert seen == [("sdxl", True), ("refiner", True), ("refiner", True)]
     assert len(result.images) == 1
     assert "Error" not in "".join(capfd.readouterr())
-    assert result.comments.count("parts do not fit this model") == (limit == 2)
+    assert result.comments.count("parts do not fit this model") == 1
     use(checkpoints, "sdxl")
     bench.webui.generate(prompt="a red cat", steps=1)
     assert all(weight.equal(base[key]) for key, weight in weights_of(bench.layers(), deltas).items())
     option(sd_checkpoints_limit=1)
     use(checkpoints, "refiner")
+
+
+def test_an_image_does_not_depend_on_whether_the_refiner_had_to_be_loaded(
+    bench: Bench, refine: Callable[..., Refined], capfd: pytest.CaptureFixture
+):
+    bench.not_on_forge("loads the LoRAs anew for the refiner")
+    prompt = f"a red cat <lora:t_lora:1:lbw={BASE_AND_OUT}:stop=5> <lora:t_lora2:0.5:lbw=NONE>"
+    first, stages = refine(2, prompt, is_new=True)
+    again, _ = refine(2, prompt)
+    assert stages.checkpoints == [stages.checkpoints[0]] * 4 + ["refining"] * 2
+    assert stages.of("OUT05") == [1, 1, 1, 1, 1, 0]
+    assert difference(first, again) == 0
+    assert messages(first) == messages(again) == []
+    assert [net.name for net in bench.webui.networks.loaded_networks] == ["t_lora", "t_lora2"]
+    assert "Error" not in "".join(capfd.readouterr())
+
+
+def test_loras_that_are_the_hosts_alone_are_its_own_in_the_refiner_which_is_told(
+    bench: Bench, refine: Callable[..., Refined], monkeypatch: pytest.MonkeyPatch
+):
+    bench.not_on_forge("loads the LoRAs anew for the refiner")
+    monkeypatch.setitem(bench.webui.shared.opts.data, "lbw_plain_loras", False)
+    first, _ = refine(2, "a red cat <lora:t_lora:1>", is_new=True)
+    again, _ = refine(2, "a red cat <lora:t_lora:1>")
+    assert messages(first) == ["the host has unloaded all LoRAs to load the refiner, which works without them"]
+    assert messages(again) == []
+    assert messages(refine(2, "a red cat", is_new=True)[0]) == []

@@ -12,7 +12,7 @@ from PIL import Image
 from lbw.tags.families import SD1
 from tests.host.conftest import Bench
 from tests.host.forge_samplers import HOSTS
-from tests.host.measure import Recording, recording
+from tests.host.measure import Recording, messages, recording
 from tests.host.test_schedule import SAMPLERS, solver_steps, timeline
 
 NETWORKS = ("t_lora", "t_lora2")
@@ -149,3 +149,44 @@ def test_a_hires_key_replaces_its_side_of_the_first_pass_window(bench: Bench, ta
     found = [step for step, strength in enumerate(timeline(record)[8:]) if strength == 1]
     assert found == [*wanted]
     assert [step for step, strength in enumerate(timeline(record)[:8]) if strength == 1] == [*first]
+
+
+LATE = "<lora:t_lora>: start={}: the {}; it is never on in the U-Net"
+
+
+@pytest.mark.parametrize(
+    ("tag", "fields", "expected"),
+    [
+        ("start=50", {}, [LATE.format("50", "pass has 8 steps")]),
+        ("step=8-", {}, [LATE.format("8", "pass has 8 steps")]),
+        ("start=100%", {}, [LATE.format("100%", "pass has 8 steps")]),
+        ("start=7", {}, []),
+        ("stop=50", {}, []),
+        ("start=99:stop=50", {}, ["<lora:t_lora>: its start is not before its stop, so it is never on in the U-Net"]),
+        ("start=7", {"sampler_name": "UniPC"}, [LATE.format("7", "pass has 7 steps")]),
+        ("start=0.001sigma", {}, [LATE.format("0.001sigma", "pass has 8 steps")]),
+        ("start=1sigma", {}, []),
+        ("start=5", {"sampler_name": "DPM adaptive"}, []),
+        ("start=50%", {"sampler_name": "DPM adaptive"}, []),
+        ("start=5:stop=90%", {"sampler_name": "DPM adaptive"}, []),
+        ("start=70%:stop=30%", {"sampler_name": "DPM adaptive"},
+         ["<lora:t_lora>: its start is not before its stop, so it is never on in the U-Net"]),
+        ("start=7:hrstart=5", {**HIRES_STEPS, "hr_second_pass_steps": 5},
+         [LATE.format("5", "hires pass has 5 steps")]),
+        ("stop=7", {**HIRES_STEPS, "hr_second_pass_steps": 5}, []),
+        ("start=5", {"init_images": [Image.new("RGB", (64, 64))], "denoising_strength": 0.3},
+         [LATE.format("5", "pass has 3 steps")]),
+        ("stop=5", {"init_images": [Image.new("RGB", (64, 64))], "denoising_strength": 0.3}, []),
+    ],
+)
+def test_a_start_that_a_pass_never_comes_to_is_told(
+    bench: Bench, tag: str, fields: dict[str, Any], expected: list[str]
+):
+    result = bench.webui.generate(prompt=f"a red cat <lora:t_lora:1:{tag}>", **fields)
+    assert messages(result) == expected
+
+
+def test_of_a_pass_whose_steps_nobody_knows_beforehand_it_is_told_at_its_end(bench: Bench):
+    result, record = record_few(bench, prompt="a cat <lora:t_lora:1:start=999>", sampler_name="DPM adaptive")
+    steps = max(solver_steps(bench, "DPM adaptive", record)) + 1
+    assert messages(result) == [LATE.format("999", f"pass has {steps} steps")]

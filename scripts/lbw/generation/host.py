@@ -28,6 +28,10 @@ class Host(Protocol):
         """The path of the file that a loaded network was read from; None if it is not known."""
         ...
 
+    def load_again(self, networks: Sequence[Any]) -> None:
+        """Put networks into use with the model in use now, of which the host has unloaded all to load that model."""
+        ...
+
     def moves_parts(self) -> bool:
         """Whether the host has parts of the model on the GPU only while they are at work."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -96,6 +97,10 @@ class Session:
         self._in_forward: Collection[str] = ()
         self._unwritable: dict[str, nn.Module] = {}
         """Layers whose weights cannot be written, wherever they are."""
+        self._loaded: tuple[Any, ...] = ()
+        """The networks that the host has loaded for the pass."""
+        self._model: Callable[[], Any] = lambda: None
+        """Tells the model for which it has."""
         self._left: set[str] = set()
         """Layers that were at work without what networks add to them."""
 
@@ -146,6 +151,7 @@ class Session:
             is_hires: whether it is the hires pass.
         """
         self.plan = None  # should this fail, the pass is the host's own
+        self._note_networks()
         self._seed, self._encodes, self._samples = seed, not self.engine.rests, not self.host.prepares_late()
         if is_open:
             levels = sigmas() or nominal_sigmas(steps)
@@ -187,6 +193,19 @@ class Session:
         assert self.plan is not None
         if self.engine.works_elsewhere and self.engine.headroom.has_run_out():
             self.engine.begin_pass(self.plan.reach())
+
+    def _note_networks(self) -> None:
+        self._loaded, self._model = tuple(self.host.networks()), weakref.ref(self.host.model())
+
+    def before_encoding(self) -> None:
+        """The host is about to encode the prompt; in the middle of a pass for a refiner. To load one, it unloads all
+        networks, which stay where it finds the refiner in memory: so that is how it is in both cases."""
+        if self._loaded and not self.host.networks() and self.host.model() is not self._model():
+            if self.plan is not None:
+                self.host.load_again(self._loaded)
+            if not self.host.networks():
+                self.warn("the host has unloaded all LoRAs to load the refiner, which works without them")
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Bring the weights to the step that is under way, if they are not there: the host may be using another model
@@ -298,6 +317,7 @@ class Session:
         self.end()
         if self.engine.rests:
             self.rest()
+        self._note_networks()
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""
@@ -323,7 +343,7 @@ class Session:
         if self.engine.rests and self.host.moves_parts():
             self.engine.settle()
         self._disown()
-        self.plan = None
+        self.plan, self._loaded = None, ()
 
     def suspend(self) -> None:
         """Another generation begins. It may be inside this one, or this one has failed without a word: it holds
@@ -492,7 +512,28 @@ class Session:
             self._left.clear()
 
     def _warn_of_empty_schedules(self) -> None:
+        """Of a pass that makes as many steps as it likes, this is what can be told before they are made."""
         assert self.plan is not None
+        made = self.passes[-1]
         for request in self.plan.requests:
-            if request.schedule.is_empty(self.passes[-1].steps, self.passes[-1].sigmas):
+            schedule, steps, sigmas = request.schedule, made.steps, made.sigmas
+            if made.is_open:
+                steps, sigmas = len(request.levels), request.levels
+            is_comparable = schedule.has_one_unit or not made.is_open
+            if is_comparable and schedule.is_empty(steps, sigmas):
                 self.warn(f"<lora:{request.name}>: its start is not before its stop, so it is never on in the U-Net")
+            elif not made.is_open:
+                self._warn_of_late_start(request, made)
+
+    def is_through(self) -> None:
+        """All steps of a pass have been made."""
+        if self.plan is not None and self.passes[-1].is_open:
+            for request in self.plan.requests:
+                self._warn_of_late_start(request, self.passes[-1])
+
+    def _warn_of_late_start(self, request: LoraRequest, made: Pass) -> None:
+        late = request.schedule.late_start(made.steps, made.sigmas)
+        if late is not None and not request.schedule.is_empty(made.steps, made.sigmas):
+            title = "hires pass" if len(self.passes) > 1 else "pass"
+            count = f"{made.steps} step{'s' * (made.steps != 1)}"
+            self.warn(f"<lora:{request.name}>: start={late}: the {title} has {count}; it is never on in the U-Net")

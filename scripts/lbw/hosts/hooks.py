@@ -162,7 +162,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     setattr(p, _SESSION, session)
     under_way.begin(p, session)
     p.parse_extra_network_prompts = TagReader(p, session)
-    p.setup_conds = Encoder(p, session.catch_up, lambda: conditioning_encoded(p))
+    p.setup_conds = Encoder(p, session.before_encoding, lambda: conditioning_encoded(p))
     p.close = Closer(p)
     adapter.watch_sampling(p, sampled)
     adapter.begin_generation()

@@ -34,7 +34,10 @@ class Sampling:
 
     def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
         with _counted(self._p.sampler):
-            return self._run(steps, function)
+            samples = self._run(steps, function)
+        if not (shared.state.interrupted or shared.state.skipped):
+            self._session.is_through()
+        return samples
 
     def _run(self, steps: int, function: Callable[[], Any]) -> Any:
         weights, noise = _weights_in_use(), Noise(self._p.rng)

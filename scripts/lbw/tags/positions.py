@@ -61,6 +61,12 @@ class Position:
     unit: Unit = Unit.STEP
     offset: int = 0
 
+    def __str__(self) -> str:
+        """As a tag has it."""
+        if self.unit is Unit.SHARE:
+            return f"{100 * self.value:g}%"
+        return f"{self.value + self.offset:g}{'sigma' if self.unit is Unit.SIGMA else ''}"
+
     def resolve(self, steps: int) -> int:
         """The step number, in a pass of ``steps`` steps, at which a LoRA is switched; for steps and shares only.
 

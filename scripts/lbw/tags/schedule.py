@@ -103,6 +103,17 @@ class Schedule:
         starts = [_first_step(window.start, steps, sigmas) for window in self.windows if window.start is not None]
         return bool(starts and stops) and max(starts) >= min(stops) > 0
 
+    def late_start(self, steps: int, sigmas: Sigmas = ()) -> Position | None:
+        """A start that a pass never comes to, as far as that is known."""
+        starts = [window.start for window in self.windows if window.start is not None]
+        known = [start for start in starts if start.unit is not Unit.SIGMA or len(sigmas) >= steps]
+        return next((start for start in known if _first_step(start, steps, sigmas) >= steps), None)
+
+    @property
+    def has_one_unit(self) -> bool:
+        """Whether its windows can be compared without knowing a pass."""
+        return len({position.unit for position in self.without_curves()._positions()}) == 1
+
 
 def _first_step(position: Position, steps: int, sigmas: Sigmas) -> int:
     """The first step at which a pass has come to ``position``; ``steps`` for a noise level that it never gets to."""

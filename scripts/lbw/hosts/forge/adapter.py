@@ -100,6 +100,9 @@ class Forge:
     def file_of(self, network: Network) -> str | None:
         return network.filename
 
+    def load_again(self, networks: Sequence[Any]) -> None:
+        """The host has them activated once more with each model that it loads."""
+
     def moves_parts(self) -> bool:
         return True
 
