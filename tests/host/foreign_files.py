@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.host.lora_files import attention_layers, conv_layers
@@ -187,14 +187,27 @@ def peft(form: str, *, only: str = "", metadata: dict[str, str] | None = None, *
 
             if only in ("", component):
                 for name, value in get_peft_model_state_dict(model).items():
-                    layer, _, tensor = name.removeprefix("base_model.model.").partition(".lora_")
+                    name = name.removeprefix("base_model.model.")
+                    layer, _, tensor = name.partition(".lora_")
                     flat = f"{layer.replace('.', '_')}.lora_{tensor}"
-                    tensors[form.format(component=component, name=f"{layer}.lora_{tensor}", flat=flat)] = value.half()
+                    tensors[form.format(component=component, name=name, flat=flat)] = value.half()
                 written |= merged
         save(path, tensors, metadata)
         return written
 
     return write
+
+
+def as_dora_scale(webui: Any, path: Path) -> Written:
+    """As tools write that know kohya's names for all of it: lengths in one dimension, of a part that the host knows."""
+    written = peft("lora_unet_{flat}", only="unet", use_dora=True)(webui, path)
+    tensors = load_file(path)
+    for name in [name for name in tensors if name.endswith(".lora_magnitude_vector")]:
+        tensors[name.replace("lora_magnitude_vector", "dora_scale")] = tensors.pop(name).flatten()
+    for name in [name for name in tensors if ".lora_A" in name or ".lora_B" in name]:
+        tensors[name.replace("lora_A", "lora_down").replace("lora_B", "lora_up")] = tensors.pop(name)
+    save(path, tensors)
+    return written
 
 
 def peft_in_memory(webui: Any, path: Path) -> Written:
@@ -380,6 +393,7 @@ FORMS: dict[str, Writer] = {
     "PEFT, of a text encoder": peft("base_model.model.{name}", only="text_encoder"),
     "DoRA of PEFT": peft("base_model.model.{name}", only="unet", use_dora=True),
     "DoRA of PEFT in kohya's names": peft("lora_unet_{flat}", only="unet", use_dora=True),
+    "DoRA of PEFT as dora_scale": as_dora_scale,
     "PEFT, in memory": peft_in_memory,
     "LyCORIS": lycoris("lora"),
     "LyCORIS, LoHa": lycoris("loha"),

@@ -123,9 +123,13 @@ def test_the_setting_counts_from_the_next_image_on(bench: Bench, generate: Any, 
 
 @pytest.mark.parametrize("form", ["diffusers", "OneTrainer"])
 def test_with_the_extension_off_such_a_file_is_what_it_is_to_the_host(bench: Bench, generate: Any, form: str):
-    generate(form, "<lora:t_foreign:1>")
+    _result, weights = generate(form, "<lora:t_foreign:1>")
     assert bench.webui.networks.load_network.__module__ == "networks"
-    result, weights = generate(form, "<lora:t_foreign:1>", args=["", False])
+    weights.strengths.clear()
+    with bench.webui.observing(weights):
+        result = bench.webui.generate(
+            ["", False], prompt="a cat <lora:t_foreign:1>", steps=STEPS, sampler_name="Euler"
+        )
     assert weights.strengths == [{0.0}] * STEPS and len(result.images) == 1
     is_refused = not bench.webui.networks.loaded_networks
     assert is_refused == (form == "OneTrainer" and not bench.webui.is_forge)
@@ -154,9 +158,10 @@ def test_the_text_encoder_s_parts_are_in_the_conditioning(bench: Bench, generate
     bench.not_on_forge("its files here are for the U-Net alone")
     tag = "<lora:t_foreign:1:unet=0>"
     off, _weights = generate("diffusers", tag, args=["", False])
-    on, _weights = generate("diffusers", tag)
+    request = {"prompt": f"a cat {tag}", "steps": STEPS, "sampler_name": "Euler"}
+    on = bench.webui.generate(**request)
     assert difference(off, on) > 0
-    again, _weights = generate("diffusers", tag, args=["", False])
+    again = bench.webui.generate(["", False], **request)
     assert difference(off, again) == 0
 
 

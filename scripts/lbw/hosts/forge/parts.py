@@ -57,7 +57,7 @@ class PatchParts:
         return network.patches
 
     def has_own(self, network: Network) -> bool:
-        """The host's loader knows the names of most trainers, and we go by it."""
+        """What the host passes over because of its names, it is given in names that it knows."""
         return False
 
     def form(self, network: Network) -> None:
