@@ -102,11 +102,12 @@ def decompose(inner: Delta, lengths: Tensor, shape: torch.Size) -> Decomposed:
     """The lengths of output channels may come as [out], without the weight's other dimensions."""
     if len(shape) < 2:
         raise UnsupportedPartError("DoRA fits linear layers and convolutions only")
+    found = lengths.shape
     if lengths.dim() == 1 and len(lengths) == shape[0]:
         lengths = lengths.reshape(-1, *[1] * (len(shape) - 1))
     lengths = lengths.reshape(*[1] * (len(shape) - lengths.dim()), *lengths.shape)
     try:
         require_size(torch.broadcast_shapes(lengths.shape, shape), shape)
     except RuntimeError:
-        raise misfit(lengths.shape, shape) from None
+        raise misfit(found, shape) from None
     return Decomposed(inner, lengths.detach(), bias=inner.bias)
