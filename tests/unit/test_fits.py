@@ -31,6 +31,9 @@ UNKNOWN = Origin(None, None, 5, 0, "what.is.it")
         (Fit(0, 0, None), "no effect: no part fits"),
         (Fit(3, 0, None), ""),
         (Fit(400, 72, FLUX_LORA), ""),
+        (Fit(0, 0, Origin(None, None, 0, 0, "")), "no effect: 0 of 0 parts fit"),
+        (Fit(0, 0, Origin(None, None, 0, 0, "", has_words=True)), "no parts of a LoRA, but words for the prompt"),
+        (Fit(0, 0, Origin("Flux", None, 3, 0, "a", has_words=True)), "no effect: 0 of 3 parts fit"),
     ],
 )
 def test_how_much_is_in_force_is_told_where_it_is_not_all(fit: Fit, words: str):
