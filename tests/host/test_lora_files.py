@@ -82,9 +82,9 @@ def test_names_that_the_host_does_not_know_are_told_as_what_they_are(bench: Benc
 
 
 def test_a_file_without_parts_is_told_as_such(bench: Bench):
-    write(bench, "t_word", {"bundle_emb.qxempty.string_to_param.*": torch.ones(2, 8)})
-    (line,) = about(bench.webui.generate(prompt="a cat <lora:t_word:1:lbw=OUTD>", steps=STEPS), "t_word")
-    assert line == "<lora:t_word>: its file has no parts of a LoRA, so it has no effect; see what kind of file it is"
+    write(bench, "t_nothing", {"lora_unet_somewhere.alpha": torch.ones(1)})
+    (line,) = about(bench.webui.generate(prompt="a cat <lora:t_nothing:1:lbw=OUTD>", steps=STEPS), "t_nothing")
+    assert line == "<lora:t_nothing>: its file has no parts of a LoRA, so it has no effect; see what kind of file it is"
 
 
 def test_how_many_parts_are_in_force_is_told_where_it_is_not_all(bench: Bench):

@@ -153,6 +153,11 @@ def test_the_model_the_names_and_the_number_of_parts_are_told(kind: str):
     assert (found.model, found.naming, found.unet_parts, found.encoder_parts) == (model, naming, unet, encoders)
 
 
+def test_words_that_a_file_brings_along_are_no_parts():
+    assert origin.of_head(FILES["a bundled embedding"][0]).has_words
+    assert not any(origin.of_head(made).has_words for kind, (made, *_) in FILES.items() if "bundled" not in kind)
+
+
 def test_models_are_called_what_the_table_of_families_calls_them():
     ours = {title for title, _pattern in origin._MODELS} | {title for title, _pattern in origin._WORDS}
     known = {family.title for family in KNOWN} | {family.architecture.title for family in KNOWN}

@@ -45,6 +45,8 @@ class Singles:
         self._device, self._dissolve, self._report = device, dissolve, report
         self.failed: set[BoundLayer] = set()
         """Layers that could not be written the last time, and are as without networks."""
+        self._told: set[str] = set()
+        """How layers could not be written."""
         self._anywhere: set[BoundLayer] = set()
         self._memory = PinnedMemory()
         self._cohorts: list[Cohort] = []
@@ -145,7 +147,7 @@ class Singles:
                 except Exception as error:
                     is_shared = bound.page.ledger.is_shared
                     then = "it is restored before use" if is_shared else "it is written once more"
-                    self._report(f"layer {bound.keys[0]}: {type(error).__name__}: {error}; {then}")
+                    self._report_failure(bound, f"{type(error).__name__}: {error}; {then}")
                     if is_shared:
                         continue
                     if not self._write_again(bound, contents(bound.deltas, value)):
@@ -155,6 +157,12 @@ class Singles:
                 self.failed.discard(bound)
                 succeeded += 1
         return succeeded
+
+    def _report_failure(self, bound: BoundLayer, message: str) -> None:
+        """For the first of the layers that fail in the same way: there may be hundreds."""
+        if message not in self._told:
+            self._told.add(message)
+            self._report(f"layer {bound.keys[0]}, and maybe more: {message}")
 
     def _write_again(self, bound: BoundLayer, wanted: Contents) -> bool:
         """Where nobody else restores a layer that could not be written: try once more, and leave it pristine then.

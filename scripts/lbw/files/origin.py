@@ -110,6 +110,7 @@ class Origin:
         unet_parts: how many parts it has for the diffusion model,
         encoder_parts: and how many for text encoders.
         example: one of the names.
+        has_words: whether it brings words for the prompt along, as bundled embeddings.
     """
 
     model: str | None
@@ -117,6 +118,11 @@ class Origin:
     unet_parts: int
     encoder_parts: int
     example: str
+    has_words: bool = False
+
+    @property
+    def parts(self) -> int:
+        return self.unet_parts + self.encoder_parts
 
 
 def of_head(head: Head) -> Origin:
@@ -130,6 +136,7 @@ def of_head(head: Head) -> Origin:
         unet_parts=len(parts) - len(of_encoders),
         encoder_parts=len(of_encoders),
         example=next((part for part in parts if part not in of_encoders), next(iter(parts), "")),
+        has_words=len(names) < len(head.shapes),
     )
 
 

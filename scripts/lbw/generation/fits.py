@@ -19,7 +19,8 @@ class Fit:
 
     @property
     def is_nothing(self) -> bool:
-        return not self.unet and not self.encoders
+        has_words = self.origin is not None and self.origin.has_words and not self.origin.parts
+        return not self.unet and not self.encoders and not has_words
 
     @property
     def words(self) -> str:
@@ -28,7 +29,9 @@ class Fit:
         if origin is None:
             return "no effect: no part fits" if self.is_nothing else ""
         if self.is_nothing:
-            return f"no effect: 0 of {origin.unet_parts + origin.encoder_parts} parts fit"
+            return f"no effect: 0 of {origin.parts} parts fit"
+        if not origin.parts:
+            return "no parts of a LoRA, but words for the prompt"
         sides = [(self.unet, origin.unet_parts, "U-Net"), (self.encoders, origin.encoder_parts, "text encoder")]
         short = [f"{count} of {whole} {side}" for count, whole, side in sides if count < whole]
         return f"{' and '.join(short)} parts fit" if short else ""
@@ -50,10 +53,9 @@ def explanation(fit: Fit, family: Family, reason: str) -> str:
     origin, loaded = fit.origin, model_name(family)
     if origin is None:
         return f"none of its parts {_lacks(loaded, reason)}; see which model it was made for"
-    count = origin.unet_parts + origin.encoder_parts
-    if not count:
+    if not origin.parts:
         return "its file has no parts of a LoRA, so it has no effect; see what kind of file it is"
-    told = f"0 of {count} parts {_lacks(loaded, reason)}"
+    told = f"0 of {origin.parts} parts {_lacks(loaded, reason)}"
     naming = f"{origin.naming or 'unknown'} names, such as {shortened(origin.example)}"
     if origin.model is None:
         return f"{told}; it has {naming}, which do not tell its model; see which one it was made for"

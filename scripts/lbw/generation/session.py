@@ -217,8 +217,9 @@ class Session:
             self.plan = self._make_plan()
             self._applied = None
             assert self.engine.binding is not None
-            for message in self.engine.binding.messages:
-                self.warn(message)
+            for name, reasons in self.engine.binding.misfits.items():
+                if name not in self.fits or not self.fits[name].is_nothing:  # else it is told already
+                    self.warn(f"<lora:{shortened(name)}>: {misfits_told(reasons)}")
         if names != self._told:
             self._follow_multipliers()
         if (self._strengths(), names) != (self._applied, self._told) or not self.engine.holds(names):
