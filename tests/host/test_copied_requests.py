@@ -99,6 +99,9 @@ def test_a_copy_says_what_made_it_and_nothing_of_the_one_before(bench: Bench, la
     assert {*ours(results[0].infotexts[0])} >= {"LBW presets", "LBW steps", "LBW strengths", "LBW values"}
     assert ours(results[1].infotexts[0]) == alone(bench, later)
     assert ours(results[2].infotexts[0]) == ours(results[0].infotexts[0]) == alone(bench, FIRST)
+    for result in results:
+        told = {key: text for key, text in result.extra_generation_params.items() if key.startswith("LBW")}
+        assert told == ours(result.infotexts[0])
 
 
 def test_what_others_have_put_there_stays(bench: Bench):
@@ -333,6 +336,26 @@ def test_of_a_batch_that_is_described_anew_nothing_stays(bench: Bench):
     notes.take(p, {"LBW steps": "of both passes", "LBW version": "1"})
     notes.take(p, {"LBW version": "1"})
     assert p.extra_generation_params == {"LBW version": "1"}
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["the host asks", "the host does not ask"])
+@pytest.mark.parametrize("is_copy", [True, False], ids=["a copy", "the same request"])
+def test_with_us_switched_off_nothing_is_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_copy: bool, asks: bool
+):
+    from lbw.hosts import notes
+
+    if not asks:
+        bench.not_on_forge("asks")
+        monkeypatch.setattr(notes, "_calls", lambda: False)
+        monkeypatch.setattr(notes.Note, "__call__", lambda note, **_: str(note))
+    p = bench.webui.request(prompt=FIRST, **SHORT)
+    off = bench.webui.request(["", False], prompt="a red cat", **SHORT)
+    with closing(p):
+        assert ours(bench.webui.processing.process_images(p).infotexts[0]) != {}
+        later = copy.copy(p) if is_copy else p
+        later.script_args = off.script_args
+        assert ours(bench.webui.processing.process_images(later).infotexts[0]) == {}
 
 
 def test_hosts_that_do_not_ask_for_texts_get_those_of_the_batch(

@@ -35,9 +35,9 @@ def tell(p: Any, message: str) -> None:
     p.comment(comment)
 
 
-def told(p: Any) -> frozenset[str]:
-    """The messages of the request so far, those of its other copies included."""
-    return frozenset(comment.removeprefix(_comment("")) for comment in _ours(p))
+def told_before(p: Any) -> frozenset[str]:
+    """The messages of other copies of the request, which came before this generation."""
+    return frozenset(comment.removeprefix(_comment("")) for comment in vars(p).get(_EARLIER, {}))
 
 
 def finish(p: Any, processed: Any) -> None:

@@ -151,7 +151,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         engine,
         recalled(library(arguments), arguments, messages.append),
         lambda message: comments.tell(p, message),
-        comments.told(p),
+        comments.told_before(p),
     )
     for message in messages:
         session.warn(message)
@@ -284,7 +284,7 @@ def finish(p: Any, processed: Any) -> None:
     session = session_of(p)
     warnings: list[str] = []
     comments.finish(p, processed)
-    notes.finish(p)
+    notes.finish(p, processed)
     if session is not None:
         _tell_summary(session, processed)
         if session.draws_schedule:

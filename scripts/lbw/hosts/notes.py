@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
+from weakref import ref
 
 from modules import processing
 
@@ -75,9 +76,21 @@ def write(p: Any) -> None:
     _put(p, p.iteration)
 
 
-def finish(p: Any) -> None:
+def finish(p: Any, processed: Any) -> None:
     """A generation is over: its result is described by what its first image is."""
+    global _last_result
     _put(p, 0)
+    _last_result = ref(processed)
+
+
+_last_result: ref[Any] | None = None
+
+
+def _keep_last_result(parameters: dict[str, Any]) -> None:
+    """The result of a copy that was made before shows what stands in the dictionary that all copies have."""
+    result = None if _last_result is None else _last_result()
+    if result is not None and result.extra_generation_params is parameters:
+        result.extra_generation_params = dict(parameters)
 
 
 def _put(p: Any, batch: int) -> None:
@@ -85,7 +98,10 @@ def _put(p: Any, batch: int) -> None:
     texts = {key: batches.get(batch) for key, batches in notes.items() if batches}
     if _calls():
         texts = {key: text or next(iter(notes[key].values())) for key, text in texts.items()}
-    for key in [key for key, value in parameters.items() if isinstance(value, Note) and texts.get(key) is None]:
+    others = [key for key, value in parameters.items() if isinstance(value, Note) and texts.get(key) is None]
+    if others or texts:
+        _keep_last_result(parameters)
+    for key in others:
         del parameters[key]
     for key, text in texts.items():
         if text is not None:
