@@ -14,7 +14,8 @@ const lbwCurve = (() => {
     const WEIGHT_STEP = 0.05;
     const SHARE_STEP = 0.01;
     const LARGEST_WEIGHT = 10;
-    const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 170, 30, 12, 12, 20];
+    // The margins leave room for a point between the drawing's edge and the labels.
+    const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 176, 36, 14, 14, 24];
 
     const round = (value, digits) => Number(value.toFixed(digits));
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
@@ -104,14 +105,14 @@ const lbwCurve = (() => {
         function drawGrid() {
             const ticks = [range[0], (range[0] + range[1]) / 2, range[1]];
             const across = ticks.map(value => svg("line", {x1: LEFT, x2: WIDTH - RIGHT, y1: yOf(value), y2: yOf(value)}));
-            const labels = ticks.map(value => svg("text", {x: LEFT - 5, y: yOf(value) + 3, "text-anchor": "end"}, round(value, 2)));
+            const labels = ticks.map(value => svg("text", {x: LEFT - 12, y: yOf(value) + 3, "text-anchor": "end"}, round(value, 2)));
             const count = stepCount();
             const every = snap.checked && count <= 60 ? 1 / (count - 1) : 0.25;
             const down = [];
             for (let share = 0; share <= 1 + 1e-9; share += every) down.push(svg("line", {x1: xOf(share), x2: xOf(share), y1: TOP, y2: HEIGHT - BOTTOM}));
             for (const share of [0, snap.checked ? Math.round((count - 1) / 2) / (count - 1) : 0.5, 1]) {
                 const words = snap.checked ? `step ${Math.round(share * (count - 1))}` : `${share * 100} %`;
-                labels.push(svg("text", {x: xOf(share), y: HEIGHT - 6, "text-anchor": share === 1 ? "end" : share ? "middle" : "start"}, words));
+                labels.push(svg("text", {x: xOf(share), y: HEIGHT - 2, "text-anchor": share === 1 ? "end" : share ? "middle" : "start"}, words));
             }
             grid.replaceChildren(...across, ...down, ...labels);
         }

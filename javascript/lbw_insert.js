@@ -25,7 +25,11 @@ const lbwInsert = (() => {
                     element("option", {value: dataset.name, translate: false, textContent: `${dataset.name}: ${title}`})));
                 select.value = chosen;
                 if (select.selectedIndex < 0) select.value = "";
+                showWhole();
             };
+            // The whole of a choice that is wider than the field.
+            const showWhole = () => { select.title = select.selectedOptions[0].textContent; };
+            select.addEventListener("change", showWhole);
             new MutationObserver(renew).observe(list, {childList: true, subtree: true});
             renew();
             return select;
@@ -33,11 +37,12 @@ const lbwInsert = (() => {
 
         const step = () => element("input", {type: "text", placeholder: "step", autocomplete: "off"});
         const [preset, rules, start, stop] = [choices(presets), choices(ruleSets), step(), step()];
+        const group = (...parts) => element("div", {className: "lbw-insert-group"}, ...parts);
         frame.replaceChildren(
-            labelled("Preset", preset, id("lbw_insert_preset")), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value})),
-            labelled("Element rules", rules, id("lbw_insert_rules")), putButton("lbwe", ":lbwe=RULES", () => ({lbwe: rules.value})),
-            labelled("Start", start, id("lbw_insert_start")), labelled("Stop", stop, id("lbw_insert_stop")),
-            putButton("steps", ":start= and :stop=", () => ({start: start.value.trim(), stop: stop.value.trim()})),
+            group(labelled("Preset", preset, id("lbw_insert_preset")), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value}))),
+            group(labelled("Element rules", rules, id("lbw_insert_rules")), putButton("lbwe", ":lbwe=RULES", () => ({lbwe: rules.value}))),
+            group(labelled("Start", start, id("lbw_insert_start")), labelled("Stop", stop, id("lbw_insert_stop")),
+                putButton("steps", ":start= and :stop=", () => ({start: start.value.trim(), stop: stop.value.trim()}))),
         );
     }
 

@@ -249,6 +249,7 @@ const loraBlockWeight = (() => {
         const copy = () => {
             const lines = [...source.querySelectorAll(".comments")].flatMap(part => part.innerText.split("\n"));
             const ours = lines.filter(line => line.startsWith(PREFIX)).map(line => line.slice(PREFIX.length));
+            say(tabname, "");  // what was put into the prompt is no news any more
             target.replaceChildren(...ours.map(line => Object.assign(document.createElement("p"), {textContent: line})));
         };
         new MutationObserver(copy).observe(source.closest(".block") ?? source, {childList: true, subtree: true, characterData: true});

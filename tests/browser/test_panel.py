@@ -713,7 +713,7 @@ def test_a_curve_is_drawn_with_the_mouse_and_written_into_the_tag(panel: Panel):
     box = drawing.bounding_box()
     assert box is not None
     place = lambda share, weight: (  # noqa: E731
-        box["x"] + (30 + share * 378) / 420 * box["width"], box["y"] + (150 - weight * 138) / 170 * box["height"]
+        box["x"] + (36 + share * 372) / 420 * box["width"], box["y"] + (152 - weight * 138) / 176 * box["height"]
     )
     mouse = panel.page.mouse
     mouse.move(*place(0.5, 1))
@@ -903,8 +903,45 @@ def test_what_stands_in_a_row_is_aligned(panel: Panel):
     for model in ("17 (SD1/SD2)", "20 (SDXL)", "61 (Qwen-Image)"):
         panel.make_for(model)
         expect(panel.slider("BASE")).to_be_visible()
-        rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert")
+        rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert-group")
         assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
+
+
+# The tops of the names of the fields that stand in the first line, and of those in the second.
+TOPS = """row => [...row.querySelectorAll('.lbw-insert-group')].map(group =>
+    [...group.querySelectorAll('.lbw-field > span')].map(name => name.getBoundingClientRect().top))"""
+
+
+def test_the_insert_row_is_easy_to_read_whatever_a_hosts_style_is(panel: Panel):
+    panel.page.add_style_tag(content=".lbw-panel .lbw-make input { height: 2.2em !important; }")
+    row = panel.find("lbw_status", ".lbw-insert")
+    for width in (1500, 700):
+        panel.page.set_viewport_size({"width": width, "height": 1300})
+        for tops in row.evaluate(TOPS):
+            assert max(tops) - min(tops) <= 1
+    preset = panel.find("lbw_insert_preset", "select")
+    panel.pick("lbw_insert_preset", "OUTD")
+    expect(preset).to_have_attribute("title", "OUTD: BASE OUT03-OUT06")
+    assert preset.evaluate("""select => {
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.font = getComputedStyle(select).font;
+        return pen.measureText(select.selectedOptions[0].textContent).width + 40 < select.clientWidth;
+    }""")
+    start = panel.find("lbw_insert_start", "input")
+    assert start.evaluate("input => getComputedStyle(input, '::placeholder').color !== getComputedStyle(input).color")
+
+
+def test_points_hide_no_label_of_the_drawing(panel: Panel):
+    panel.open("lbw_curve").find("lbw_curve_editor", ".lbw-curve-text").fill("0@0,1@0.01,0@0.5,1@1,0@1")
+    panel.page.keyboard.press("Enter")
+    expect(points_of(panel)).to_have_count(5)
+    assert panel.find("lbw_curve", "svg").evaluate("""drawing => {
+        const boxOf = each => each.getBoundingClientRect();
+        const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        const points = [...drawing.querySelectorAll("circle")].map(boxOf);
+        const hidden = label => points.some(point => meet(boxOf(label), point));
+        return [...drawing.querySelectorAll("text")].filter(hidden).map(label => label.textContent);
+    }""") == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

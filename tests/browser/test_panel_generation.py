@@ -75,6 +75,17 @@ def test_the_status_shows_warnings_and_is_of_this_tab_alone(panel: Panel, browse
     context.close()
 
 
+def test_what_was_put_into_the_prompt_does_not_stand_above_a_later_status(panel: Panel):
+    fill_small(panel.page, "a red cat <lora:demo:1>")
+    panel.pick("lbw_insert_preset", "OUTD")
+    panel.find("lbw_put_lbw").click()
+    said = panel.find("lbw_status", ".lbw-said")
+    expect(said).to_have_text("demo: lbw=OUTD")
+    generate(panel.page)
+    expect(panel.find("lbw_status", ".lbw-status")).to_contain_text("demo: OUTD")
+    expect(said).to_be_empty()
+
+
 def test_the_schedule_picture_of_both_passes_comes_before_and_with_the_image(panel: Panel):
     fill_small(panel.page, "a red cat <lora:demo:0@0,1@1:hr=0.5>")
     panel.page.locator("#txt2img_hr > .label-wrap").click()

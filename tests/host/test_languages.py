@@ -43,7 +43,9 @@ def test_a_host_without_languages_has_ours(added: Callable[..., Any]):
         ("zh_HK", "zh_TW.json"), ("ja_JP", "ja_JP.json"), ("ja-JP", "ja_JP.json"),
     ],
 )
-def test_whatever_a_language_is_called_it_has_our_words_and_its_own_win(added: Callable[..., Any], name: str, file: str):
+def test_whatever_a_language_is_called_it_has_our_words_and_its_own_win(
+    added: Callable[..., Any], name: str, file: str
+):
     assert added({name: [f"/localizations/{name}.json"]})[name] == [file, f"{name}.json"]
 
 

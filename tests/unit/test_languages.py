@@ -43,5 +43,8 @@ def test_nothing_stands_twice(file: Path):
 def test_chinese_has_no_japanese_letters_and_the_signs_of_its_own_script(language: str):
     text = "".join(TABLES[language].values())
     assert re.findall("[\\u3041-\\u30ff]", text) == []
-    others = {"zh_CN": "設預權層載儲圖區塊寫標籤開結範圍顯數點線進", "zh_TW": "设预权层载储图区块写标签开结范围显数点线进"}
+    others = {
+        "zh_CN": "設預權層載儲圖區塊寫標籤開結範圍顯數點線進",
+        "zh_TW": "设预权层载储图区块写标签开结范围显数点线进",
+    }
     assert sorted({sign for sign in text if sign in others[language]}) == []

@@ -45,7 +45,9 @@ def build(tab: Tab) -> dict[str, Any]:
     values = " &middot; ".join(f'<b translate="no">{name}</b> <span>{text}</span>' for name, text in _VALUES.items())
     with gr.Accordion("XYZ plot", open=False, elem_id=tab.id("lbw_plots"), elem_classes=["lbw-plots"]):
         components["mode"] = gr.Radio(
-            label="Active", choices=list(MODES), value=MODES[0], type="index", elem_id=tab.id("lbw_mode")
+            # The name that ui-config.json has for it, and which says nothing to who reads it here.
+            label="Active", show_label=False, info="What a generation makes",
+            choices=list(MODES), value=MODES[0], type="index", elem_id=tab.id("lbw_mode"),
         )
         with FormRow(variant="compact", elem_classes=["lbw-fields", "lbw-axes"]):
             components |= _axes(tab, defaults)
