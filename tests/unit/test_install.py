@@ -114,6 +114,17 @@ def test_nothing_outside_of_the_extensions_is_read(host: Host, tmp_path_factory:
     assert list(host.scripts.iterdir()) == []
 
 
+def test_neighbours_of_a_checkout_elsewhere_are_not_read(tmp_path: Path):
+    for folder in ("checkouts/ours/scripts", "checkouts/theirs/scripts", "webui/modules"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "checkouts" / "theirs" / "scripts" / "lbwpresets.txt").write_text(MINE)
+    shutil.copy(INSTALL, tmp_path / "checkouts" / "ours")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "webui")}
+    command = [sys.executable, str(tmp_path / "checkouts" / "ours" / "install.py")]
+    assert subprocess.run(command, check=True, capture_output=True, env=environment).stdout == b""
+    assert list((tmp_path / "checkouts" / "ours" / "scripts").iterdir()) == []
+
+
 def git(*arguments: str | Path) -> None:
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main", *arguments]
     subprocess.run(command, check=True, capture_output=True)
