@@ -79,7 +79,7 @@ def test_presets_are_found_beside_us_where_extensions_lie_in_a_data_folder(host:
 
 def test_of_several_the_newest_with_entries_of_ones_own_counts(host: Host):
     (host.scripts / "lbw").symlink_to(ROOT / "scripts" / "lbw")
-    texts = {"a": MINE, "b": ORIGINAL_PRESETS + MINE, "c": ORIGINAL_PRESETS, "d": DEFAULT_PRESETS}
+    texts = {"d": MINE, "b": ORIGINAL_PRESETS + MINE, "c": ORIGINAL_PRESETS, "a": DEFAULT_PRESETS}
     for age, (folder, text) in enumerate(texts.items()):
         path = host.root / "extensions" / folder / "scripts" / "lbwpresets.txt"
         path.parent.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_of_several_the_newest_with_entries_of_ones_own_counts(host: Host):
         os.utime(path, (age, age))
     (line,) = host.start().splitlines()
     assert (host.scripts / "lbwpresets.txt").read_text() == texts["b"]
-    assert [folder for folder in re.findall(r"extensions/(\w+)/", line)] == ["b", "c", "d", "a"]
+    assert [folder for folder in re.findall(r"extensions/(\w+)/", line)] == ["b", "c", "a", "d"]
     assert line.count("and not") == 3
 
 
