@@ -18,8 +18,12 @@ LARGEST = 10_000_000
 
 
 def extensions_folders(host_root: Path) -> list[Path]:
-    """The folders in which extensions lie: the one in which this one does (``--data-dir``), and the host's."""
-    return [Path(sys.argv[0]).absolute().parents[1], host_root / "extensions"]
+    """The folders in which extensions lie: the one in which this one does (``--data-dir``), and the host's.
+
+    A checkout that is elsewhere has neighbours that are none of ours to read.
+    """
+    folders = [Path(sys.argv[0]).absolute().parents[1], host_root / "extensions"]
+    return [folder for folder in folders if folder.name == "extensions"]
 
 
 def earlier_files(host_root: Path, name: str) -> Iterator[Path]:

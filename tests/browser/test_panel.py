@@ -960,3 +960,37 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     found = Axe().run(page, context=panel.id("lbw_panel")).response["violations"]
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []
+
+
+def test_lines_that_look_like_entries_are_flagged_with_what_is_wrong(panel: Panel):
+    panel.open("lbw_weights_setting", "lbw_elemental")
+    panel.presets.fill(f"A\t{ONES}\nB:{ONES} # mine\nC\uff1a{ONES}\nD={ONES}\nE:{ONES}\nE:{ONES}\nF:{ONES},\nG:\n")
+    for note in (
+        "Line 1 A: a tab where the colon belongs",
+        "Line 2 B: a # behind it makes the line a comment",
+        "Line 4 D: '=' where the colon belongs",
+        "Line 5 E: line 6 is for the same models, and counts instead",
+        "Line 7 F: value 18 of 18: '' is not a value; a comma stands behind the last one",
+        "Line 8 G: nothing behind the colon",
+    ):
+        expect(panel.notes).to_contain_text(note)
+    assert panel.find("lbw_ratios").locator(".lbw-name").all_inner_texts() == ["C", "E"]
+    panel.rules.fill("A:IN05:attn:1\nB=IN05:attn:0")
+    expect(panel.find("lbw_element_names")).to_contain_text("Line 1 A: rule 'B=IN05:attn:0'")
+
+
+def test_a_file_of_an_older_editor_is_shown_as_what_it_says_and_kept(panel: Panel):
+    beside = PRESETS_FILE.with_name(f"{PRESETS_FILE.name}.before-utf8")
+    content = f"\u5199\u771f:{ONES}\r\n".encode("cp932")
+    panel.open("lbw_weights_setting")
+    PRESETS_FILE.write_bytes(content)
+    try:
+        panel.find("lbw_reload").click()
+        expect(panel.notes).to_contain_text("The file was read as Shift-JIS; it is saved as UTF-8")
+        expect(panel.presets).to_have_value(f"\u5199\u771f:{ONES}\n")
+        panel.find("lbw_savetext").click()
+        expect(panel.notes).to_contain_text("Saved.")
+        assert PRESETS_FILE.read_bytes() == f"\u5199\u771f:{ONES}\r\n".encode()
+        assert beside.read_bytes() == content
+    finally:
+        beside.unlink(missing_ok=True)

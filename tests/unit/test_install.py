@@ -79,7 +79,7 @@ def test_presets_are_found_beside_us_where_extensions_lie_in_a_data_folder(host:
 
 def test_of_several_the_newest_with_entries_of_ones_own_counts(host: Host):
     (host.scripts / "lbw").symlink_to(ROOT / "scripts" / "lbw")
-    texts = {"a": MINE, "b": ORIGINAL_PRESETS + MINE, "c": ORIGINAL_PRESETS, "d": DEFAULT_PRESETS}
+    texts = {"d": MINE, "b": ORIGINAL_PRESETS + MINE, "c": ORIGINAL_PRESETS, "a": DEFAULT_PRESETS}
     for age, (folder, text) in enumerate(texts.items()):
         path = host.root / "extensions" / folder / "scripts" / "lbwpresets.txt"
         path.parent.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_of_several_the_newest_with_entries_of_ones_own_counts(host: Host):
         os.utime(path, (age, age))
     (line,) = host.start().splitlines()
     assert (host.scripts / "lbwpresets.txt").read_text() == texts["b"]
-    assert [folder for folder in re.findall(r"extensions/(\w+)/", line)] == ["b", "c", "d", "a"]
+    assert [folder for folder in re.findall(r"extensions/(\w+)/", line)] == ["b", "c", "a", "d"]
     assert line.count("and not") == 3
 
 
@@ -112,6 +112,17 @@ def test_nothing_outside_of_the_extensions_is_read(host: Host, tmp_path_factory:
     (host.root / "extensions" / "folder" / "scripts" / "lbwpresets.txt").mkdir(parents=True)
     assert host.start() == ""
     assert list(host.scripts.iterdir()) == []
+
+
+def test_neighbours_of_a_checkout_elsewhere_are_not_read(tmp_path: Path):
+    for folder in ("checkouts/ours/scripts", "checkouts/theirs/scripts", "webui/modules"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "checkouts" / "theirs" / "scripts" / "lbwpresets.txt").write_text(MINE)
+    shutil.copy(INSTALL, tmp_path / "checkouts" / "ours")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "webui")}
+    command = [sys.executable, str(tmp_path / "checkouts" / "ours" / "install.py")]
+    assert subprocess.run(command, check=True, capture_output=True, env=environment).stdout == b""
+    assert list((tmp_path / "checkouts" / "ours" / "scripts").iterdir()) == []
 
 
 def git(*arguments: str | Path) -> None:

@@ -28,6 +28,7 @@ WRITTEN = [
     *[("gbk", "GBK", name) for name in CHINESE],
     *[("latin-1", "Latin-1", name) for name in LATIN],
     *[(codec, "UTF-16", name) for codec in ("utf-16", "utf-16-le", "utf-16-be") for name in ("A", "\u9854", "\u00e9")],
+    ("gbk", "GBK", "x\u662fy"), ("latin-1", "Latin-1", "\u00c4\u00d6\u00dc"),
     ("utf-32", "UTF-32", "\u9854"), ("utf-8", "UTF-8", "\u9854"), ("utf-8-sig", "UTF-8", "\u9854"),
 ]  # fmt: skip
 

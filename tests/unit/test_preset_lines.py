@@ -61,6 +61,12 @@ def test_a_bad_line_is_flagged_and_told_when_it_is_used(line: str, reason: str):
         assert reason.partition(";")[0] in message
 
 
+def test_a_name_may_be_that_of_a_block():
+    for line in (f"D={OUTD}", f"OUT\t{OUTD}"):
+        assert parse_presets(line)[1][0].reason.endswith(" where the colon belongs")
+    assert parse_presets("IN00-IN03=1,OUT03=0") == ({}, []), "blocks by name, without a preset's"
+
+
 @pytest.mark.parametrize("line", [OUTD, f":{OUTD}"])
 def test_values_without_a_name_are_flagged(line: str):
     assert [problem.reason[:14] for problem in parse_presets(line)[1]] == ["no name before"]

@@ -29,7 +29,7 @@ def test_what_was_loaded_is_written_over_and_what_was_changed_since_is_not(tmp_p
 def test_a_text_that_cannot_be_stored_leaves_the_file_alone(tmp_path: Path):
     path = tmp_path / "presets.txt"
     path.write_text("old")
-    for text in ("x" * (LONGEST_TEXT + 1), "half \ud83d"):
+    for text in ("x" * (LONGEST_TEXT + 1), "half \ud83d", "a zero \0"):
         with pytest.raises(ValueError):
             save(path, "", text, version_of("old"), parse_presets)
     assert path.read_text() == "old"

@@ -126,7 +126,8 @@ _FEWEST_VALUES = 5
 def _without_colon(body: str) -> Line | None:
     """``A=1,0,0,...``: values with another sign before them, or no name at all."""
     name, equals, weights = (part.strip() for part in body.partition("="))
-    if equals and name and not families_with(name.split()[-1].split("-")[0]) and "," not in name:
+    are_blocks = is_named(weights) and name and families_with(name.split()[-1].split("-")[0])
+    if equals and name and "," not in name and not are_blocks:
         return Line(name, weights, False, "'=' where the colon belongs") if _are_meant(name, weights) else None
     head, *others = [item.strip() for item in body.split(",")] if "," in body else body.split() or [""]
     if len(others) < _FEWEST_VALUES - 1 or not all(map(is_value, filter(None, others))):
