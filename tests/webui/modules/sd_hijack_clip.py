@@ -172,7 +172,6 @@ class TextModelWithWords(TextConditionalModel):
 
     @property
     def embeddings(self) -> nn.Module:
-        """The module that has the table of token vectors."""
         return self.wrapped.transformer.text_model.embeddings
 
     def unwrap(self) -> nn.Module:
@@ -218,7 +217,7 @@ class FrozenOpenCLIPEmbedder2WithCustomWords(TextModelWithWords):
 
     @property
     def embeddings(self) -> nn.Module:
-        return self.wrapped.model
+        return self.wrapped.embeddings
 
     def encode_with_transformers(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.wrapped.encode(tokens)

@@ -33,6 +33,10 @@ class FrozenClipG(FrozenOpenCLIPEmbedder2):
             layer.mlp.activation = F.gelu
         self.text_projection = nn.Parameter(torch.zeros(dim, dim))
 
+    @property
+    def embeddings(self) -> nn.Module:
+        return self.transformer.text_model.embeddings
+
     def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.transformer(tokens)
         end = (tokens == Tokenizer.eos_token_id).int().argmax(dim=1)

@@ -196,6 +196,11 @@ class FrozenOpenCLIPEmbedder2(OpenCLIPEmbedder):
         super().__init__(dim, heads, layers)
         self.return_pooled = True
 
+    @property
+    def embeddings(self) -> nn.Module:
+        """The module that has the table of token vectors."""
+        return self.model
+
     def encode(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The state before the last layer, and the normed and projected state at the first end token after it."""
         penultimate, x = self._last_two_states(tokens)
