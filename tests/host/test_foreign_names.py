@@ -208,11 +208,13 @@ def test_a_strength_is_measured_of_them_too(bench: Bench, generate: Any):
     assert {part.key for part in measured.parts} == weights.written.keys()
 
 
-def test_the_rank_can_be_cut(generate: Any):
+def test_the_rank_can_be_cut(bench: Bench, generate: Any):
+    """Also of a network that is in use already."""
+    bench.not_on_forge("it has no such key")
     _result, weights = generate("diffusers", f"<lora:t_foreign:1:dyn={RANK}>")
-    assert weights.strengths == [{1.0}] * STEPS
-    _result, weights = generate("diffusers", f"<lora:t_foreign:1:dyn={RANK // 2}>")
-    assert weights.strengths == [{-1.0}] * STEPS
+    with bench.webui.observing(weights):
+        bench.webui.generate(prompt=f"a cat <lora:t_foreign:1:dyn={RANK // 2}>", steps=1)
+    assert weights.strengths == [{1.0}] * STEPS + [{-1.0}]
 
 
 def with_file(change: Callable[[dict[str, Tensor]], None], form: str) -> Writer:
