@@ -61,14 +61,14 @@ def test_it_is_told_of_a_plain_tag_too(bench: Bench):
     assert status(result).startswith("t_flux: no effect: 0 of 20 parts fit | base weights ")
 
 
-def test_it_is_told_where_the_host_applies_plain_loras(bench: Bench, option: Callable[..., None]):
+def test_it_is_told_where_the_host_applies_plain_loras(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     bench.not_on_forge("leaves all LoRAs to us")
-    option(lbw_plain_loras=False)
+    monkeypatch.setitem(bench.webui.shared.opts.data, "lbw_plain_loras", False)
     of_flux(bench, "t_flux")
     result, record = bench.record("t_lora", prompt="a cat <lora:t_flux:1> <lora:t_lora:1>", steps=STEPS)
     (line,) = messages(result)
     assert "made for Flux" in line
-    assert status(result).startswith("t_flux: no effect: 0 of 20 parts fit | base weights ")
+    assert status(result) == "t_flux: no effect: 0 of 20 parts fit | base weights as they are"
     assert record.strengths[0]["t_lora"]["OUT05"][0] == pytest.approx(1, abs=2e-3)
 
 
@@ -160,9 +160,9 @@ def test_a_part_with_numbers_that_are_none_is_named_and_left_out(bench: Bench, f
         assert "U-Net parts fit" in status(result)
 
 
-def test_the_host_does_not_apply_such_a_part_either(bench: Bench, option: Callable[..., None]):
+def test_the_host_does_not_apply_such_a_part_either(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     bench.not_on_forge("leaves all LoRAs to us")
-    option(lbw_plain_loras=False)
+    monkeypatch.setitem(bench.webui.shared.opts.data, "lbw_plain_loras", False)
     rewrite(bench, "t_bad", lambda key, value: value * torch.nan if key.endswith("to_q.lora_up.weight") else None)
     result = bench.webui.generate(prompt="a cat <lora:t_bad:1>", steps=STEPS)
     (line,) = messages(result)
