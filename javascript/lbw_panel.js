@@ -246,10 +246,13 @@ const loraBlockWeight = (() => {
     function setUpStatus(tabname) {
         const source = gradioApp().querySelector(`#html_log_${tabname}`);
         const target = find(tabname, "lbw_status .lbw-status");
+        let shown = "";
         const copy = () => {
             const lines = [...source.querySelectorAll(".comments")].flatMap(part => part.innerText.split("\n"));
             const ours = lines.filter(line => line.startsWith(PREFIX)).map(line => line.slice(PREFIX.length));
-            say(tabname, "");  // what was put into the prompt is no news any more
+            if (ours.join("\n") === shown) return;
+            shown = ours.join("\n");
+            if (shown) say(tabname, ""); // what was put into the prompt is no news any more
             target.replaceChildren(...ours.map(line => Object.assign(document.createElement("p"), {textContent: line})));
         };
         new MutationObserver(copy).observe(source.closest(".block") ?? source, {childList: true, subtree: true, characterData: true});

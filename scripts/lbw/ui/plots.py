@@ -48,6 +48,7 @@ def build(tab: Tab) -> dict[str, Any]:
             # The name that ui-config.json has for it, and which says nothing to who reads it here.
             label="Active", show_label=False, info="What a generation makes",
             choices=list(MODES), value=MODES[0], type="index", elem_id=tab.id("lbw_mode"),
+            elem_classes=["lbw-mode"],
         )
         with FormRow(variant="compact", elem_classes=["lbw-fields", "lbw-axes"]):
             components |= _axes(tab, defaults)
