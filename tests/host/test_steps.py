@@ -168,7 +168,7 @@ LATE = "<lora:t_lora>: start={}: the {}; it is never on in the U-Net"
         ("start=1sigma", {}, []),
         ("start=5", {"sampler_name": "DPM adaptive"}, []),
         ("start=50%", {"sampler_name": "DPM adaptive"}, []),
-        ("start=5:stop=90%", {"sampler_name": "DPM adaptive"}, []),
+        ("start=7:stop=50%", {"sampler_name": "DPM adaptive"}, []),
         ("start=70%:stop=30%", {"sampler_name": "DPM adaptive"},
          ["<lora:t_lora>: its start is not before its stop, so it is never on in the U-Net"]),
         ("start=7:hrstart=5", {**HIRES_STEPS, "hr_second_pass_steps": 5},
