@@ -907,18 +907,7 @@ def test_what_stands_in_a_row_is_aligned(panel: Panel):
         assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
 
 
-# The tops of the names of the fields that stand in the first line, and of those in the second.
-TOPS = """row => [...row.querySelectorAll('.lbw-insert-group')].map(group =>
-    [...group.querySelectorAll('.lbw-field > span')].map(name => name.getBoundingClientRect().top))"""
-
-
-def test_the_insert_row_is_easy_to_read_whatever_a_hosts_style_is(panel: Panel):
-    panel.page.add_style_tag(content=".lbw-panel .lbw-make input { height: 2.2em !important; }")
-    row = panel.find("lbw_status", ".lbw-insert")
-    for width in (1500, 700):
-        panel.page.set_viewport_size({"width": width, "height": 1300})
-        for tops in row.evaluate(TOPS):
-            assert max(tops) - min(tops) <= 1
+def test_the_insert_row_is_easy_to_read(panel: Panel):
     preset = panel.find("lbw_insert_preset", "select")
     panel.pick("lbw_insert_preset", "OUTD")
     expect(preset).to_have_attribute("title", re.compile("^OUTD: BASE OUT03-OUT06"))
