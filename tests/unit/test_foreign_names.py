@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from lbw.naming import foreign
-from lbw.naming.layers import ModelLayers, names_of
-from lbw.naming.tensors import split
+from lbw.files import foreign_names
+from lbw.files.layer_names import ModelLayers, names_of
+from lbw.files.tensor_names import split
 from tests.unit.model_layers import layers_of
 
 SD1 = "diffusion_model_input_blocks_1_1_transformer_blocks_0_attn1"
@@ -178,19 +178,20 @@ def test_no_two_layers_share_a_name(model: str):
 def test_parts_are_put_together():
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     names = [f"{layer}.{part}" for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")]
-    assert foreign.parts([*names, "unet.nope.lora_A.weight"], on_a1111("sd1")) == {
+    assert foreign_names.parts([*names, "unet.nope.lora_A.weight"], on_a1111("sd1")) == {
         f"{SD1}_to_q": {"lora_down.weight": names[0], "lora_up.weight": names[1], "magnitude": names[2]}
     }
 
 
 def test_the_first_of_two_names_for_one_tensor_counts():
     names = [f"{start}.conv_in.lora_A.weight" for start in ("unet", "base_model.model")]
-    assert foreign.parts(names, on_a1111("sd1")) == {"diffusion_model_input_blocks_0_0": {"lora_down.weight": names[0]}}
+    found = foreign_names.parts(names, on_a1111("sd1"))
+    assert found == {"diffusion_model_input_blocks_0_0": {"lora_down.weight": names[0]}}
 
 
 @pytest.mark.parametrize("form", ["{}.weight", "{}.base_layer.weight", "{}.bias", "{}.alpha"])
 def test_a_model_s_own_weights_are_no_network(form: str):
-    assert foreign.parts([form.format("diffusion_model.input_blocks.0.0")], on_a1111("sd1")) == {}
+    assert foreign_names.parts([form.format("diffusion_model.input_blocks.0.0")], on_a1111("sd1")) == {}
 
 
 NAME = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"
@@ -219,4 +220,4 @@ SCALES = [
 
 @pytest.mark.parametrize(("metadata", "scale"), SCALES)
 def test_what_diffusers_notes_of_alpha_counts(metadata: dict[str, str], scale: float | None):
-    assert foreign.scale(metadata, NAME, 4) == scale
+    assert foreign_names.scale(metadata, NAME, 4) == scale

@@ -14,7 +14,7 @@ MODULES = [
     "plan.hits",
     "request.infotext",
     "plan.keyframes",
-    "naming.foreign",
+    "files.foreign_names",
     "tags.library",
     "tags.limits",
     "plan.plan",

@@ -16,14 +16,13 @@ MAY_IMPORT = {
     "tags": [],
     "files": ["tags"],
     "plan": ["tags"],
-    "naming": ["tags"],
     "plots": ["plan", "tags"],
     "engine": ["plan", "tags"],
     "pictures": ["engine", "plan", "tags"],
     "request": ["pictures", "engine", "plots", "plan", "tags"],
     "generation": ["request", "engine", "plan", "files", "tags"],
     "ui": ["request", "pictures", "engine", "plots", "plan", "tags"],
-    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "files", "naming", "tags"],
+    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "files", "tags"],
     "lora_block_weight": ["hosts", "ui", "request"],
 }
 """What each room may import, besides itself."""

@@ -1,1 +1,4 @@
-"""What a network's file says of itself: its head, and what it was made for. Imports ``tags``; no torch, no host."""
+"""What a network's file says of itself: its head, what it was made for, and what trainers call layers and tensors.
+
+Imports ``tags``; no torch, no host.
+"""

@@ -21,11 +21,11 @@ from torch import Tensor
 import network as host_network
 import networks as host_networks
 from lbw.engine.parameters import Layer, Slot
+from lbw.files import foreign_names
+from lbw.files.layer_names import ModelLayers
+from lbw.files.tensor_names import MAGNITUDE
 from lbw.hosts.a1111.parts import OwnPart
 from lbw.hosts.file_lists import is_safe
-from lbw.naming import foreign
-from lbw.naming.layers import ModelLayers
-from lbw.naming.tensors import MAGNITUDE
 from modules import sd_models
 
 logger = logging.getLogger("lbw")
@@ -73,7 +73,7 @@ class OwnParts:
             with safe_open(path, "pt") as file:
                 wanted = {
                     key: names
-                    for key, names in foreign.parts(file.keys(), self.names()).items()
+                    for key, names in foreign_names.parts(file.keys(), self.names()).items()
                     if key not in network.modules or MAGNITUDE in names  # which the host leaves out of a part it knows
                 }
                 return self._made(network, file, wanted)
@@ -84,7 +84,7 @@ class OwnParts:
     def has_names(self, path: str) -> bool:
         """Whether a file has parts for the model in use, in whatever names."""
         with safe_open(path, "pt") as file:
-            return bool(foreign.parts(file.keys(), self.names()))
+            return bool(foreign_names.parts(file.keys(), self.names()))
 
     def names(self) -> ModelLayers:
         """What files call the layers of the model in use."""
@@ -108,7 +108,7 @@ class OwnParts:
             tensors = {kind: file.get_tensor(name) for kind, name in names.items()}
             down = tensors.get("lora_down.weight")
             if down is not None and not {"alpha", "scale"} & tensors.keys():
-                scale = foreign.scale(metadata, names["lora_down.weight"], len(down))
+                scale = foreign_names.scale(metadata, names["lora_down.weight"], len(down))
                 if scale is not None:
                     tensors["scale"] = torch.tensor(scale, dtype=torch.float64)
             found[key] = _part(stand_alone, next(iter(names.values())), key, tensors, layers[key])

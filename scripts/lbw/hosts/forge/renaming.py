@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lbw.files import foreign_names
+from lbw.files.layer_names import ModelLayers
+from lbw.files.tensor_names import MAGNITUDE
 from lbw.hosts.file_lists import is_safe
-from lbw.naming import foreign
-from lbw.naming.layers import ModelLayers
-from lbw.naming.tensors import MAGNITUDE
 from lbw.tags.families import encoder_of
 
 _ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
@@ -36,7 +36,7 @@ class Renaming:
         if not self._is_wanted():
             return None
         layers = self._names()
-        found = foreign.parts(tensors, layers)
+        found = foreign_names.parts(tensors, layers)
         if found.keys() <= {*read} and not any(MAGNITUDE in names for names in found.values()):
             return None
         # A model of PEFT brings its own weights along, for which hosts refuse a file.
@@ -51,7 +51,7 @@ class Renaming:
                 part["dora_scale"] = lengths.reshape(-1, *[1] * (max(up.dim(), 2) - 1))
             down = part.get("lora_down.weight")
             if down is not None and "alpha" not in part:
-                scale = foreign.scale(metadata, names["lora_down.weight"], len(down))
+                scale = foreign_names.scale(metadata, names["lora_down.weight"], len(down))
                 if scale is not None:
                     part["alpha"] = torch.tensor(scale * len(down), dtype=torch.float64)
             renamed |= {f"{layer}.{kind}": value for kind, value in part.items()}

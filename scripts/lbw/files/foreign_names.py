@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lbw.naming.layers import ModelLayers
-from lbw.naming.tensors import split
+from lbw.files.layer_names import ModelLayers
+from lbw.files.tensor_names import split
 
 _ADAPTER_METADATA = "lora_adapter_metadata"
 """Where diffusers notes what PEFT was told, as JSON: a file in its names has no alpha for each layer."""
