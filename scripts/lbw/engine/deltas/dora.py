@@ -108,15 +108,20 @@ class Decomposed(WeightDependent):
 def decompose(inner: Delta, lengths: Tensor, shape: torch.Size, *, of_outputs: bool = False) -> Decomposed:
     """
     Args:
-        lengths: of channels. In one dimension they are of output channels, as PEFT keeps them.
+        lengths: of channels. In one dimension they are of output channels, as PEFT keeps them, or of input channels
+            where only these are as many.
         of_outputs: whether the norms that they are divided by are of output channels, too.
     """
     if len(shape) < 2:
         raise UnsupportedPartError("DoRA fits linear layers and convolutions only")
     if lengths.dim() < 2:
-        if lengths.numel() != shape[0]:
+        ones = [1] * (len(shape) - 2)
+        if lengths.numel() == shape[0]:
+            lengths, of_outputs = lengths.reshape(-1, 1, *ones), True
+        elif lengths.numel() == shape[1]:
+            lengths = lengths.reshape(1, -1, *ones)
+        else:
             raise misfit(lengths.shape, shape)
-        lengths, of_outputs = lengths.reshape(-1, *[1] * (len(shape) - 1)), True
     try:
         require_size(torch.broadcast_shapes(lengths.shape, shape), shape)
     except RuntimeError:
