@@ -180,6 +180,14 @@ SUFFIXES = [
 ]  # fmt: skip
 
 
+def test_a_models_own_weights_and_names_of_adapters_make_no_parts():
+    layer = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    names = [f"{layer}.{each}" for each in (
+        "base_layer.weight", "base_layer.bias", "lora_A.default.weight", "lora_B.default.weight", "alpha.default",
+    )]  # fmt: skip
+    assert origin.of_head(Head(dict.fromkeys(names, (4, 4)), {})).unet_parts == 1
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("part", ["lora_unet_output_blocks_3_0_skip_connection", "unet.up_blocks.0.attn1.to_out.0"])
 def test_a_tensor_belongs_to_its_part_whatever_it_is_called(part: str, suffix: str):

@@ -137,6 +137,7 @@ def test_the_host_gets_its_models_back_without_patches(host: HostModule):
 
 
 def test_each_pass_is_told_although_the_host_would_not_load_again(host: HostModule):
+    host.available_network_aliases["other"] = host.available_networks["a"]
     loading = forgetting(host)
     loading.begin()
     host.load_networks(["a"], [1.0], [1.0])
@@ -192,6 +193,20 @@ def test_two_names_of_one_file_are_two_networks(host: HostModule):
     assert [(net.name, net.unet_multiplier, bool(net.patches)) for net in loading.networks] == [
         ("a", 1.0, True), ("other", 0.5, True),
     ]  # fmt: skip
+
+
+def test_a_file_that_another_pass_calls_by_another_name_is_another_network(host: HostModule):
+    """Whoever is bound to it knows it by its name; the file is not read again."""
+    host.available_network_aliases["other"] = host.available_networks["a"]
+    loading = forgetting(host)
+    loading.begin()
+    host.load_networks(["a"], [1.0], [1.0])
+    (first,) = loading.networks
+    host.load_networks(["other"], [1.0], [1.0])
+    (second,) = loading.networks
+    assert (first.name, second.name) == ("a", "other") and second.patches is first.patches
+    host.load_networks(["other"], [0.5], [0.5])
+    assert loading.networks == [second]
 
 
 def test_a_model_without_weights_to_patch_gets_its_networks_from_the_host(host: HostModule):

@@ -109,6 +109,10 @@ def test_lines_of_another_tool_are_read_as_what_they_are():
     assert decoded.encoding == "Shift-JIS, lines 3 as UTF-8"
 
 
+def test_a_stray_zero_byte_makes_no_utf16():
+    assert decode(b"ALL:1,1\nNONE:0,0\n\0").is_utf8
+
+
 def test_what_was_kept_before_is_not_written_over(tmp_path: Path):
     path = tmp_path / "lbwpresets.txt"
     files = [f"{name}:{OUTD}\n".encode("cp932") for name in JAPANESE[:2]]

@@ -191,6 +191,19 @@ def test_every_argument_takes_effect_or_is_told(items: list[str]):
             assert outcome(rest) != whole, (tag[index], whole)
 
 
+@given(st.text(alphabet="0123456789,.:;|=@~%- abelostwpxLBW\uff10\uff1a\uff1d\u3001", max_size=120))
+def test_no_tag_fails(text: str):
+    messages: list[str] = []
+    request = parse(["a", *text.split(":")], messages.append)
+    build([request], {"a": ()}, LIBRARY, messages.append)
+
+
+@pytest.mark.parametrize("item", ["lbw=", "stop=", "foo=", "lbw=OUTD:X= "])
+def test_a_key_without_a_value_is_told_once(item: str):
+    _request, messages = read(f"a:{item}")
+    assert ["expected a value" in message for message in messages] == [True]
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_known_in_any_form(key: str):
     assert key_of(key) == key_of(f" {key.upper()} ") == key

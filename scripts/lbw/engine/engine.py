@@ -92,6 +92,10 @@ class LoraEngine:
         """Whether some of them are known to us alone, so that the host cannot bring a layer to the whole network."""
         return self._parts.has_own(network)
 
+    def has_broken_parts(self, network: Network) -> bool:
+        """Whether some of them hold numbers that are none, and are left out, which the host would not do."""
+        return self._parts.has_faults(network)
+
     def is_bound_to(self, model: Any, networks: Sequence[Any]) -> bool:
         """Whether the binding is for this very model and these very networks, as they are now."""
         return self.binding is not None and self.binding.is_of(model, networks, [*map(self._parts.form, networks)])

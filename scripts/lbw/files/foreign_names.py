@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from lbw.files.layer_names import ModelLayers
@@ -39,7 +40,7 @@ def scale(metadata: Mapping[str, str], name: str, rank: int) -> float | None:
     """What a LoRA of ``rank`` is multiplied with by what the file notes of a tensor ``name``; None if it notes
     nothing."""
     component, _, path = name.partition(".")
-    config = _configuration(metadata, component)
+    config = _configuration(metadata.get(_ADAPTER_METADATA, "{}"), component)
     layer, _tensor = split(path) or (path, "")
     exceptions = config.get("alpha_pattern")
     found = exceptions.items() if isinstance(exceptions, dict) else ()
@@ -51,10 +52,12 @@ def scale(metadata: Mapping[str, str], name: str, rank: int) -> float | None:
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _configuration(metadata: Mapping[str, str], component: str) -> dict[str, Any]:
+@lru_cache(maxsize=8)
+def _configuration(text: str, component: str) -> Mapping[str, Any]:
+    """What was noted of a component; asked for each layer, and read once."""
     try:
-        noted = json.loads(metadata.get(_ADAPTER_METADATA, "{}"))
-    except ValueError:
+        noted = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(noted, dict):
         return {}

@@ -14,7 +14,7 @@ from lbw.tags.families import encoder_of
 
 _DIFFUSION_MODEL = "diffusion_model"
 
-_WRAPPERS = re.compile(r"(?:(?:base_model_model|lycoris|lora|module|pipe|pipeline)_+)+")
+_WRAPPERS = re.compile(r"^(?:(?:base_model_model|lycoris|lora|module|pipe|pipeline)_+)+")
 """What stands before a name in files of PEFT, of LyCORIS and of trainers that wrap a model, and says nothing of it."""
 
 _PROCESSOR = re.compile(r"_processor(?=_to_)")
@@ -128,7 +128,7 @@ _OLD_PROJECTION = re.compile(r"self_attn_(q|k|v|out)_proj$")
 """Before version 0.17, diffusers named the projections of text encoders as those of the U-Net."""
 
 
-def _first_match(rules: Iterable[Rule], path: str) -> Iterator[str]:
+def _matches(rules: Iterable[Rule], path: str) -> Iterator[str]:
     for pattern, rename in rules:
         match = pattern.fullmatch(path)
         if match is not None:
@@ -138,7 +138,7 @@ def _first_match(rules: Iterable[Rule], path: str) -> Iterator[str]:
 def _paths_in_model(path: str) -> Iterator[str]:
     """What a layer of the U-Net, or of SD3's transformer, is called within it."""
     yield path
-    for renamed in _first_match((*_OF_UNET, *_OF_SD3), path):
+    for renamed in _matches((*_OF_UNET, *_OF_SD3), path):
         yield renamed
         if renamed.endswith("_to_out_0"):
             yield renamed.removesuffix("_0")
@@ -149,7 +149,7 @@ def _paths_in_model(path: str) -> Iterator[str]:
 def _paths_in_encoder(name: str) -> Iterator[str]:
     """What a layer of a text encoder is called within it. What stands before its first module is the host's."""
     path = re.sub(r"^(?:\d+_|clip_[lgh]_|t5xxl_)?(?:model_|transformer_)?(?=transformer_|text_|ln_|encoder_)", "", name)
-    for each in (path, *_first_match(_OF_OPEN_CLIP, path)):
+    for each in (path, *_matches(_OF_OPEN_CLIP, path)):
         yield from (each, f"transformer_{each}", f"model_{each}")
         if each.startswith("text_model_"):
             yield each.removeprefix("text_model_")
@@ -173,7 +173,7 @@ class ModelLayers:
     def __init__(self, keys: Iterable[str]) -> None:
         self._paths: dict[str, dict[str, str]] = {}
         self.keys = frozenset(keys)
-        for key in self.keys:
+        for key in sorted(self.keys):
             part, paths = names_of(key)
             self._paths.setdefault(part, {}).update(dict.fromkeys(paths, key))
 
@@ -182,7 +182,7 @@ class ModelLayers:
         flat = name.replace(".", "_")
         if flat in self.keys:
             return flat
-        flat = _PROCESSOR.sub("", _WRAPPERS.sub("", flat, count=1) if _WRAPPERS.match(flat) else flat)
+        flat = _PROCESSOR.sub("", _WRAPPERS.sub("", flat))
         for start, parts in _PARTS:
             if flat.startswith(start):
                 for paths in self._of(parts):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lbw.files.head import Head, read
+from lbw.files.tensor_names import split
 
 _SUFFIX = re.compile(
     r"[._](?:lora|lora_linear_layer)\.(?:up|down|mid)\.weight$"
@@ -24,8 +25,10 @@ _SUFFIX = re.compile(
 )
 """What stands behind a part's name."""
 
-_NO_PART_ALONE = re.compile(r"\.(?:alpha|scale|dora_scale|lora_magnitude_vector\S*|rescale|on_input)$")
-"""Tensors that say something of others, and add nothing without them."""
+_NO_PART_ALONE = re.compile(
+    r"\.(?:alpha|scale|dora_scale|lora_magnitude_vector|rescale|on_input)(?:\.\w+)?$|\.base_layer\.(?:weight|bias)$"
+)
+"""Tensors that say something of others, and add nothing without them, and a model's own, which PEFT brings along."""
 
 _OF_TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.)?(?:lora_|oft_|lycoris_|lora_prior_)?"
@@ -142,7 +145,8 @@ def of_head(head: Head) -> Origin:
 
 def part_of(name: str) -> str:
     """The part that a tensor belongs to."""
-    return _SUFFIX.sub("", name)
+    known = split(name)
+    return _SUFFIX.sub("", name) if known is None else known[0]
 
 
 def _naming_of(name: str) -> str | None:

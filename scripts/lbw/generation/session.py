@@ -70,8 +70,8 @@ class Session:
         self._requests: tuple[LoraRequest, ...] = ()
         self._is_hires = False
         self._multipliers: dict[str, tuple[float, float]] = {}
-        self._own: tuple[str, ...] = ()
-        """The names of networks that the host knows in part only."""
+        self._beyond_host: tuple[str, ...] = ()
+        """The names of networks that the host by itself would apply in another way than we do."""
         self._applied: tuple[float, ...] | None = None
         """The strengths that are in the weights; None if that is not known."""
         self._told: Any = ()
@@ -202,7 +202,10 @@ class Session:
         networks, which stay where it finds the refiner in memory: so that is how it is in both cases."""
         if self._loaded and not self.host.networks() and self.host.model() is not self._model():
             if self.plan is not None:
-                self.host.load_again(self._loaded)
+                try:
+                    self.host.load_again(self._loaded)
+                except Exception:  # of the host's own, in the middle of an image
+                    logger.exception("LoRA Block Weight: the LoRAs could not be loaded again for the refiner")
             if not self.host.networks():
                 self.warn("the host has unloaded all LoRAs to load the refiner, which works without them")
         self.catch_up()
@@ -251,7 +254,7 @@ class Session:
     @property
     def encoding(self) -> tuple[Any, ...]:
         """What an encoded prompt of the pass depends on beyond its tags; nothing where the host encodes it alike."""
-        return (*self.passes[-1].text_encoder_ratios(), *self._own)
+        return (*self.passes[-1].text_encoder_ratios(), *self._beyond_host)
 
     def has_encoded(self) -> None:
         """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
@@ -311,14 +314,17 @@ class Session:
 
     def leave_to_host(self) -> None:
         """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
-        for net in self._unique_networks():
-            of_encoders = [is_text_encoder(key) for key in self.engine.keys_of(net)]
-            fit = Fit(of_encoders.count(False), of_encoders.count(True), self._origin_of(net))
-            self._tell_of_fit(net.name, fit, lambda: family_of_layers(self.host.layers()), ())
         self.end()
         if self.engine.rests:
             self.rest()
         self._note_networks()
+        try:
+            for net in self._unique_networks():
+                of_encoders = [is_text_encoder(key) for key in self.engine.keys_of(net)]
+                fit = Fit(of_encoders.count(False), of_encoders.count(True), self._origin_of(net))
+                self._tell_of_fit(net.name, fit, lambda: family_of_layers(self.host.layers()), ())
+        except Exception:  # whatever is wrong with a file; the host may have no trouble with it
+            logger.exception("LoRA Block Weight: how much of the LoRAs fits this model cannot be told")
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""
@@ -364,7 +370,11 @@ class Session:
         self.host.add_in_forward({})
 
     def _disown(self) -> None:
-        self.engine.end_pass(names_are_true=self.plan is None or (self.plan.is_plain and not self._own))
+        self.engine.end_pass(names_are_true=self.plan is None or (self.plan.is_plain and not self._beyond_host))
+
+    def is_beyond_host(self, network: Any) -> bool:
+        """Whether the host would leave out parts of a network that we read, or add numbers that are none."""
+        return self.engine.has_own_parts(network) or self.engine.has_broken_parts(network)
 
     def _unique_networks(self) -> list[Any]:
         return list({id(net): net for net in self.host.networks()}.values())
@@ -390,7 +400,7 @@ class Session:
         self._tell_of_own_blocks(plan.family)
         self.engine.bind(self.host.model(), layers, networks)
         self.engine.begin_pass(plan.reach())
-        self._own = tuple(net.name for net in networks if self.engine.has_own_parts(net))
+        self._beyond_host = tuple(net.name for net in networks if self.is_beyond_host(net))
         self._unwritable = self.engine.unwritable(layers)
         self._list_unclaimed(plan.family, {layer for net in networks for layer in keys_of(net)})
         return plan

@@ -129,7 +129,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         return
     messages: list[str] = []
     arguments = _arguments(values, messages.append)
-    under_way.end_failed()
+    if under_way.end_failed():
+        _end_generations()
     for earlier in under_way.sessions():
         earlier.suspend()
     if not arguments.active or adapter.patches_in_forward():
@@ -168,11 +169,6 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     adapter.begin_generation()
 
 
-def _is_beyond_the_host(network: Any) -> bool:
-    """Whether the host would leave out what is in a file, or add numbers that are none."""
-    return engine.has_own_parts(network) or adapter.parts.has_faults(network)
-
-
 def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
     """The host has loaded the networks of a pass and has not yet encoded the prompt."""
     session = session_of(p)
@@ -186,18 +182,18 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     names = [request.name for request in requests]
     for name, reason in adapter.not_loaded(names).items():
         session.warn(f"<lora:{shortened(name)}>: {reason}")
-        session.lost[name] = reason.rpartition("; ")[2]
+        session.lost[name] = reason.rpartition("; ")[0]
     session.lost.update(dict.fromkeys(adapter.not_found(names), "not found"))
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
     is_hosts = is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras")
-    if is_hosts and not any(map(_is_beyond_the_host, adapter.networks())):
-        session.leave_to_host()
-        caches.drop_others(p, ())
-        return
-    if not is_hires:
-        engine.headroom.begin(_work(p), engine.held)
-    steps = noise.expected_steps(p, is_hires)
     try:
+        if is_hosts and not any(map(session.is_beyond_host, adapter.networks())):
+            session.leave_to_host()
+            caches.drop_others(p, ())
+            return
+        if not is_hires:
+            engine.headroom.begin(_work(p), engine.held)
+        steps = noise.expected_steps(p, is_hires)
         made = session.begin_pass(
             requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open, is_hires=is_hires
         )
@@ -337,8 +333,7 @@ def end(p: Any) -> None:
         try:
             session.end()
         finally:
-            if not under_way.sessions():
-                _end_generations()
+            _end_generations()
             for other in under_way.requests():
                 if other.extra_generation_params is p.extra_generation_params:
                     notes.write(other)
@@ -347,8 +342,10 @@ def end(p: Any) -> None:
 
 
 def _end_generations() -> None:
-    """Nothing of ours is under way. Where networks go with a generation, what was made of them cannot be used again,
-    and would keep a model in memory that the host is about to replace."""
+    """Nothing of ours may be under way any more. Where networks go with a generation, what was made of them cannot be
+    used again, and would keep a model in memory that the host is about to replace."""
+    if under_way.sessions():
+        return
     adapter.end_generation()
     if not adapter.ledger.is_shared:
         engine.unbind()

@@ -9,13 +9,15 @@ from weakref import WeakKeyDictionary
 from lbw.engine.meter import StrengthMeter
 from lbw.engine.strengths import Strengths, UnmeasurableError
 from lbw.hosts.serving import adapter
+from lbw.hosts.settings import FOREIGN_NAMES, setting
 from modules.call_queue import queue_lock
 
 meter = StrengthMeter(adapter.ledger, adapter.parts)
 
 _MOST_KNOWN = 500
-_known: WeakKeyDictionary[Any, dict[tuple[str, float], tuple[str, ...] | None]] = WeakKeyDictionary()
-"""{model: {path and time of a file: the keys of the parts that it has for the model; None if it cannot be read}}."""
+_known: WeakKeyDictionary[Any, dict[tuple[str, float, bool], tuple[str, ...] | None]] = WeakKeyDictionary()
+"""{model: {path and time of a file, and whether foreign names are read: the keys of the parts that it has for the
+model; None if it cannot be read}}."""
 
 
 def measure(name: str) -> Strengths:
@@ -44,7 +46,7 @@ def changed_layers(name: str) -> tuple[str, ...] | None:
             return None
         file = adapter.network_file(name)
         known = _known.setdefault(adapter.model(), {})
-        key = file.filename, os.path.getmtime(file.filename)
+        key = file.filename, os.path.getmtime(file.filename), bool(setting(FOREIGN_NAMES))
         if key not in known:
             if len(known) == _MOST_KNOWN:
                 known.clear()

@@ -6,12 +6,15 @@ nothing. That shows in the function of the host that makes the images: it is not
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from lbw.generation.session import Session
+
+logger = logging.getLogger("lbw")
 
 _MAKES_IMAGES = "process_images_inner"
 """The host's function, whose argument is ``p``."""
@@ -46,13 +49,19 @@ def end(session: Session) -> None:
     _generations.pop(session, None)
 
 
-def end_failed() -> None:
-    """End those that have failed without a word."""
+def end_failed() -> bool:
+    """End those that have failed without a word; whether there were any."""
+    failed = False
     for session, generation in list(_generations.items()):
         p = generation.p()
         if p is None or (generation.is_seen and not _is_running(p)):
+            failed = True
             end(session)
-            session.end()
+            try:
+                session.end()
+            except Exception:  # the next generation shall not fail for it
+                logger.exception("LoRA Block Weight: a generation that failed could not be ended")
+    return failed
 
 
 def sessions() -> list[Session]:

@@ -105,7 +105,7 @@ def apply(p: Any, arguments: Arguments, place: slice) -> None:
 
     def weights(own: str | None) -> str | None:
         if not change.originals and change.value is None:
-            is_filled_in = own == VARIED not in names.presets
+            is_filled_in = own == VARIED and VARIED not in names.presets
             return base.text if is_filled_in else None
         with contextlib.suppress(ValueError):  # a curve, or what cannot be used
             return changed(names.vector(own or arguments.default_preset.strip(), family), change).text

@@ -74,7 +74,8 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
 def _names(request: LoraRequest, library: Library) -> list[str]:
     """The presets that a tag names, and those that begin them; but the default preset, which has a key of its own."""
     names = [] if request.weights is None else library.names(request.weights)
-    return names[1:] if request.weights == library.default_preset in library.presets else names
+    is_default = request.weights == library.default_preset
+    return names[1:] if is_default and library.default_preset in library.presets else names
 
 
 def _default_preset(library: Library, families: Iterable[Family]) -> str:
@@ -129,14 +130,6 @@ def _drawn(plan: Plan) -> Iterator[tuple[str, str]]:
         for drawn in weights:
             if has_random_value([*drawn.vector.values.values()]):
                 yield request.name, ",".join(map(shown, drawn.values))
-
-
-def _is_readable(parse: Callable[[Any], Any], text: Any) -> bool:
-    try:
-        parse(text)
-    except ValueError:
-        return False
-    return True
 
 
 def steps_on(schedule: Schedule, made: Pass) -> str:

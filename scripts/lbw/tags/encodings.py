@@ -77,7 +77,7 @@ def _strictly(content: bytes, codec: str) -> str | None:
 def _unmarked_utf16(content: bytes) -> str | None:
     """UTF-16 has a zero in nearly every character of a preset, its second byte or its first."""
     first, second = content[::2].count(0), content[1::2].count(0)
-    if first == second:
+    if first == second or max(first, second) * 4 < len(content) // 2:
         return None
     return "utf-16-le" if second > first else "utf-16-be"
 

@@ -165,6 +165,8 @@ def _parsed_presets(text: str) -> _Parsed:
         name = found.name
         if found.fault is not None and found.looks_like_one:
             problems.append(Problem(number, f"{name}: {found.fault}" if name else found.fault))
+        if not found.is_preset and not name:
+            continue
         if not found.is_preset:
             unusable[name] = f"line {number} of the presets: {found.fault}"
             continue

@@ -45,7 +45,7 @@ _KEY_BEHIND_WRONG_SIGN = re.compile(
 )
 """A key where the argument before it should have ended with a colon. Blocks by name are no keys."""
 
-_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,2},\d+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,2},\d{1,20}")
 _LAST_FIELD = re.compile(r"\s*[+-]?[\d.]+\s*(,.*)?")
 
 
@@ -77,6 +77,9 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
     for item in items:
         text, equals, value = item.partition("=")
         key = key_of(text) if equals else None
+        if equals and text.strip() and not value.strip():
+            warn(f"{shortened(item.strip())}: expected a value behind the sign; it is left out")
+            continue
         if key in WEIGHTS_KEYS:
             pass
         elif key is not None and item.count("=") == 1 and not _begins_named_weights(text):

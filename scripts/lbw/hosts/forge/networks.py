@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,12 +76,12 @@ _DORA = ".dora_scale"
 def with_columns(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A file's tensors, with the lengths that DoRA has for output channels as columns. As [out], in which some trainers
     write them, hosts would take them for those of input channels where there are as many, and fail where not."""
-    found = dict(tensors)
+    found, in_order = dict(tensors), sorted(tensors)
     for name, lengths in tensors.items():
         if name.endswith(_DORA) and lengths.dim() == 1:
             part = name.removesuffix(_DORA) + "."
-            others = (value.dim() for other, value in tensors.items() if other.startswith(part))
-            found[name] = lengths.reshape(-1, *[1] * (max(2, *others) - 1))
+            others = in_order[bisect_left(in_order, part) : bisect_left(in_order, part + "\U0010ffff")]
+            found[name] = lengths.reshape(-1, *[1] * (max(2, *(tensors[other].dim() for other in others)) - 1))
     return found
 
 
@@ -153,7 +154,7 @@ class Loading:
         """With a name that has no file, the host would load none of them."""
         if self._is_over():
             self.end()
-            return self._module.load_networks(names, *columns, **named)
+            return self._original("load_networks")(names, *columns, **named)
         self._forget()
         earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
@@ -209,8 +210,10 @@ class Loading:
             except Exception as error:
                 network = Network(name)
                 self._faults.setdefault(filename, f"the host cannot load its file ({type(error).__name__})")
-        if network in self.networks and network.name != name:  # the prompt has two names for one file
+        if network.name != name:  # the prompt, or that of another pass, has two names for one file
             network = Network(name, patches=network.patches)
+            if filename not in self._faults:
+                known[version] = network
         network.filename = filename
         network.name, network.fault = name, self._faults.get(filename)
         network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)

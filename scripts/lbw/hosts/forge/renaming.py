@@ -50,7 +50,7 @@ class Renaming:
                 up = part.get("lora_up.weight", lengths)
                 part["dora_scale"] = lengths.reshape(-1, *[1] * (max(up.dim(), 2) - 1))
             down = part.get("lora_down.weight")
-            if down is not None and "alpha" not in part:
+            if down is not None and not {"alpha", "scale"} & part.keys():
                 scale = foreign_names.scale(metadata, names["lora_down.weight"], len(down))
                 if scale is not None:
                     part["alpha"] = torch.tensor(scale * len(down), dtype=torch.float64)
