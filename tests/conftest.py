@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -8,6 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.server import Server, running_server
+
+with contextlib.suppress(ImportError):  # a real WebUI may lack it
+    from hypothesis import settings
+
+    # How long an example takes is a matter of the machine, and of what else it does.
+    settings.register_profile("without deadline", deadline=None)
+    settings.load_profile("without deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,5 +12,5 @@ if [ "${1:-}" = --once ]; then
     cd "$here/.."
     PYTHONPATH="$PWD:$PWD/scripts" exec "$python" -W ignore -m tests.once "$@"
 fi
-echo "The page: http://127.0.0.1:7860  The API: http://127.0.0.1:7860/docs  Prompt to try: a red cat <lora:demo:1:lbw=OUTD:stop=5>"
+echo "The page: http://127.0.0.1:$port  The API: http://127.0.0.1:$port/docs  Prompt to try: a red cat <lora:demo:1:lbw=OUTD:stop=5>"
 exec "$python" "$here/webui/webui.py" --api --port 7860 "$@"

@@ -131,7 +131,8 @@ LAYERS = {
         "lora_te2.text_model.encoder.layers.3.mlp.fc2": f"{G}_mlp_c_proj",
         "clip_g.text_model.encoder.layers.3.mlp.fc2": f"{G}_mlp_c_proj",
         "text_encoders.clip_g.transformer.text_model.encoder.layers.3.mlp.fc2": f"{G}_mlp_c_proj",
-        "text_model.encoder.layers.3.mlp.fc2": f"0_{TE}_mlp_fc2",
+        "text_model.encoder.layers.3.mlp.fc2": None,  # it has two with such a layer
+        "lora_te_text_model_encoder_layers_3_mlp_fc2": None,
         "text_model.encoder.layers.31.mlp.fc1": None,
     },
     "sdxl_refiner": {

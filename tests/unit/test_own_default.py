@@ -80,3 +80,12 @@ def test_what_cannot_stand_in_a_tag_is_refused(weights: str, tmp_path: Path):
     with pytest.raises(ValueError, match="expected what may stand in a tag"):
         write(tmp_path / "a.json", weights)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ['{"additional weight": "a<b", "notes": "n"}', r'{"notes": "\ud83d"}'])
+def test_what_cannot_be_kept_is_left_alone(content: str, tmp_path: Path):
+    file = tmp_path / "a.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="left alone"):
+        write(file, "OUTD")
+    assert file.read_text() == content and os.listdir(tmp_path) == ["a.json"]

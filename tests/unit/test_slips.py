@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lbw.plan.plan import build
+from lbw.tags.families import family_of_layers
 from lbw.tags.library import Library
 from lbw.tags.positions import Position, Unit
 from lbw.tags.presets import DEFAULT_PRESETS
@@ -189,6 +190,34 @@ def test_every_argument_takes_effect_or_is_told(items: list[str]):
         rest = tag[:index] + tag[index + 1 :]
         if tag[index].strip() and tag.count(tag[index]) == 1 and tag[index] not in SAYS_THE_DEFAULT:
             assert outcome(rest) != whole, (tag[index], whole)
+
+
+@pytest.mark.parametrize(
+    ("tag", "meant"), [("a:1:weight=0.5", "a:0.5"), ("a:0.8:weight=0.5", "a:0.5"), ("a:0.8:0.3:strength=0.5", "a:0.5")]
+)
+def test_a_strength_with_a_key_counts_for_both(tag: str, meant: str):
+    found, messages = read(tag)
+    assert found == read(meant)[0]
+    assert ["which is used" in message for message in messages] == [True] * (tag.count("0.8") + tag.count("0.3"))
+
+
+@pytest.mark.parametrize("dash", "-\u30fc\u301c\uff5e\u2013\u2014~")
+def test_a_range_may_have_any_dash(dash: str):
+    assert read(f"a:1:5{dash}15") == read("a:1:step=5-15") == read(f"a:1:step=5{dash}15")
+
+
+@pytest.mark.parametrize("text", ["a:1" + " " * 200_000 + "x", "a" + ":" * 900_000, "a:" + "x=1 " * 100_000])
+def test_a_tag_of_any_length_is_read_in_time(text: str):
+    """In seconds where each character costs what the others do, in hours where not."""
+    assert parse(text.split(":"), lambda _message: None).name == "a"
+
+
+def test_names_of_any_length_are_looked_for_in_time():
+    name = "".join(map(chr, range(0x100, 0x180))) * 400
+    library = Library.read("\n".join([f"{name}:1,1", *(f"P{i}:NONE,IN=1" for i in range(20_000))]), "", "")
+    for number in range(200):
+        with pytest.raises(ValueError, match="no preset of this name"):
+            library.vector(f"q{number}{name[::-1]}", family_of_layers(layers_of("sd1")))
 
 
 @given(st.text(alphabet="0123456789,.:;|=@~%- abelostwpxLBW\uff10\uff1a\uff1d\u3001", max_size=120))

@@ -20,7 +20,10 @@ _WRAPPERS = re.compile(r"^(?:(?:base_model_model|lycoris|lora|module|pipe|pipeli
 _PROCESSOR = re.compile(r"_processor(?=_to_)")
 """Before version 0.22, diffusers kept the LoRA of an attention layer in the layer's processor."""
 
-_FIRST_ENCODER, _SECOND_ENCODER = ("CLIP_L", "CLIP_H", "CLIP_G"), ("CLIP_G",)
+_FIRST_ENCODER, _SECOND_ENCODER = ("CLIP_L", "CLIP_H"), ("CLIP_G",)
+
+_ONLY_ENCODER = "the only text encoder"
+"""In models that have one: nobody else's names tell none apart."""
 
 _CLIP = ("CLIP_L", "CLIP_H")
 """OneTrainer calls SD2's text encoder as that of SD1."""
@@ -33,8 +36,8 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("text_encoder_3_", ("T5",)), ("te3_", ("T5",)),
     ("text_encoder_2_", _SECOND_ENCODER), ("te2_", _SECOND_ENCODER),
     ("text_encoder_1_", _FIRST_ENCODER), ("text_encoder_", _FIRST_ENCODER), ("te1_", _FIRST_ENCODER),
-    ("te_", _FIRST_ENCODER), ("cond_stage_model_", _FIRST_ENCODER),
-    ("", (_DIFFUSION_MODEL, *_FIRST_ENCODER)),
+    ("te_", (_ONLY_ENCODER,)), ("cond_stage_model_", (_ONLY_ENCODER,)),
+    ("", (_DIFFUSION_MODEL, _ONLY_ENCODER)),
 )  # fmt: skip
 """(what a name begins with, which part of the model that is): of several parts the first that the model has."""
 
@@ -176,6 +179,9 @@ class ModelLayers:
         for key in sorted(self.keys):
             part, paths = names_of(key)
             self._paths.setdefault(part, {}).update(dict.fromkeys(paths, key))
+        encoders = [part for part in self._paths if part != _DIFFUSION_MODEL]
+        if len(encoders) == 1:
+            self._paths[_ONLY_ENCODER] = self._paths[encoders[0]]
 
     def find(self, name: str) -> str | None:
         """The host's name of the layer that a file calls ``name``, with dots or without; None if there is none."""

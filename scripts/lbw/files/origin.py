@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lbw.files.head import Head, read
 from lbw.files.tensor_names import split
+from lbw.tags.families import SD1, Family
 
 _SUFFIX = re.compile(
     r"[._](?:lora|lora_linear_layer)\.(?:up|down|mid)\.weight$"
@@ -86,6 +87,9 @@ _CROSS_ATTENTION = re.compile(r"attn2[._](?:processor\.)?to_[kv](?![a-z]).*(?:do
 _BY_CONTEXT = {768: "SD1", 1024: "SD2", 2048: "SDXL", 1280: "SDXL refiner"}
 """The width of what a U-Net gets from the text encoders."""
 
+_LIKELY = "SD1/SD2"
+"""What a U-Net is of that shows nothing of another one."""
+
 _DEEP = re.compile(
     r"(?:blocks[._]\d+[._](?:\d|attentions[._]\d)|mid_block[._]attentions[._]0|middle_block[._]1)"
     r"[._]transformer_blocks[._][1-9]"
@@ -101,6 +105,13 @@ _WORDS = (
 )  # fmt: skip
 _SAYING = ("modelspec.architecture", "ss_base_model_version", "ss_network_module")
 """Keys of metadata that say which model a file is for."""
+
+
+def model_name(family: Family) -> str:
+    """What a loaded model is called: SD2 has the layers of SD1, but for those of its text encoder."""
+    if family.architecture is not SD1.architecture:
+        return family.title
+    return "SD2" if "CLIP_H" in family.encoders else "SD1" if "CLIP_L" in family.encoders else family.title
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,14 @@ class Origin:
     @property
     def parts(self) -> int:
         return self.unet_parts + self.encoder_parts
+
+    def is_for(self, family: Family) -> bool:
+        """Whether it was made for a model of this family."""
+        return self.model in (model_name(family), family.title, family.architecture.title)
+
+    def is_for_another(self, family: Family) -> bool:
+        """Whether it is known to have been made for a model of another family."""
+        return self.model not in (None, _LIKELY) and not self.is_for(family)
 
 
 def of_head(head: Head) -> Origin:
@@ -175,7 +194,7 @@ def _unet_of(head: Head, text: str, said: str | None) -> str:
             return _BY_CONTEXT[width]
     if _DEEP.search(text) or any(map(_SECOND_ENCODER.match, head.shapes)):
         return "SDXL"
-    return said if said is not None and said in _BY_CONTEXT.values() else "SD1/SD2"
+    return said if said is not None and said in _BY_CONTEXT.values() else _LIKELY
 
 
 def _said_by(metadata: Mapping[str, str]) -> str | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lbw.files.origin import Origin
-from lbw.tags.families import SD1, Family
+from lbw.files.origin import Origin, model_name
+from lbw.tags.families import Family
 from lbw.tags.limits import shortened
 
 
@@ -37,13 +37,6 @@ class Fit:
         return f"{' and '.join(short)} parts fit" if short else ""
 
 
-def model_name(family: Family) -> str:
-    """What the loaded model is called: SD2 has the layers of SD1, but for those of its text encoder."""
-    if family.architecture is not SD1.architecture:
-        return family.title
-    return "SD2" if "CLIP_H" in family.encoders else "SD1" if "CLIP_L" in family.encoders else family.title
-
-
 def explanation(fit: Fit, family: Family, reason: str) -> str:
     """Why a file has no effect, and what can be done.
 
@@ -59,7 +52,7 @@ def explanation(fit: Fit, family: Family, reason: str) -> str:
     naming = f"{origin.naming or 'unknown'} names, such as {shortened(origin.example)}"
     if origin.model is None:
         return f"{told}; it has {naming}, which do not tell its model; see which one it was made for"
-    if origin.model not in (loaded, family.title, family.architecture.title):
+    if not origin.is_for(family):
         return f"{told}; it is made for {origin.model} ({naming}); load such a model for it"
     if reason:
         return told

@@ -18,6 +18,7 @@ from lbw.engine.updates import Update, total
 from lbw.files import origin
 from lbw.generation.fits import Fit, explanation
 from lbw.generation.host import Host
+from lbw.plan import windows
 from lbw.plan.plan import Coefficients, Pass, Plan, build
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
@@ -185,7 +186,8 @@ class Session:
             self._make_room()
         self.catch_up()
         if step == 0:
-            self._warn_of_empty_schedules()
+            for message in windows.told_before(self.passes[-1]):
+                self.warn(message)
 
     def _make_room(self) -> None:
         """A host that leaves layers in RAM while they are at work counts every byte, and makes smaller batches for what
@@ -522,29 +524,8 @@ class Session:
             self.warn(f"{len(self._left)} layers, first {first}, can be patched in no way, and were without LoRAs")
             self._left.clear()
 
-    def _warn_of_empty_schedules(self) -> None:
-        """Of a pass that makes as many steps as it likes, this is what can be told before they are made."""
-        assert self.plan is not None
-        made = self.passes[-1]
-        for request in self.plan.requests:
-            schedule, steps, sigmas = request.schedule, made.steps, made.sigmas
-            if made.is_open:
-                steps, sigmas = len(request.levels), request.levels
-            is_comparable = schedule.has_one_unit or not made.is_open
-            if is_comparable and schedule.is_empty(steps, sigmas):
-                self.warn(f"<lora:{request.name}>: its start is not before its stop, so it is never on in the U-Net")
-            elif not made.is_open:
-                self._warn_of_late_start(request, made)
-
     def is_through(self) -> None:
         """All steps of a pass have been made."""
-        if self.plan is not None and self.passes[-1].is_open:
-            for request in self.plan.requests:
-                self._warn_of_late_start(request, self.passes[-1])
-
-    def _warn_of_late_start(self, request: LoraRequest, made: Pass) -> None:
-        late = request.schedule.late_start(made.steps, made.sigmas)
-        if late is not None and not request.schedule.is_empty(made.steps, made.sigmas):
-            title = "hires pass" if len(self.passes) > 1 else "pass"
-            count = f"{made.steps} step{'s' * (made.steps != 1)}"
-            self.warn(f"<lora:{request.name}>: start={late}: the {title} has {count}; it is never on in the U-Net")
+        if self.plan is not None:
+            for message in windows.told_after(self.passes[-1]):
+                self.warn(message)

@@ -217,6 +217,14 @@ def pasted(parameters: Mapping[str, Any]) -> str:
     return json.dumps(found, ensure_ascii=False) if found else ""
 
 
+def _with_recalled(
+    presets: Mapping[str, tuple[str, ...]], recalled: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Those of an image count before one's own, also where these are called alike but for the case."""
+    names = {name.lower() for name in recalled}
+    return {**{name: lines for name, lines in presets.items() if name.lower() not in names}, **recalled}
+
+
 def recall(text: str, library: Library) -> Library:
     """``library`` with what an infotext brought, which goes before presets and rule sets of the same names.
 
@@ -240,7 +248,7 @@ def recall(text: str, library: Library) -> Library:
         raise ValueError("not what reading an image's parameters brings; it is left out") from None
     return replace(
         library,
-        presets={**library.presets, **parse_presets(parts["presets"])[0]},
+        presets=_with_recalled(library.presets, parse_presets(parts["presets"])[0]),
         rule_sets={**library.rule_sets, **parse_rule_sets(parts["rule_sets"])[0]},
         drawn=drawn,
     )

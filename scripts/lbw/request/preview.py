@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lbw.engine.strengths import Strengths
+from lbw.plan import windows
 from lbw.plan.plan import Pass, build
 from lbw.tags import prompt
 from lbw.tags.library import Library
@@ -86,4 +87,7 @@ def preview(
         seed=seed,
         parts={name: backend.changed_layers(name) or () for name in names},
     )
-    return Pass(plan, steps, tuple(sigmas))
+    made = Pass(plan, steps, tuple(sigmas), is_hires=hires)
+    for message in windows.told_before(made):
+        warn(message)
+    return made

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 
 from lbw.tags import named_weights
 from lbw.tags.curves import is_curve, split_keyframes
@@ -14,7 +15,7 @@ from lbw.tags.families import Family
 from lbw.tags.limits import MOST_NESTED_PRESETS, listed, shortened
 from lbw.tags.presets import parse_presets, parse_rule_sets, unusable_lines
 from lbw.tags.slips import narrow
-from lbw.tags.weights import Vector, is_named, is_vector, parse_vector
+from lbw.tags.weights import Vector, is_named, is_value, is_vector, parse_vector
 
 VARIED, INVERSE = "XYZ", "ZYX"
 """Names that mark what a plot fills in, unless a preset is called so."""
@@ -34,19 +35,37 @@ class Drawn:
     hires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+_MOST_COMPARED, _LONGEST_COMPARED = 1000, 60
+"""How many names, and of how many characters, are compared with one that is wrong: whoever asks may have sent both."""
+
+
 def _nearest(name: str, names: Iterable[str]) -> str:
     """What was expected instead of a name, the nearest first."""
     names = list(names)
-    found = get_close_matches(name.strip().lower(), [each.lower() for each in names], n=1)
-    nearest = next((f"the nearest is {each}; " for each in names if each.lower() in found), "")
+    short = {each.lower(): each for each in names[:_MOST_COMPARED] if len(each) <= _LONGEST_COMPARED}
+    found = get_close_matches(name.strip().lower(), short, n=1) if len(name) <= _LONGEST_COMPARED else []
+    nearest = "".join(f"the nearest is {short[each]}; " for each in found)
     return f"{nearest}expected one of {listed(names)}"
 
 
-def _as_it_is_called(name: str, names: Collection[str]) -> str:
-    """A name as the file has it, where one alone differs in nothing but case."""
-    name = name.strip()
-    alike = [] if name in names else [each for each in names if each.lower() == name.lower()]
-    return alike[0] if len(alike) == 1 else name
+@dataclass
+class _Names:
+    """The names of a file, found in any case, and with the signs of any keyboard."""
+
+    names: Collection[str]
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        alike: dict[str, list[str]] = {}
+        for name in self.names:
+            alike.setdefault(narrow(name).lower(), []).append(name)
+        return alike
+
+    def find(self, name: str) -> str:
+        """A name as the file has it, where one alone differs in nothing but that; else as it stands."""
+        name = name.strip()
+        alike = [] if name in self.names else self._alike.get(narrow(name).lower(), [])
+        return alike[0] if len(alike) == 1 else name
 
 
 @dataclass
@@ -101,12 +120,22 @@ class Library:
     @classmethod
     def read(cls, presets: str, rule_sets: str, default_preset: str) -> Library:
         """The library of texts as their files and arguments have them; lines that cannot be used are left out."""
+        found = parse_presets(presets)[0]
+        default = _Names(found).find(default_preset)
         return cls(
-            parse_presets(presets)[0],
+            found,
             parse_rule_sets(rule_sets)[0],
-            narrow(default_preset).strip() or None,
+            (default if default in found else narrow(default).strip()) or None,
             unusable=unusable_lines(presets),
         )
+
+    @cached_property
+    def _preset_names(self) -> _Names:
+        return _Names(self.presets)
+
+    @cached_property
+    def _rule_set_names(self) -> _Names:
+        return _Names(self.rule_sets)
 
     def in_pass(self, is_hires: bool) -> Library:
         """What it is in one of the passes of an image."""
@@ -136,11 +165,12 @@ class Library:
 
     def name_of(self, weights: str) -> str:
         """The name of a preset as its file has it; of what is none, what stands there."""
-        return weights.strip() if weights.strip() in named_weights.STARTS else _as_it_is_called(weights, self.presets)
+        is_its_own = weights.strip() in named_weights.STARTS or is_value(weights.strip())
+        return weights.strip() if is_its_own else self._preset_names.find(weights)
 
     def rule_set_name(self, elements: str) -> str:
         """The name of a set of element rules as its file has it; of what is none, what stands there."""
-        return _as_it_is_called(elements, self.rule_sets)
+        return self._rule_set_names.find(elements)
 
     def rules(self, elements: str, family: Family) -> tuple[ElementRule, ...]:
         """What ``lbwe=elements`` means on a model of ``family``: a set's name, or rules.
@@ -157,7 +187,7 @@ class Library:
 
     def missing(self, weights: str) -> str:
         """Why ``lbw=weights``, which :meth:`knows` does not know, is no preset."""
-        fault = self.unusable.get(_as_it_is_called(weights, self.unusable))
+        fault = self.unusable.get(_Names(self.unusable).find(weights))
         if fault is None and weights.strip() in (VARIED, INVERSE):
             return FILLED_IN
         return fault or f"no preset of this name; {_nearest(weights, self.presets)}"

@@ -28,7 +28,7 @@ def metadata_file(network_file: str) -> Path:
 
 
 def read(path: Path) -> str:
-    """The default in a file, as it stands behind ``lbw=``; empty where there is none, or the file cannot be read."""
+    """The default in a file, as it stands behind ``lbw=``; empty where there is none, or it cannot be read."""
     try:
         return normalised(str(_load(path).get(KEY) or ""))
     except (OSError, ValueError):
@@ -62,11 +62,22 @@ def write(path: Path, weights: str) -> dict[str, Any]:
         content = _load(path)
         if weights == (content.get(KEY) or ""):
             return content
+        _require_readable(content.get(KEY), path)
         content[KEY] = weights
         if not weights:
             del content[KEY]
-        write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False))
+        try:
+            write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False))
+        except UnicodeEncodeError:
+            raise ValueError(f"{path.name} has text that is no Unicode, so that it is left alone") from None
     return content
+
+
+def _require_readable(text: Any, path: Path) -> None:
+    try:
+        normalised(str(text or ""))
+    except ValueError:
+        raise ValueError(f"{path.name} has a default that cannot stand in a tag, so that it is left alone") from None
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _in_words(weights: str, error: ValueError) -> str:
     return str(error)
 
 
-_BLOCKS = re.compile(r"[A-Z][A-Z0-9_]+|[A-Za-z0-9_]+[._]?\d+")
+_BLOCKS = re.compile(r"[A-Z][A-Z0-9_]+|[A-Za-z_](?:[A-Za-z0-9_.]*)\d")
 """What blocks and rows of a model look like that no family is known for."""
 
 

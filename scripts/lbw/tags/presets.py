@@ -109,9 +109,10 @@ XYZ:::1
 
 
 def has_own_entries(text: str) -> bool:
-    """Whether a file has lines that neither the original's nor ours begin with."""
+    """Whether a file has presets or rule sets that neither the original's nor ours begin with."""
     defaults = "\n".join((ORIGINAL_PRESETS, DEFAULT_PRESETS, DEFAULT_RULE_SETS))
-    return bool({*map(str.strip, text.splitlines())} - {*defaults.splitlines()})
+    entries = "\n".join(line for line in text.splitlines() if line.strip() not in defaults.splitlines())
+    return bool(parse_presets(entries)[0] or parse_rule_sets(entries)[0])
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,12 @@ class _Parsed:
     unusable: Mapping[str, str]
 
 
+def narrow_values(line: str) -> str:
+    """A preset's line with the signs of an ordinary keyboard; a name before an ordinary colon is as its user has it."""
+    name, colon, values = line.partition(":")
+    return name + colon + narrow(values) if colon else narrow(line)
+
+
 @lru_cache(maxsize=8)
 def _parsed_presets(text: str) -> _Parsed:
     """A file of thousands of lines is not read anew for each image."""
@@ -158,8 +165,8 @@ def _parsed_presets(text: str) -> _Parsed:
     unusable: dict[str, str] = {}
     problems = []
     places: dict[tuple[str, Hashable], int] = {}
-    for number, line in enumerate(narrow(text).splitlines(), 1):
-        found = read_line(line)
+    for number, line in enumerate(text.splitlines(), 1):
+        found = read_line(narrow_values(line))
         if found is None:
             continue
         name = found.name
@@ -259,8 +266,8 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
     check_weights(narrow(vector))
     lines = text.splitlines()
-    found = [read_line(narrow(line)) for line in lines]
-    places = [i for i, line in enumerate(found) if line is not None and line.name == narrow(name)]
+    found = [read_line(narrow_values(line)) for line in lines]
+    places = [i for i, line in enumerate(found) if line is not None and line.name == name]
     weights = {i: line.weights for i, line in enumerate(found) if line is not None and line.is_preset}
     same = [i for i in places if i in weights and _models_of(weights[i]) <= _models_of(narrow(vector))]
     if same:

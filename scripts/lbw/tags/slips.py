@@ -7,6 +7,7 @@ Japanese and Chinese keyboards make, mean what the others mean.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
@@ -39,8 +40,8 @@ _WIDE = str.maketrans(
 """Full-width signs, the blank and the ideographic comma, which has a narrow form -> what they mean."""
 
 _KEY_BEHIND_WRONG_SIGN = re.compile(
-    r"(?:\s*[,;|]\s*|\s+)"
-    rf"(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if not families_with(key.upper()))})\s*=)",
+    r"(?: ?[,;|] ?| )"
+    rf"(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if not families_with(key.upper()))}) ?=)",
     re.IGNORECASE,
 )
 """A key where the argument before it should have ended with a colon. Blocks by name are no keys."""
@@ -84,19 +85,25 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
             pass
         elif key is not None and item.count("=") == 1 and not _begins_named_weights(text):
             value = _without_decimal_comma(value.strip(), warn)
+            value = _with_hyphen(value) if key in ("step", "hrstep") else value
         elif equals and item.count("=") == 1 and not _begins_named_weights(text):
             _tell_unknown_key(text, item, warn)
             continue
-        elif split_range(item) not in (None, (None, None)) and re.match(r"\s*\d", item):
-            key, value = "step", item.strip()
+        elif split_range(_with_hyphen(item)) not in (None, (None, None)) and re.match(r"\s*\d", item):
+            key, value = "step", _with_hyphen(item).strip()
         else:
             positional.append(_without_decimal_comma(item, warn))
             continue
         if key in named and named[key] != value:
             warn(f"{key}={shortened(named[key])}: the tag also has {key}={shortened(value)}, which is used")
         named[key] = value
-    if "strength" in named:
-        positional.insert(0, named.pop("strength"))
+    strength = named.pop("strength", None)
+    if strength is not None:
+        numbers = [item for item in positional if _is_position(item)]
+        for item in numbers:
+            if item.strip() not in ("1", strength):
+                warn(f"{shortened(item)}: the tag also has a strength with a key, {shortened(strength)}, which is used")
+        positional = [strength, *(item for item in positional if item not in numbers)]
     return positional, named
 
 
@@ -107,15 +114,14 @@ def _begins_named_weights(key: str) -> bool:
 
 def _split_at_keys(item: str, warn: Warn) -> list[str]:
     """``lbw=OUTD,stop=5`` -> two items."""
-    item = item.strip()
-    parts = []
-    rest = item
-    while match := _KEY_BEHIND_WRONG_SIGN.search(rest):
-        parts.append(rest[: match.start()])
-        rest = rest[match.end() :]
+    item = " ".join(item.split())
+    parts, end = [], 0
+    for match in _KEY_BEHIND_WRONG_SIGN.finditer(item):
+        parts.append(item[end : match.start()])
+        end = match.end()
         sign = {",": "comma", ";": "semicolon", "|": "bar"}.get(match[0].strip(), "blank")
         warn(f"{shortened(item)}: a {sign} before {match[1]}=; expected a colon, as which it is read")
-    return [*parts, rest]
+    return [*parts, item[end:]]
 
 
 def _with_numbers_joined(items: Sequence[str], warn: Warn) -> list[str]:
@@ -139,13 +145,13 @@ def _is_position(text: str) -> bool:
 def _with_rules_joined(items: Sequence[str], warn: Warn) -> list[str]:
     """``lbwe=IN05-OUT05:attn:0`` -> one item: rules have colons, too."""
     joined: list[str] = []
-    rest = list(items)
+    rest = deque(items)
     while rest:
-        item = rest.pop(0)
+        item = rest.popleft()
         text, equals, blocks = item.partition("=")
         if equals and key_of(text) == "lbwe" and _are_blocks(blocks):
             while len(rest) > 1 and (match := _LAST_FIELD.fullmatch(rest[1])):
-                item += f":{rest.pop(0)}:{rest.pop(0)}"
+                item += f":{rest.popleft()}:{rest.popleft()}"
                 if not match[1]:
                     break
         joined.append(item)
@@ -155,6 +161,14 @@ def _with_rules_joined(items: Sequence[str], warn: Warn) -> list[str]:
 def _are_blocks(text: str) -> bool:
     words, _is_inverted = split_words(text)
     return all(map(families_with, words))
+
+
+_DASHES = str.maketrans(dict.fromkeys("\u30fc\u301c\uff5e\u2013\u2014\u2212~", "-"))
+"""What keyboards make of a hyphen between two numbers."""
+
+
+def _with_hyphen(text: str) -> str:
+    return text.translate(_DASHES)
 
 
 def _without_decimal_comma(text: str, warn: Warn) -> str:

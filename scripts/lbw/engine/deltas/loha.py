@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.derived import MAX_RANK, low_rank
-from lbw.engine.deltas.kinds import LowRank, StandAlone
+from lbw.engine.deltas.kinds import LowRank, StandAlone, UnsupportedPartError
 from lbw.engine.deltas.lora import contract
 from lbw.engine.deltas.shapes import misfit, pad_channels, trained_shape
 
@@ -46,6 +46,8 @@ def build(
     (up1, down1), (up2, down2) = _factors(first), _factors(second)
     trained = shape if first[2] is None else trained_shape(shape)  # the host pads tensors of four dimensions only
     for up, down in ((up1, down1), (up2, down2)):
+        if up.shape[1] != len(down):
+            raise UnsupportedPartError(f"its factors have the ranks {up.shape[1]} and {len(down)}")
         if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
             raise misfit((len(up), down.shape[1]), trained)
     down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)

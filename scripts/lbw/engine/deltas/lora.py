@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.derived import low_rank
-from lbw.engine.deltas.kinds import LowRank
+from lbw.engine.deltas.kinds import LowRank, UnsupportedPartError
 from lbw.engine.deltas.shapes import misfit, pad_channels, trained_shape
 
 
@@ -34,6 +34,8 @@ def build(
     elif max_rank is not None:
         up, down = up[:, :max_rank], down[:max_rank]
     trained = trained_shape(shape)
+    if up.shape[1] != len(down):
+        raise UnsupportedPartError(f"its factors have the ranks {up.shape[1]} and {len(down)}")
     if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
         raise misfit((len(up), down.shape[1]), trained)
     down = pad_channels(down, shape)

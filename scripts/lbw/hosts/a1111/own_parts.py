@@ -21,11 +21,12 @@ from torch import Tensor
 import network as host_network
 import networks as host_networks
 from lbw.engine.parameters import Layer, Slot
-from lbw.files import foreign_names
+from lbw.files import foreign_names, origin
 from lbw.files.layer_names import ModelLayers
 from lbw.files.tensor_names import MAGNITUDE
 from lbw.hosts.a1111.parts import OwnPart
 from lbw.hosts.file_lists import is_safe
+from lbw.tags.families import family_of_layers
 from modules import sd_models
 
 logger = logging.getLogger("lbw")
@@ -67,7 +68,7 @@ class OwnParts:
 
     def _read(self, network: Any) -> dict[str, OwnPart]:
         path = network.network_on_disk.filename
-        if not is_safe(path):
+        if not is_safe(path) or self._is_for_another_model(path):
             return {}
         try:
             with safe_open(path, "pt") as file:
@@ -81,8 +82,15 @@ class OwnParts:
             logger.warning("LoRA Block Weight: %s: its names cannot be read: %s", path, error)
             return {}
 
+    def _is_for_another_model(self, path: str) -> bool:
+        """There are models of several families with one and the same text encoder."""
+        found = origin.of_file(path)
+        return found is not None and found.is_for_another(family_of_layers(self._layers()))
+
     def has_names(self, path: str) -> bool:
         """Whether a file has parts for the model in use, in whatever names."""
+        if self._is_for_another_model(path):
+            return False
         with safe_open(path, "pt") as file:
             return bool(foreign_names.parts(file.keys(), self.names()))
 

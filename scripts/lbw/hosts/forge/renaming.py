@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lbw.files import foreign_names
+from lbw.files import foreign_names, origin
 from lbw.files.layer_names import ModelLayers
 from lbw.files.tensor_names import MAGNITUDE
 from lbw.hosts.file_lists import is_safe
-from lbw.tags.families import encoder_of
+from lbw.tags.families import encoder_of, family_of_layers
 
 _ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
 
@@ -33,7 +33,8 @@ class Renaming:
         """The tensors of a file in kohya's names; None if the host has ``read`` a part for each layer already, as
         a whole. PEFT's lengths of DoRA become those that hosts know, and count by their formula.
         """
-        if not self._is_wanted():
+        made_for = origin.of_file(filename)
+        if not self._is_wanted() or (made_for and made_for.is_for_another(family_of_layers(self._layers()))):
             return None
         layers = self._names()
         found = foreign_names.parts(tensors, layers)
