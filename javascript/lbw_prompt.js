@@ -6,9 +6,9 @@ const lbwPrompt = (() => {
     const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
 
     // A number, or a curve of them: weight@position pairs.
-    const isStrength = text => isNumber(narrow(text).split(/[@~]/)[0]);
+    const isStrength = text => isNumber(text.split(/[@~]/)[0]);
 
-    // As the server reads tags, see lbw/tags/slips.py: what it takes for an argument is what is replaced.
+    // Arguments are read as the server reads them, see lbw/tags/slips.py; tests hold both to the same words.
     const WEIGHTS_KEYS = ["lbw", "w", "hrlbw"];
     const KEYS = [
         ...WEIGHTS_KEYS, "te", "unet", "lbwe", "x", "start", "stop", "step", "curve", "dyn", "in", "mid", "out",
@@ -22,25 +22,25 @@ const lbwPrompt = (() => {
         preset: "lbw", weights: "lbw", blocks: "lbw", blockweights: "lbw", elements: "lbwe",
         textencoder: "te", clip: "te", model: "unet",
     };
-    const IN_PRESETS = ["in", "mid", "out"];
-    const KEY_BEHIND_COMMA = new RegExp(
-        `,\\s*(?=(?:${[...KEYS, ...Object.keys(SYNONYMS)].filter(key => !IN_PRESETS.includes(key)).join("|")})\\s*=)`, "i");
-    const BLOCKS = /^(?:NOT|BASE|CLIP|T5|IN|MID|OUT|[A-Z]{1,5}\d{2})?$/;
+    const ALSO_BLOCKS = ["in", "mid", "out", "clip"];
+    const BEFORE_KEY = new RegExp(
+        `(?:\\s*[,;|]\\s*|\\s+)(?=(?:${[...KEYS, ...Object.keys(SYNONYMS)].filter(key => !ALSO_BLOCKS.includes(key)).join("|")})\\s*=)`, "i");
+    const BLOCKS = /^(?:NOT|BASE|CLIP(?:_[LG])?|T5|LLM|IN|MID|OUT|FIRST|LAST|[BCDLMNS]|[A-Z]{1,5}\d{1,3})?$/;
+    const DECIMAL_COMMA = /^[+-]?\d{1,2},\d+$/;
 
     // Full-width signs, which Japanese and Chinese keyboards make.
     const narrow = text => text.replace(/[\uff01-\uff5e]/g, sign => String.fromCharCode(sign.charCodeAt(0) - 0xfee0))
-        .replaceAll("\u3000", " ").replaceAll("\u3001", ",");
+        .replaceAll("\u3000", " ").replace(/[\u3001\uff64]/g, ",");
 
     function known(text) {
-        const key = text.trim().toLowerCase();
-        const plain = key.replace(/[ _-]/g, "");
-        return [key, plain].find(each => KEYS.includes(each)) ?? (Object.hasOwn(SYNONYMS, plain) ? SYNONYMS[plain] : null);
+        const key = text.toLowerCase().replace(/[\s_-]/g, "");
+        return KEYS.includes(key) ? key : Object.hasOwn(SYNONYMS, key) ? SYNONYMS[key] : null;
     }
 
     // An item with exactly one "=" is named, any other is positional; block weights by name, as OUT03-OUT06=1, stand
     // behind a key or alone. Steps, as 5-15, need no key.
     function keyOf(item) {
-        const [text, ...rest] = narrow(item).split("=");
+        const [text, ...rest] = item.split("=");
         if (!rest.length) return /^\s*\d[^,@~]*-/.test(text) && !isNumber(text) ? "step" : null;
         const key = known(text);
         const isOfBlocks = text.includes(",") || (text !== text.toLowerCase() && BLOCKS.test(text.trim().split(/[- ]/).at(-1)));
@@ -48,16 +48,19 @@ const lbwPrompt = (() => {
         return rest.length > 1 || isOfBlocks ? null : key ?? text.trim();
     }
 
-    function valueOf(item) {
-        const text = narrow(item);
-        return text.slice(text.indexOf("=") + 1).trim();
+    const valueOf = item => item.slice(item.indexOf("=") + 1).trim();
+
+    function withoutDecimalComma(item) {
+        const key = keyOf(item);
+        const isOfBlocks = WEIGHTS_KEYS.includes(key) || (key === null && item.includes("="));
+        return !isOfBlocks && DECIMAL_COMMA.test(valueOf(item)) ? item.replace(",", ".") : item;
     }
 
-    // The arguments of a tag: a comma or a colon that stands in the place of the other is mended, and rules in lbwe=, which
-    // have colons, are one argument.
+    // The arguments of a tag, in the signs of an ordinary keyboard: another sign in the place of a colon, "=" or a decimal
+    // point is mended, and rules in lbwe=, which have colons, are one argument.
     function itemsOf(body) {
         const [name, ...parts] = body.split(/[:\uff1a]/);
-        const rest = parts.flatMap(part => part.split(KEY_BEHIND_COMMA));
+        const rest = parts.flatMap(part => narrow(part).trim().split(BEFORE_KEY)).filter(item => item.trim());
         const items = [name];
         while (rest.length) {
             let item = rest.shift();
@@ -67,7 +70,7 @@ const lbwPrompt = (() => {
             const isValue = key && !rest[0].includes("=") && (WEIGHTS_KEYS.includes(key) || /^\s*[+-]?[\d.]/.test(rest[0]));
             items.push(isValue ? `${key}=${rest.shift().trim()}` : item);
         }
-        return items;
+        return items.map((item, index) => (index ? withoutDecimalComma(item) : item));
     }
 
     // A preset may also stand without a key, behind the numbers.
@@ -140,7 +143,7 @@ const lbwPrompt = (() => {
         if (!tag) return null;
         const items = itemsOf(tag.body);
         const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => [keyOf(item), valueOf(item)]));
-        const [te, unet = te] = [named.strength, ...places(items).map(index => narrow(items[index]))].filter(text => text !== undefined);
+        const [te, unet = te] = [named.strength, ...places(items).map(index => items[index])].filter(text => text !== undefined);
         const both = named.unet ?? unet ?? named.te ?? "1";
         return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};
     }
@@ -151,8 +154,8 @@ const lbwPrompt = (() => {
         const tag = touched(tagsIn(text), caret)[0];
         if (!tag) return null;
         const [name, ...items] = itemsOf(tag.body);
-        const weights = items.filter((item, index) => isItemOf("lbw", item, index + 1) && item.trim())
-            .map(item => (keyOf(item) ? valueOf(item) : narrow(item).trim()));
+        const weights = items.filter((item, index) => isItemOf("lbw", item, index + 1))
+            .map(item => (keyOf(item) ? valueOf(item) : item.trim()));
         const others = items.filter(item => ![null, "lbw", "w", ...STRENGTHS].includes(keyOf(item)))
             .map(item => `${keyOf(item)}=${valueOf(item)}`);
         return {name: name.trim(), weights: weights.length ? [weights[0], ...others].join(":") : ""};

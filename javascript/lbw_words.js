@@ -7,6 +7,8 @@ const lbwWords = (() => {
     const READ_OUT = "aria-label";
     const WORD = /\{(\w+)\}/;
 
+    // What a word may be: {N} and others of one letter are numbers, so that nothing before them is taken for a part of them.
+    const anyOf = word => (word.length === 1 ? "(\\d+)" : "([^]*?)");
     const literal = text => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
     // Keys with words in them, {pattern, words, translation}. Messages of several clauses first, then the two keys that
@@ -17,7 +19,7 @@ const lbwWords = (() => {
         const rankOf = made => (lengthOf(made) === 1 ? 1 : /[:;] /.test(made.key) ? 0 : 2);
         keys.sort((a, b) => rankOf(a) - rankOf(b) || lengthOf(b) - lengthOf(a));
         return keys.map(({key, parts}) => ({
-            pattern: new RegExp(`^${parts.map((part, index) => (index % 2 ? "([^]*?)" : literal(part))).join("")}$`),
+            pattern: new RegExp(`^${parts.map((part, index) => (index % 2 ? anyOf(part) : literal(part))).join("")}$`),
             words: parts.filter((_, index) => index % 2),
             translation: table[key],
         }));

@@ -8,8 +8,12 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from lbw.engine.binding import misfits_told
+from lbw.files.origin import Origin
+from lbw.generation.fits import Fit, explanation
 from lbw.tags.families import SD1
 from lbw.tags.library import Library
+from lbw.tags.preset_lines import read_line
 from lbw.tags.presets import DEFAULT_PRESETS
 from lbw.tags.prompt import parse
 from lbw.tags.slips import KEYS
@@ -132,3 +136,68 @@ def test_nothing_that_the_panel_says_is_without_a_translation(panel: Panel):
         for language, table in TABLES.items()
     }
     assert missing == {language: [] for language in TABLES}
+
+
+README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8").partition("\n## Tags\n")[2].partition("\n## ")[0]
+MISTAKES = re.findall(r"^\| `<lora:a:.*>` \| (.*) \|$", README, re.MULTILINE)
+
+ORIGINS = [
+    None, Origin("Flux", "kohya's", 304, 72, "lora_unet_a"), Origin("SD1", "diffusers' old", 304, 72, "unet.a"),
+    Origin(None, None, 5, 0, "what.is.it"), Origin(None, None, 0, 0, ""), Origin(None, None, 0, 0, "", has_words=True),
+]  # fmt: skip
+LINES = [
+    "A:1,0 # mine", ":1,0,1", "A:", "A:1", "A:no,weights", "A=1,0,1,0,1", "A\t1,0,1,0,1", "1,0,1,0,1,0", "A:1,0,1",
+    "A:1,0,,1", "A:NONE,QQ=x",
+]
+
+
+def later_messages() -> list[str]:
+    """What is said of mistakes, of files that do not fit and of lines of preset files."""
+    found = ["<lora:a>: " + said.replace("has \u2026 it", "has 8 steps; it") for said in MISTAKES]
+    for origin in ORIGINS:
+        for reason in ("", "a_b: the shape is 4x4, the layer's is 2"):
+            found.append(f"<lora:a>: {explanation(Fit(0, 0, origin), SD1, reason)}")
+        for fit in (Fit(unet, encoders, origin) for unet in (0, 12, 304) for encoders in (0, 5, 72)):
+            said = fit.words if fit.is_nothing else f"OUTD (all blocks), steps 0-3 of 4, {fit.words}"
+            found += [f"demo: {said} | 2 switches, 1.0 ms | base weights as they are"] * bool(fit.words)
+    reason = "a_b: its alpha is 0, which makes nothing of it"
+    found += [f"<lora:a>: {misfits_told([reason] * count)}" for count in (1, 3)]
+    faults = [line.fault for line in map(read_line, LINES) if line is not None and line.fault is not None]
+    assert len(faults) == len(LINES)
+    for tag in ("a:1:lbw=OUTD stop=5", "a:1:lbw=OUTD;stop=5", "a:1:lbw=OUTD|stop=5"):
+        parse(tag.split(":"), found.append)
+    return [
+        *found,
+        *(f"<lora:a>: lbw=A: line 3 of the presets: {fault}; all blocks are 1" for fault in faults),
+        "<lora:a>: start=50: the hires pass has 1 step; it is never on in the U-Net",
+        "<lora:a>: lbw=1,0: 17 values have none for IN00 IN03 of this SDXL model, where the LoRA has parts, which are "
+        "0; expected 12 or 20 values, or blocks by name",
+        "the host has unloaded all LoRAs to load the refiner, which works without them",
+        "Not saved: demo.json is not JSON, so that it is left alone.",
+        "Not saved: demo.json holds no JSON object, so that it is left alone.",
+        "The file was read as GBK; it is saved as UTF-8, and kept beside as it was.",
+        "Loaded. The file was read as GBK; it is saved as UTF-8, and kept beside as it was.",
+    ]
+
+
+def test_no_two_words_of_a_message_in_a_row_are_left_in_english(page: Page):
+    said = later_messages()
+    assert len(MISTAKES) > 30 and len(said) > 100
+    for language, table in TABLES.items():
+        translated = page.evaluate(
+            "([texts, table]) => texts.map(text => lbwWords.translated(text, table))", [said, table]
+        )
+        left = [text for text in translated if re.search(r"(?<![\w=])[A-Za-z]?[a-z]+'?s? [a-z]{2,}(?![\w=])", text)]
+        assert left == [], language
+
+
+def test_a_number_in_a_message_is_nothing_but_a_number(page: Page):
+    table = {
+        "{said}, {N} of {M} U-Net parts fit": "({said}) {N}/{M} U-Net",
+        "{weights}, steps {steps} of {count}": "({weights}) {steps}/{count}",
+    }
+    translated = page.evaluate(
+        "([text, table]) => lbwWords.translated(text, table)",
+        ["OUTD (all blocks), steps 0-3 of 4, 12 of 304 U-Net parts fit", table],
+    )
+    assert translated == "((OUTD (all blocks)) 0-3/4) 12/304 U-Net"

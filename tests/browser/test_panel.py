@@ -15,6 +15,8 @@ from lbw.tags.curves import parse_curve
 from lbw.tags.families import KNOWN
 from lbw.tags.library import Library
 from lbw.tags.presets import DEFAULT_PRESETS
+from lbw.tags.prompt import is_strength
+from lbw.tags.slips import narrow, split_arguments
 from tests.browser.actions import open_page, open_tab
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
 from tests.server import Server
@@ -72,7 +74,7 @@ EDITS = [
     ("<lora:a:1:lbw=FACE,stop=5>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X:stop=5>"),
     ("<lora:a:1:FACE:stop:5>", 3, {"lbw": "X", "stop": "6"}, "<lora:a:1:lbw=X:stop=6>"),
     ("<lora:a\uff1a1\uff1albw\uff1dFACE>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X>"),
-    ("<lora:a:\uff10.\uff15:FACE>", 3, {"lbw": "X"}, "<lora:a:\uff10.\uff15:lbw=X>"),
+    ("<lora:a:\uff10.\uff15:FACE>", 3, {"lbw": "X"}, "<lora:a:0.5:lbw=X>"),
     ("<lora:a:1:5-15>", 3, {"lbw": "X", "stop": "9"}, "<lora:a:1:start=5:stop=9:lbw=X>"),
     ("<lora:a:1:lbwe=IN05-OUT05:attn:0:FACE>", 3, {"lbw": "X"}, "<lora:a:1:lbwe=IN05-OUT05:attn:0:lbw=X>"),
     ("<lora:a:1:lbwe=IN05-OUT05:attn:0>", 3, {"lbwe": "XYZ"}, "<lora:a:1:lbwe=XYZ>"),
@@ -94,6 +96,15 @@ EDITS = [
     ("<lora:a:1:IN=0:stop=3>", 3, {"lbw": "X", "stop": "5"}, "<lora:a:1:lbw=X:stop=5>"),
     ("<lora:a:1>", 3, {"lbw": "NONE,OUT=1"}, "<lora:a:1:lbw=NONE,OUT=1>"),
     ("<lora:a:1:unet=0>", 3, {"unet": "0@0,1@1"}, "<lora:a:1:unet=0@0,1@1>"),
+    ("<lora:a:1:lbw=NONE,CLIP=1>", 3, {"stop": "5"}, "<lora:a:1:lbw=NONE,CLIP=1:stop=5>"),
+    ("<lora:a:1:NONE,FIRST=1:LAST=0>", 3, {"lbw": "X"}, "<lora:a:1:lbw=X>"),
+    ("<lora:a:0,5>", 3, {"lbw": "OUTD"}, "<lora:a:0.5:lbw=OUTD>"),
+    ("<lora:a:unet=0\uff0c5:lbw=0,5>", 3, {"stop": "5"}, "<lora:a:unet=0.5:lbw=0,5:stop=5>"),
+    ("<lora:a:1:lbw=OUTD stop=5>", 3, {"lbw": "INS"}, "<lora:a:1:lbw=INS:stop=5>"),
+    ("<lora:a:1:lbw=OUTD;stop=5>", 3, {"stop": "7"}, "<lora:a:1:lbw=OUTD:stop=7>"),
+    ("<lora:a:1:OUTD | stop=5>", 3, {"lbw": "INS"}, "<lora:a:1:lbw=INS:stop=5>"),
+    ("<lora:a:1:OUTD\uff1bstop\uff1d5>", 3, {"lbw": "INS"}, "<lora:a:1:lbw=INS:stop=5>"),
+    ("<lora:a:1:lbw=OUTD\uff64stop=5>", 3, {"lbw": "INS"}, "<lora:a:1:lbw=INS:stop=5>"),
 ]
 
 
@@ -103,6 +114,27 @@ def test_arguments_are_set_as_people_would_type_them(page: Page):
         [list(edit[:3]) for edit in EDITS],
     )
     assert found == [edit[3] for edit in EDITS]
+
+
+def test_what_is_not_set_is_to_the_server_what_it_was(page: Page):
+    tags = [text for text, _, _, _ in EDITS if re.fullmatch(r"<lora:[^>]*>", text)]
+    assert len(tags) > 40
+    for key in ("lbw", "dyn"):
+        found = page.evaluate(
+            "([tags, key]) => tags.map(tag => lbwPrompt.setArguments(tag, 3, {[key]: '7'}).text)", [tags, key]
+        )
+        for before, after in zip(tags, found, strict=True):
+            (positional, named), (positional_after, named_after) = map(arguments_of, (before, after))
+            if key == "lbw":
+                positional = [item for item in positional if is_strength(item)]
+                named.pop("w", None)
+            assert ([item.strip() for item in positional_after], named_after) == (
+                [item.strip() for item in positional], {**named, key: "7"}
+            ), (before, after)
+
+
+def arguments_of(tag: str) -> tuple[list[str], dict[str, str]]:
+    return split_arguments(narrow(tag)[1:-1].split(":")[2:])
 
 
 # (tag, which strength, its text and shape)
@@ -116,6 +148,7 @@ STRENGTHS = [
     ("<lora:a: UNET = 0.2 : Curve=step>", "unet", ["0.2", "step"]),
     ("<lora:a:weight=0.3>", "strength", ["0.3", ""]),
     ("<lora:a:\uff10.\uff15>", "strength", ["0.5", ""]),
+    ("<lora:a:0,5>", "strength", ["0.5", ""]),
 ]
 
 
