@@ -197,7 +197,7 @@ def test_a_part_of_another_shape_is_left_out_by_name(bench: Bench):
     bench.webui.networks.list_available_networks()
     result = bench.webui.generate(prompt="a cat <lora:t_wide:1> <lora:t_lora:1>", steps=1)
     (message,) = [line for line in messages(result) if "t_wide" in line]
-    assert "1 parts do not fit this model and are left out, first diffusion_model_input_blocks_1_1_" in message
+    assert "0 of 1 parts can be used with this SD1 model, first diffusion_model_input_blocks_1_1_" in message
 
 
 def test_a_strength_is_measured_of_them_too(bench: Bench, generate: Any):
