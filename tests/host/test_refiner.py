@@ -120,7 +120,7 @@ def test_a_refiner_of_another_kind(
     assert seen == [("sdxl", True), ("refiner", True), ("refiner", True)]
     assert len(result.images) == 1
     assert "Error" not in "".join(capfd.readouterr())
-    assert result.comments.count("parts can be used with this SDXL refiner model") == 1
+    assert result.comments.count("parts cannot be used and are left out") == 1
     use(checkpoints, "sdxl")
     bench.webui.generate(prompt="a red cat", steps=1)
     assert all(weight.equal(base[key]) for key, weight in weights_of(bench.layers(), deltas).items())
