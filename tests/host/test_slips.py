@@ -74,3 +74,18 @@ def test_the_status_line_says_which_rules_were_used(bench: Bench):
 
     assert "rules" not in status("lbwe=nosuchset:lbw=OUTD")
     assert "rules attndeepoff" in status("lbwe=attndeepoff")
+
+
+@pytest.mark.parametrize("tag", [
+    "\uff1clora\uff1at_lora\uff1a1\uff1e", "\u2039lora:t_lora:1\u203a", "<lora\uff1at_lora:1", "<lora:t_lora:1",
+])
+def test_what_only_looks_like_a_tag_is_told(bench: Bench, tag: str):
+    result, record = bench.record("t_lora", prompt=f"a red cat {tag}", steps=1)
+    assert ["it is no tag, and stays in the prompt" in message for message in messages(result)] == [True]
+    assert record.strengths[0]["t_lora"]["OUT05"] == pytest.approx((0, 0), abs=2e-3)
+
+
+def test_a_tag_may_be_written_in_any_case(bench: Bench):
+    result, record = bench.record("t_lora", prompt="a red cat <LoRA:t_lora:0.5:stop=1>", steps=2)
+    found = [round(each["t_lora"]["OUT05"][0], 2) for each in record.strengths]
+    assert (found, messages(result)) == ([0.5, 0], [])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import networks as host_networks
 from lbw.generation.session import Session
 from lbw.hosts.serving import adapter
 from lbw.tags import prompt
-from lbw.tags.limits import MOST_TAGS
+from lbw.tags.limits import MOST_TAGS, shortened
 from modules import extra_networks
 
 
@@ -37,11 +39,25 @@ family has lost the second."""
 
 
 def adopt_alias(extra_network_data: dict[str, list[Any]]) -> None:
-    """Make Lora tags of those that the host does not know."""
+    """Make Lora tags of those that the host does not know, in whatever case they are written."""
     known = {*extra_networks.extra_network_registry, *extra_networks.extra_network_aliases}
-    for alias in _ALIASES:
-        if alias in extra_network_data and alias not in known:
-            extra_network_data.setdefault("lora", []).extend(extra_network_data.pop(alias))
+    for kind in list(extra_network_data):
+        if kind.lower() in ("lora", *_ALIASES) and kind not in known:
+            extra_network_data.setdefault("lora", []).extend(extra_network_data.pop(kind))
+
+
+_NO_TAG = re.compile(
+    "[<\uff1c\u2039\u3008\u300a] ?(?:lora|lyco|loractl) ?[:\uff1a][^>\uff1e\u203a\u3009\u300b]{0,60}", re.IGNORECASE
+)
+"""What looks like a tag in a prompt whose tags have been taken out: of other signs, or without an end."""
+
+
+def tell_of_what_is_no_tag(prompts: Iterable[str], warn: prompt.Warn) -> None:
+    """Say which tags the host has left in the prompts as words."""
+    for text in dict.fromkeys(prompts):
+        for found in islice(_NO_TAG.finditer(text), MOST_TAGS):
+            warn(f"{shortened(found[0])}: expected <lora:NAME:...>, with < and > and ordinary colons around the name; "
+                 "it is no tag, and stays in the prompt")
 
 
 def drop_tags_beyond_limit(extra_network_data: Mapping[str, list[Any]], warn: prompt.Warn) -> None:
@@ -107,6 +123,12 @@ def is_of_hires_pass(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) ->
     return getattr(p, "is_hr_pass", False) or (hires_data is not None and extra_network_data is hires_data)
 
 
+def _texts(p: Any) -> list[str]:
+    """The prompts of a batch, of both passes."""
+    lists = (getattr(p, name, None) for name in ("prompts", "hr_prompts"))
+    return [text for texts in lists if isinstance(texts, list) for text in texts]
+
+
 class TagReader:
     """Stands in for one processing object's ``parse_extra_network_prompts``: sees the tags before the host."""
 
@@ -119,6 +141,7 @@ class TagReader:
         adapter.begin_generation()  # another generation may have come in between, and ended its own
         self._session.is_between_batches = False
         result = self._parse()
+        tell_of_what_is_no_tag(_texts(self._p), self._session.warn)
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
             adopt_alias(data)

@@ -181,5 +181,5 @@ def _without_decimal_comma(text: str, warn: Warn) -> str:
 
 def _tell_unknown_key(text: str, item: str, warn: Warn) -> None:
     nearest = get_close_matches(re.sub("[ _-]", "", text.strip().lower()), [*KEYS, *_SYNONYMS], n=1, cutoff=0.5)
-    known = f"the nearest is {nearest[0]}=" if nearest else f"expected one of {', '.join(KEYS)}"
+    known = f"the nearest is {key_of(nearest[0])}=" if nearest else f"expected one of {', '.join(KEYS)}"
     warn(f"{shortened(item.strip())}: there is no key {shortened(text.strip())!r}; {known}; it is left out")

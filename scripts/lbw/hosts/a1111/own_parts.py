@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,9 @@ from lbw.tags.families import family_of_layers
 from modules import sd_models
 
 logger = logging.getLogger("lbw")
+
+_BIAS = re.compile(r"\.lora_B(?:\.[^.]+)?\.bias$")
+"""PEFT's, of what a LoRA adds."""
 
 _BUNDLED = "bundle_emb."
 """What begins the names of embeddings that a file brings along."""
@@ -72,9 +76,13 @@ class OwnParts:
             return {}
         try:
             with safe_open(path, "pt") as file:
+                stored = file.keys()
+                unread = [name for name in stored if _BIAS.search(name)]
+                if unread:
+                    logger.warning("LoRA Block Weight: %s: biases such as %s are not read", path, unread[0])
                 wanted = {
                     key: names
-                    for key, names in foreign_names.parts(file.keys(), self.names()).items()
+                    for key, names in foreign_names.parts(stored, self.names()).items()
                     if key not in network.modules or MAGNITUDE in names  # which the host leaves out of a part it knows
                 }
                 return self._made(network, file, wanted)
