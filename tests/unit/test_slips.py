@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbw.plan.plan import build
+from lbw.plan import windows
+from lbw.plan.plan import Pass, build
 from lbw.tags.families import family_of_layers
 from lbw.tags.library import Library
 from lbw.tags.positions import Position, Unit
@@ -199,6 +200,36 @@ def test_a_strength_with_a_key_counts_for_both(tag: str, meant: str):
     found, messages = read(tag)
     assert found == read(meant)[0]
     assert ["which is used" in message for message in messages] == [True] * (tag.count("0.8") + tag.count("0.3"))
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ("a:1:0.5:8:2", "2: three numbers are expected at most, te, unet and rank; it is left out"),
+        ("a:lbwe=IN05:nothing:0", "its rules are for no layer of this SD1/SD2 model, so they have no effect"),
+        ("a:lbw=XYZ", "lbw=XYZ: it is filled in by the XYZ plot, which is off; all blocks are 1"),
+        ("a:lbwe=XYZ", "lbwe=XYZ: it is filled in by the XYZ plot, which is off; the tag works without it"),
+        ("a:start=5:stop=5", "its start is not before its stop, so it is never on in the U-Net"),
+        ("a:start=50", "start=50: the pass has 8 steps; it is never on in the U-Net"),
+    ],
+)
+def test_what_has_no_effect_is_told(tag: str, told: str):
+    request, messages = read(tag)
+    layers = layers_of("sd1")
+    plan = build([request], {"a": layers}, LIBRARY, messages.append, model_layers=layers)
+    messages += windows.told_before(Pass(plan, 8))
+    assert [told in message for message in messages] == [True], messages
+
+
+def test_a_preset_that_is_called_like_a_value_takes_its_place_in_its_own_case_only():
+    library = Library.read("r:NONE,IN05=1\nX:NONE,IN05=1", "", "")
+    assert [library.name_of(name) for name in ("r", "R", "X", "x")] == ["r", "R", "X", "X"]
+    assert library.texts("R") == ("R",) and library.texts("X") == ("NONE,IN05=1",)
+
+
+def test_a_share_stays_one_in_a_curve_of_steps():
+    curves = [read(f"a:{text}")[0].schedule.curves[0] for text in ("1@0,0@1.0,1@4", "1@0,0@1,1@4")]
+    assert [curve.positions[1] for curve in curves] == [Position(1, Unit.SHARE), Position(1)]
 
 
 @pytest.mark.parametrize("dash", "-\u30fc\u301c\uff5e\u2013\u2014~")
