@@ -8,11 +8,11 @@ bash tests/setup.sh || exit 1
 # The models are narrow: a second thread costs more than it brings. A second process is worth its core.
 export OMP_NUM_THREADS=1
 
-# The tests in a browser, and what people ask for in the small WebUI as each generation of the Forge family.
-browser_and_forge() {
+# All but the tests in the small WebUI as AUTOMATIC1111's; with it as each generation of the Forge family, those of what
+# people ask for.
+others() {
     local failed=0 family
-    echo "== browser"
-    .venv/bin/python -m pytest tests/browser || failed=1
+    .venv/bin/python -m pytest --ignore=tests/host || failed=1
     for family in forge-g1 forge-g2 forge-g3; do
         echo "== $family"
         WEBUI_FAMILY=$family .venv/bin/python -m pytest -q -W ignore \
@@ -27,11 +27,11 @@ if [ $# != 0 ]; then
     .venv/bin/python -m pytest "$@" || failed=1
     exit "$failed"
 fi
-others="$(mktemp)"
-trap 'kill "$lane" 2>/dev/null; rm -f "$others"' EXIT
-browser_and_forge >"$others" 2>&1 &
+log="$(mktemp)"
+trap 'kill "$lane" 2>/dev/null; rm -f "$log"' EXIT
+others >"$log" 2>&1 &
 lane=$!
-.venv/bin/python -m pytest --ignore=tests/browser || failed=1
+.venv/bin/python -m pytest tests/host || failed=1
 wait "$lane" || failed=1
-cat "$others"
+cat "$log"
 exit "$failed"
