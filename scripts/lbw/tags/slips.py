@@ -40,8 +40,8 @@ _WIDE = str.maketrans(
 """Full-width signs, the blank and the ideographic comma, which has a narrow form -> what they mean."""
 
 _KEY_BEHIND_WRONG_SIGN = re.compile(
-    r"(?: ?[,;|] ?| )"
-    rf"(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if not families_with(key.upper()))}) ?=)",
+    r"(?:\s{0,3}[,;|]\s{0,3}|\s)"
+    rf"(?=({'|'.join(key for key in (*KEYS, *_SYNONYMS) if not families_with(key.upper()))})\s{{0,3}}=)",
     re.IGNORECASE,
 )
 """A key where the argument before it should have ended with a colon. Blocks by name are no keys."""
@@ -114,7 +114,7 @@ def _begins_named_weights(key: str) -> bool:
 
 def _split_at_keys(item: str, warn: Warn) -> list[str]:
     """``lbw=OUTD,stop=5`` -> two items."""
-    item = " ".join(item.split())
+    item = item.strip()
     parts, end = [], 0
     for match in _KEY_BEHIND_WRONG_SIGN.finditer(item):
         parts.append(item[end : match.start()])

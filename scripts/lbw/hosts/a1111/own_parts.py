@@ -72,7 +72,7 @@ class OwnParts:
 
     def _read(self, network: Any) -> dict[str, OwnPart]:
         path = network.network_on_disk.filename
-        if not is_safe(path) or self._is_for_another_model(path):
+        if not is_safe(path) or self.is_for_another_model(path):
             return {}
         try:
             with safe_open(path, "pt") as file:
@@ -90,17 +90,19 @@ class OwnParts:
             logger.warning("LoRA Block Weight: %s: its names cannot be read: %s", path, error)
             return {}
 
-    def _is_for_another_model(self, path: str) -> bool:
-        """There are models of several families with one and the same text encoder."""
+    def is_for_another_model(self, path: str) -> bool:
+        """Whether a file is known to be for a model of another family: several have one and the same text encoder."""
         found = origin.of_file(path)
         return found is not None and found.is_for_another(family_of_layers(self._layers()))
 
     def has_names(self, path: str) -> bool:
         """Whether a file has parts for the model in use, in whatever names."""
-        if self._is_for_another_model(path):
-            return False
         with safe_open(path, "pt") as file:
             return bool(foreign_names.parts(file.keys(), self.names()))
+
+    def can_tell_of(self, path: str) -> bool:
+        """Whether more is known of a file than that the host refuses it."""
+        return self.is_for_another_model(path) or self.has_names(path)
 
     def names(self) -> ModelLayers:
         """What files call the layers of the model in use."""
@@ -182,7 +184,7 @@ class Loading:
         try:
             return load(name, file)
         except Exception:
-            if not (self._parts.is_wanted() and is_safe(file.filename) and self._parts.has_names(file.filename)):
+            if not (self._parts.is_wanted() and is_safe(file.filename) and self._parts.can_tell_of(file.filename)):
                 raise
         with _reading_only(_BUNDLED):
             network = load(name, file)
