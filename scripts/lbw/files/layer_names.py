@@ -21,18 +21,17 @@ _PROCESSOR = re.compile(r"_processor(?=_to_)")
 """Before version 0.22, diffusers kept the LoRA of an attention layer in the layer's processor."""
 
 _FIRST_ENCODER, _SECOND_ENCODER = ("CLIP_L", "CLIP_H"), ("CLIP_G",)
+"""OneTrainer, too, calls SD2's text encoder as that of SD1."""
 
 _ONLY_ENCODER = "the only text encoder"
 """In models that have one: nobody else's names tell none apart."""
 
-_CLIP = ("CLIP_L", "CLIP_H")
-"""OneTrainer calls SD2's text encoder as that of SD1."""
-
 _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model_diffusion_model_", (_DIFFUSION_MODEL,)), ("diffusion_model_", (_DIFFUSION_MODEL,)),
     ("unet_", (_DIFFUSION_MODEL,)), ("transformer_", (_DIFFUSION_MODEL,)),
-    ("text_encoders_clip_l_", _CLIP), ("text_encoders_clip_g_", ("CLIP_G",)), ("text_encoders_t5xxl_", ("T5",)),
-    ("clip_l_", _CLIP), ("clip_g_", ("CLIP_G",)), ("clip_h_", ("CLIP_H",)), ("t5xxl_", ("T5",)),
+    ("text_encoders_clip_l_", _FIRST_ENCODER), ("text_encoders_clip_g_", _SECOND_ENCODER),
+    ("text_encoders_t5xxl_", ("T5",)),
+    ("clip_l_", _FIRST_ENCODER), ("clip_g_", _SECOND_ENCODER), ("clip_h_", ("CLIP_H",)), ("t5xxl_", ("T5",)),
     ("text_encoder_3_", ("T5",)), ("te3_", ("T5",)),
     ("text_encoder_2_", _SECOND_ENCODER), ("te2_", _SECOND_ENCODER),
     ("text_encoder_1_", _FIRST_ENCODER), ("text_encoder_", _FIRST_ENCODER), ("te1_", _FIRST_ENCODER),

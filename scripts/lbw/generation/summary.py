@@ -9,7 +9,7 @@ from lbw.generation.fits import Fit
 from lbw.plan.courses import blocks_at_0, layers_by_kind
 from lbw.plan.hits import summaries
 from lbw.plan.plan import Pass
-from lbw.request.infotext import course, has_curve, steps_on, strengths_of
+from lbw.request.infotext import course, steps_on, strengths_of
 from lbw.tags.families import KNOWN, label_ranges
 from lbw.tags.limits import shortened
 from lbw.tags.weights import BlockWeights
@@ -65,7 +65,7 @@ def _request(index: int, at_0: Sequence[str], made: Pass, fit: Fit | None) -> st
         parts.append(f"rules {shortened(request.elements, 40)}")
     if request.schedule.windows:
         parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
-    if has_curve(request):
+    if request.has_curve:
         parts.append(shortened(strengths_of(request, made), 120))
     parts = parts or ["all blocks"]
     if fit is not None and fit.words:
@@ -98,7 +98,7 @@ def changes(made: Pass, layers: Iterable[str]) -> Iterator[str]:
     """Lines that list how strengths change in a pass, and what the element rules hit in a model with ``layers``."""
     layers = list(layers)
     for index, request in enumerate(made.plan.requests):
-        if has_curve(request):
+        if request.has_curve:
             yield f"<lora:{request.name}> {strengths_of(request, made)}"
         if len(made.plan.weights[index]) > 1:
             yield f"<lora:{request.name}:lbw={request.weights}>"

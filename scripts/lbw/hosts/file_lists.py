@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from lbw.engine.strengths import UnknownNetworkError
+from lbw.tags.limits import shortened
 from modules.call_queue import queue_lock
 
 
@@ -43,6 +45,17 @@ def find(networks: Any, name: str) -> Any:
     else:  # before 1.8 the host looks for all files only
         networks.list_available_networks()
     return known(networks, name)
+
+
+def require(file: Any, name: str) -> Any:
+    """A file that was looked for by the name that a tag has.
+
+    Raises:
+        UnknownNetworkError: there is none.
+    """
+    if file is None:
+        raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
+    return file
 
 
 def is_safe(path: str) -> bool:

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lbw.engine.strengths import UnknownNetworkError
+from lbw.hosts import file_lists
 from lbw.hosts.serving import adapter
 from lbw.tags import own_default
-from lbw.tags.limits import shortened
 
 
 def get(name: str) -> str:
@@ -35,10 +34,7 @@ def put(name: str, weights: str) -> None:
 
 def _file(name: str) -> Path:
     # Not looked for anew: names come with each move of a cursor.
-    file = adapter.listed_file(name)
-    if file is None:
-        raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
-    return own_default.metadata_file(file.filename)
+    return own_default.metadata_file(file_lists.require(adapter.listed_file(name), name).filename)
 
 
 def _tell_pages(path: Path, content: dict[str, Any]) -> None:

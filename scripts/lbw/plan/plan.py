@@ -244,7 +244,7 @@ def _warn_of_arguments_without_effect(
     """
     request = passes[0][0]
     where = f"<lora:{shortened(request.name)}>"
-    has_curve = any(each.schedule.curves or each.te_schedule != ALWAYS or len(keys) > 1 for each, keys in passes)
+    has_curve = any(each.has_curve or len(keys) > 1 for each, keys in passes)
     if request.shape is not Shape.LINEAR and not has_curve:
         warn(f"{where}: curve={request.shape.value}: the tag has no curve that changes, so it has no effect")
     values = (value for _, keys in passes for each in keys for value in each.weights.vector.values.values())

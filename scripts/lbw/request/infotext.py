@@ -21,7 +21,7 @@ from lbw.tags.families import Family
 from lbw.tags.library import Drawn, Library
 from lbw.tags.presets import parse_presets, parse_rule_sets
 from lbw.tags.prompt import LoraRequest
-from lbw.tags.schedule import ALWAYS, Schedule
+from lbw.tags.schedule import Schedule
 from lbw.tags.weights import has_random_value, shown
 
 DEFAULT_PRESET = "LBW default preset"
@@ -61,7 +61,7 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
         )),
         STRENGTHS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {_mark(each)}{strengths_of(request, each)}"
-            for each, request in pairs if has_curve(request)
+            for each, request in pairs if request.has_curve
         )),
         SIGMAS: ", ".join(dict.fromkeys(
             _mark(each) + " ".join(f"{sigma:.6g}" for sigma in each.sigmas)
@@ -139,11 +139,6 @@ def steps_on(schedule: Schedule, made: Pass) -> str:
     starts = [step for step in on if step - 1 not in on]
     stops = [step for step in on if step + 1 not in on]
     return " ".join(f"{start}-{stop}" for start, stop in zip(starts, stops, strict=True)) or "none"
-
-
-def has_curve(request: LoraRequest) -> bool:
-    """Whether a strength of the request, block weights apart, follows a curve."""
-    return bool(request.schedule.curves) or request.te_schedule != ALWAYS
 
 
 def strengths_of(request: LoraRequest, made: Pass) -> str:

@@ -59,6 +59,11 @@ class LoraRequest:
             and not self.differs_by_pass
         )
 
+    @property
+    def has_curve(self) -> bool:
+        """Whether a strength, block weights apart, follows a curve."""
+        return bool(self.schedule.curves) or self.te_schedule != ALWAYS
+
     def in_pass(self, is_hires: bool) -> LoraRequest:
         """What the tag asks for in the hires pass, or in the first one."""
         return self.hires if is_hires and self.hires is not None else self

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.derived import MAX_RANK, low_rank
-from lbw.engine.deltas.kinds import LowRank, StandAlone, UnsupportedPartError
+from lbw.engine.deltas.kinds import LowRank, StandAlone
 from lbw.engine.deltas.lora import contract
-from lbw.engine.deltas.shapes import misfit, pad_channels, trained_shape
+from lbw.engine.deltas.shapes import pad_channels, require_factors, trained_shape
 
 
 @dataclass(eq=False)
@@ -46,10 +46,7 @@ def build(
     (up1, down1), (up2, down2) = _factors(first), _factors(second)
     trained = shape if first[2] is None else trained_shape(shape)  # the host pads tensors of four dimensions only
     for up, down in ((up1, down1), (up2, down2)):
-        if up.shape[1] != len(down):
-            raise UnsupportedPartError(f"its factors have the ranks {up.shape[1]} and {len(down)}")
-        if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
-            raise misfit((len(up), down.shape[1]), trained)
+        require_factors(up, down, trained)
     down1, down2 = pad_channels(down1, shape), pad_channels(down2, shape)
     if up1.shape[1] * up2.shape[1] > MAX_RANK:
         return Hadamard(_side(up1, down1, dtype), _side(up2, down2, dtype), scale)

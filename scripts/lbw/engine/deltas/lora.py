@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.derived import low_rank
-from lbw.engine.deltas.kinds import LowRank, UnsupportedPartError
-from lbw.engine.deltas.shapes import misfit, pad_channels, trained_shape
+from lbw.engine.deltas.kinds import LowRank
+from lbw.engine.deltas.shapes import pad_channels, require_factors, trained_shape
 
 
 def contract(core: Tensor, factor: Tensor) -> Tensor:
@@ -33,10 +33,6 @@ def build(
         down = contract(mid.detach(), down)
     elif max_rank is not None:
         up, down = up[:, :max_rank], down[:max_rank]
-    trained = trained_shape(shape)
-    if up.shape[1] != len(down):
-        raise UnsupportedPartError(f"its factors have the ranks {up.shape[1]} and {len(down)}")
-    if len(up) != shape[0] or len(up) * down.shape[1] != trained.numel():
-        raise misfit((len(up), down.shape[1]), trained)
+    require_factors(up, down, trained_shape(shape))
     down = pad_channels(down, shape)
     return LowRank(up, down, scale) if mid is None else low_rank(up.double(), down, scale, dtype)

@@ -27,6 +27,16 @@ def require_size(found: Sequence[int], shape: torch.Size) -> None:
         raise misfit(found, shape)
 
 
+def require_factors(up: Tensor, down: Tensor, shape: torch.Size) -> None:
+    """Raises:
+    UnsupportedPartError: ``up @ down`` is none, or is not of a weight of ``shape``.
+    """
+    if up.shape[1] != len(down):
+        raise UnsupportedPartError(f"its factors have the ranks {up.shape[1]} and {len(down)}")
+    if len(up) != shape[0] or len(up) * down.shape[1] != shape.numel():
+        raise misfit((len(up), down.shape[1]), shape)
+
+
 def reads_inpainting_channels(shape: torch.Size) -> bool:
     """Whether this is the first convolution of an inpainting model: four channels of latents, four of the masked image
     and the mask. The host takes every convolution with nine channels for one."""

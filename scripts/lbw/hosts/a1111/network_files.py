@@ -7,19 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import networks as host_networks
-from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.engine.strengths import UnmeasurableError
 from lbw.hosts import file_lists
-from lbw.tags.limits import shortened
 
 logger = logging.getLogger("lbw")
 
 
 def find(name: str) -> Any:
     """The file that a tag with this name means."""
-    file = file_lists.find(host_networks, name)
-    if file is None:
-        raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
-    return file
+    return file_lists.require(file_lists.find(host_networks, name), name)
 
 
 def read(file: Any, load: Callable[[str, Any], Any]) -> Any:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 import networks as host_networks
-from lbw.engine.strengths import UnknownNetworkError, UnmeasurableError
+from lbw.engine.strengths import UnmeasurableError
 from lbw.hosts import file_lists, solver_steps, under_way
 from lbw.hosts.adapter import UnservedHostError
 from lbw.hosts.forge.forward_patches import Entries, ForwardPatches, can_patch
@@ -21,7 +21,6 @@ from lbw.hosts.forge.renaming import Renaming
 from lbw.hosts.forward_hooks import Call, ForwardHooks
 from lbw.hosts.model_moves import Departures
 from lbw.hosts.settings import FOREIGN_NAMES, setting
-from lbw.tags.limits import shortened
 from modules import sd_models, shared
 
 
@@ -195,10 +194,7 @@ class Forge:
         return file_lists.names(host_networks, renewed=renewed)
 
     def network_file(self, name: str) -> Any:
-        file = file_lists.find(host_networks, name)
-        if file is None:
-            raise UnknownNetworkError(f"no LoRA is called {shortened(name)!r}")
-        return file
+        return file_lists.require(file_lists.find(host_networks, name), name)
 
     def listed_file(self, name: str) -> Any:
         return file_lists.known(host_networks, name)
