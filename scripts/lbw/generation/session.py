@@ -79,6 +79,7 @@ class Session:
         """The networks' names and multipliers at the last update, as the host compares them."""
         self._seed = 0
         self._step: int | None = None
+        self._evaluation = 0
         self._encodes = not engine.rests
         self._samples = not host.prepares_late()
         self.placement: Policy | None = None
@@ -93,6 +94,8 @@ class Session:
         """{name of a network that the host could not load for that batch: why}."""
         self.is_between_batches = False
         """Whether what others generate is no part of what this session is about."""
+        self.follows_editing: bool | None = None
+        """Whether tags of that batch follow the editing of their prompt; None where they are in none."""
         self.most_in_forward = 0
         """Layers that the host patched in their forwards, at a time."""
         self._in_forward: Collection[str] = ()
@@ -123,6 +126,7 @@ class Session:
         self.passes = []
         self.fits.clear()
         self.lost.clear()
+        self.follows_editing = None
 
     @property
     def last_passes(self) -> list[Pass]:
@@ -163,23 +167,27 @@ class Session:
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         levels = sigmas() if plan.depends_on_noise else ()
         self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
-        self.plan, self._step, self._is_in_pass = plan, None, True
+        self.plan, self._step, self._evaluation, self._is_in_pass = plan, None, 0, True
         self._apply()
         return self.passes[-1]
 
-    def step(self, step: int, steps: int, sigma: Callable[[], float]) -> None:
+    def step(self, step: int, steps: int, sigma: Callable[[], float], evaluation: int | None = None) -> None:
         """The model is about to be evaluated: bring the weights to the step, if they are not there already.
 
         Args:
             step: the solver's step, 0-based, that the evaluation belongs to.
             steps: the number of sampling steps.
             sigma: tells the noise level of the evaluation; asked only where a strength follows it.
+            evaluation: how many the pass has had before, as the host counts where it edits prompts; None: ``step``.
         """
         if self.plan is None:
             return
+        self._evaluation = step if evaluation is None else evaluation
         self.passes[-1] = replace(self.passes[-1], steps=step + 1 if self.passes[-1].is_open else steps)
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
+        if self.plan.is_edited:
+            self.passes[-1] = self.passes[-1].with_evaluation(step, self._evaluation)
         self._step, self._is_in_pass = step, True
         if not self._samples:
             self._samples, self._applied = True, None
@@ -333,7 +341,7 @@ class Session:
         for each in self.last_passes:
             for request, weights in zip(each.plan.requests, each.plan.weights, strict=True):
                 vectors = "; ".join(",".join(map(shown, vector.values)) for vector in weights) or "1"
-                strengths = " ".join(f"{factor:g}" for factor in request.schedule.strengths(each.steps, each.sigmas))
+                strengths = " ".join(f"{factor:g}" for factor in each.strengths(request.schedule))
                 yield (
                     f"LoRA Block Weight: <lora:{request.name}>: te {request.te_strength(each.steps, each.sigmas):g}, "
                     f"unet {request.unet_multiplier:g}, weights {vectors}, elements {request.elements or 'none'}, "
@@ -465,13 +473,16 @@ class Session:
 
     def _strengths(self) -> tuple[float, ...]:
         assert self.plan is not None
-        return self.plan.strengths(self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas)
+        return self.plan.strengths(*self._moment())
+
+    def _moment(self) -> tuple[int, int, tuple[float, ...], tuple[int]]:
+        """Where the pass is, as its plan asks: step, number of steps, noise levels, evaluation of the model."""
+        return self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas, (self._evaluation,)
 
     def _apply(self) -> None:
         assert self.plan is not None
         names = self.host.wanted_names()
-        step, steps, sigmas = self._step or 0, self.passes[-1].steps, self.passes[-1].sigmas
-        coefficients = self.plan.coefficients(step, steps, sigmas)
+        coefficients = self.plan.coefficients(*self._moment())
         start = time.perf_counter()
         count = self._bring(coefficients, names)
         unserved = self._add_in_forward(coefficients)
@@ -497,7 +508,7 @@ class Session:
             if name not in self._in_forward
         })  # fmt: skip
         if update.layers_updated:
-            logger.debug("step %d: %d layers in %.1f ms", step, update.layers_updated, update.seconds * 1000)
+            logger.debug("step %d: %d layers in %.1f ms", self._step or 0, update.layers_updated, update.seconds * 1000)
 
     def _bring(self, coefficients: Coefficients, names: Any) -> int:
         """Returns how many layers have been written."""

@@ -63,8 +63,8 @@ def _request(index: int, at_0: Sequence[str], made: Pass, fit: Fit | None) -> st
         parts.append(f"{shortened(request.weights or '', 40)}{f' ({inside})' if inside else ''}")
     if request.elements is not None and made.plan.rules[index]:
         parts.append(f"rules {shortened(request.elements, 40)}")
-    if request.schedule.windows:
-        parts.append(f"steps {steps_on(request.schedule, made)} of {made.steps}")
+    if request.schedule.windows or request.schedule.presence is not None:
+        parts.append(f"steps {shortened(steps_on(request.schedule, made), 120)} of {made.steps}")
     if request.has_curve:
         parts.append(shortened(strengths_of(request, made), 120))
     parts = parts or ["all blocks"]

@@ -11,21 +11,41 @@ from lbw.engine.engine import LoraEngine
 from lbw.engine.kernels import compiled
 from lbw.generation.session import Session
 from lbw.generation.summary import changes, summarise
-from lbw.hosts import comments, network_files, noise, notes, plots, schedule_picture, under_way, xyz_axes
+from lbw.hosts import (
+    comments,
+    network_files,
+    noise,
+    notes,
+    plots,
+    prompt_editing,
+    schedule_picture,
+    under_way,
+    xyz_axes,
+)
 from lbw.hosts.backend import Backend
 from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
 from lbw.hosts.sampling import Sampling, tell_out_of_memory
 from lbw.hosts.serving import adapter
-from lbw.hosts.settings import NAME, WARNINGS, add_settings, add_translations, memory_policy, setting
-from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, request_of
+from lbw.hosts.settings import (
+    EDITED,
+    NAME,
+    PROMPT_EDITING,
+    WARNINGS,
+    add_settings,
+    add_translations,
+    memory_policy,
+    setting,
+)
+from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, place_of, request_of
 from lbw.hosts.xyz_axes import add as add_axes
 from lbw.request import infotext, routes
 from lbw.request.arguments import ArgumentError, Arguments
 from lbw.request.arguments import parse as parse_arguments
 from lbw.tags import prompt
 from lbw.tags.limits import shortened
+from lbw.tags.presence import Presence
 from modules import devices
 
 __all__ = [
@@ -176,9 +196,13 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
-    requests = [request_of(params, is_hires, session.warn) for params in lora_tags(extra_network_data)]
     if not is_hires:
         session.begin_batch()
+    tags = lora_tags(extra_network_data)
+    requests = [
+        request_of(params, is_hires, session.warn).present(presence)
+        for params, presence in zip(tags, _presences(p, tags, is_hires, session), strict=True)
+    ]
     names = [request.name for request in requests]
     for name, reason in adapter.not_loaded(names).items():
         session.warn(f"<lora:{shortened(name)}>: {reason}")
@@ -212,11 +236,27 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     take_notes(p)
 
 
+def _presences(p: Any, tags: Sequence[Any], is_hires: bool, session: Session) -> list[Presence | None]:
+    """When in a pass its prompt has each of its tags; None for one that it has at all times."""
+    places = [place_of(params) for params in tags]
+    found: list[Presence | None] = [None] * len(tags)
+    try:
+        found = prompt_editing.presences(places, prompt_editing.reckoning(p, is_hires))
+    except Exception as error:  # of the host's parser, or of one that took its place
+        logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
+        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__})"
+        session.warn(f"{reason}; these LoRAs are on at all times")
+    if any(found):
+        session.follows_editing = bool(setting(PROMPT_EDITING))
+    return found if session.follows_editing else [None] * len(tags)
+
+
 def take_notes(p: Any) -> None:
     """Bring the infotext up to date with the passes of the batch that is being made."""
     session = session_of(p)
     if session is not None:
-        notes.take(p, infotext.describe(session.passes, session.library))
+        edited = {} if session.follows_editing is None else {EDITED: str(session.follows_editing)}
+        notes.take(p, infotext.describe(session.passes, session.library) | edited)
 
 
 def _work(p: Any) -> Hashable:
@@ -269,6 +309,7 @@ def before_evaluation(params: Any) -> None:
             adapter.solver_step(denoiser, params.sampling_step),
             noise.steps_now(params, denoiser),
             lambda: noise.level(denoiser, params.sigma),
+            int(denoiser.step),
         )
     except Exception as error:  # which the host writes to its console, and goes on
         session.warn(f"a switch failed, so that strengths are not those of the tags: {type(error).__name__}: {error}")

@@ -25,6 +25,12 @@ WARNINGS = "LBW warnings"
 FOREIGN_NAMES = "lbw_foreign_names"
 """The key of the setting whether files in other programs' names are read."""
 
+PROMPT_EDITING = "lbw_prompt_editing"
+"""The key of the setting whether LoRA tags in prompt editing are on when words in their places are."""
+
+EDITED = "LBW prompt editing"
+"""What an infotext calls that setting, where it counts."""
+
 _SECTION = ("lbw", NAME)
 
 SETTINGS: dict[str, shared.OptionInfo] = {
@@ -37,6 +43,9 @@ SETTINGS: dict[str, shared.OptionInfo] = {
         "those of diffusers, PEFT, LyCORIS, OneTrainer and others, for the layers of the loaded model; off: parts with "
         "such names are left out, as by the WebUI alone"
     ),
+    PROMPT_EDITING: shared.OptionInfo(
+        True, "LoRA tags follow prompt editing and alternation, as words do", section=_SECTION, infotext=EDITED
+    ).info("[<lora:a:1>:<lora:b:1>:0.5], [<lora:a:1>|<lora:b:1>]; off: they are on all the time, as in a WebUI alone"),
     "lbw_base_weights": shared.OptionInfo(
         Policy.AUTO.value,
         "Where to keep the unchanged weights of layers that a LoRA changes",

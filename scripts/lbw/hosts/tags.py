@@ -10,6 +10,7 @@ from typing import Any
 
 import networks as host_networks
 from lbw.generation.session import Session
+from lbw.hosts import prompt_editing
 from lbw.hosts.serving import adapter
 from lbw.tags import prompt
 from lbw.tags.limits import MOST_TAGS, shortened
@@ -106,6 +107,25 @@ def make_readable_for_others(params: Any) -> None:
     params.positional = [*params.positional[:1], *filter(prompt.is_strength, params.positional[1:])]
 
 
+_PLACE = "lora_block_weight_place"
+"""The attribute of a tag's parsed parameters that holds its place in the brackets of its prompt."""
+
+
+def place_of(params: Any) -> prompt_editing.Place | None:
+    """Where a tag stands in the brackets of its prompt; None if in none."""
+    place: prompt_editing.Place | None = vars(params).get(_PLACE)
+    return place
+
+
+def _note_places(text: str, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
+    """Note in the parameters of a prompt's tags where in it they stand."""
+    counts: dict[str, int] = {}
+    for kind, _tag, place in prompt_editing.places(text):
+        number = counts[kind] = counts.get(kind, -1) + 1
+        if number < len(tags := extra_network_data.get(kind, ())):
+            setattr(tags[number], _PLACE, place)
+
+
 def request_of(params: Any, is_hires: bool, warn: prompt.Warn) -> prompt.LoraRequest:
     """The request of a tag whose network is loaded. A strength that another extension reads is in the network."""
     if _host_parses_tags():
@@ -123,10 +143,20 @@ def is_of_hires_pass(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) ->
     return getattr(p, "is_hr_pass", False) or (hires_data is not None and extra_network_data is hires_data)
 
 
-def _texts(p: Any) -> list[str]:
-    """The prompts of a batch, of both passes."""
-    lists = (getattr(p, name, None) for name in ("prompts", "hr_prompts"))
+def _texts(p: Any, *names: str) -> list[str]:
+    """The prompts of a batch, of all the named attributes of a processing object that it has."""
+    lists = (getattr(p, name, None) for name in names)
     return [text for texts in lists if isinstance(texts, list) for text in texts]
+
+
+def _tell_of_negative_tags(prompts: Iterable[str], warn: prompt.Warn) -> None:
+    """Say which tags stand where the host reads none."""
+    for text in dict.fromkeys(prompts):
+        for kind, tag, _place in islice(prompt_editing.places(text), MOST_TAGS):
+            if _is_lora_tag(kind) or kind.lower() in ("lora", *_ALIASES):
+                name = tag.split(":")[1].rstrip(">")
+                warn(f"{shortened(tag)} in the negative prompt: it has no effect there, and stays as words; expected "
+                     f"in the prompt, with a negative strength to keep away from it: <lora:{shortened(name, 40)}:-1>")
 
 
 class TagReader:
@@ -137,13 +167,22 @@ class TagReader:
         self._parse = p.parse_extra_network_prompts
         self._session = session
 
+    def _written(self) -> tuple[str, str]:
+        """The prompts of both passes whose tags count, those of a batch's first image, as they were written."""
+        p = self._p
+        texts = p.prompts[:1], (getattr(p, "all_hr_prompts", None) or [])[p.iteration * p.batch_size :][:1]
+        return "".join(texts[0]), "".join(texts[1])
+
     def __call__(self) -> Any:
         adapter.begin_generation()  # another generation may have come in between, and ended its own
         self._session.is_between_batches = False
+        written = self._written()
         result = self._parse()
-        tell_of_what_is_no_tag(_texts(self._p), self._session.warn)
+        tell_of_what_is_no_tag(_texts(self._p, "prompts", "hr_prompts"), self._session.warn)
+        _tell_of_negative_tags(_texts(self._p, "negative_prompts", "hr_negative_prompts"), self._session.warn)
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
+            _note_places(written[is_hires], data)
             adopt_alias(data)
             drop_tags_beyond_limit(data, self._session.warn)
             for params in lora_tags(data):

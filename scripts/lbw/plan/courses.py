@@ -72,7 +72,7 @@ def courses(made: Pass) -> list[Course]:
                 blocks.setdefault(kind.block, []).append((made.course(layers[0], kind.term), len(layers)))
                 if kind.is_text_encoder:
                     in_text_encoder.add(kind.block)
-        strengths = request.unet_strengths(made.steps, made.sigmas)
+        strengths = made.unet_strengths(request)
         means = {label: _mean(blocks[label]) for label in made.plan.family.labels if label in blocks}
         differ = any(means[label] != strengths for label in means.keys() - in_text_encoder)
         result.append(Course(request.name, strengths, means if differ else {}))

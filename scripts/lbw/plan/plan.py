@@ -83,14 +83,21 @@ class Plan:
     rules: tuple[tuple[ElementRule, ...], ...]
     family: Family
 
-    def strengths(self, step: int, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+    def strengths(
+        self, step: int, steps: int, sigmas: Sigmas = (), evaluations: Sequence[int] = ()
+    ) -> tuple[float, ...]:
         """The value of each schedule: two steps with equal strengths have equal coefficients."""
-        return tuple(schedule.strength(step, steps, sigmas) for schedule in self.schedules)
+        return tuple(schedule.strength(step, steps, sigmas, evaluations) for schedule in self.schedules)
 
     @property
     def depends_on_noise(self) -> bool:
         """Whether a schedule follows the noise level, so that its strengths need to know it."""
         return any(schedule.depends_on_noise for schedule in self.schedules)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether a tag is in its prompt at times only, so that its strength may change inside a step."""
+        return any(schedule.presence is not None for schedule in self.schedules)
 
     @cached_property
     def _groups(self) -> tuple[dict[str, int], tuple[tuple[bool, tuple[Term, ...]], ...]]:
@@ -102,9 +109,11 @@ class Plan:
         }
         return groups, tuple(numbers)
 
-    def coefficients(self, step: int, steps: int, sigmas: Sigmas = ()) -> Coefficients:
+    def coefficients(
+        self, step: int, steps: int, sigmas: Sigmas = (), evaluations: Sequence[int] = ()
+    ) -> Coefficients:
         """{layer: one coefficient for each of ``networks``} at ``step`` of ``steps``."""
-        strengths = self.strengths(step, steps, sigmas)
+        strengths = self.strengths(step, steps, sigmas, evaluations)
         return self._sums(lambda share, term: share * _strength(term, strengths))
 
     def reach(self) -> Coefficients:
@@ -153,6 +162,8 @@ class Pass:
     """A sampling pass: its plan, how many steps it has, the noise level of each as far as it is known, and whether it
     is the hires pass.
 
+    ``evaluations`` are those of the model in each step, as far as they have been made, where the plan asks for them.
+
     One ``is_open`` where the solver makes as many steps as it likes: those count that it has made.
     """
 
@@ -161,6 +172,21 @@ class Pass:
     sigmas: tuple[float, ...] = ()
     is_open: bool = False
     is_hires: bool = False
+    evaluations: tuple[range, ...] = ()
+
+    def with_evaluation(self, step: int, evaluation: int) -> Pass:
+        """The pass when the model is about to be evaluated for the ``evaluation``-th time, 0-based, in ``step``."""
+        known = self.evaluations[: step + 1] + (range(0),) * (step + 1 - len(self.evaluations))
+        first = min(known[step].start, evaluation) if known[step] else evaluation
+        return replace(self, evaluations=(*known[:step], range(first, evaluation + 1)))
+
+    def strengths(self, schedule: Schedule) -> tuple[float, ...]:
+        """The factor of a schedule in each step."""
+        return schedule.strengths(self.steps, self.sigmas, self.evaluations)
+
+    def unet_strengths(self, request: LoraRequest) -> tuple[float, ...]:
+        """The strength of a request in the U-Net in each step, block weights apart."""
+        return request.unet_strengths(self.steps, self.sigmas, self.evaluations)
 
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
@@ -176,7 +202,7 @@ class Pass:
         request = self.plan.requests[term.request]
         share = (request.te_multiplier if is_text_encoder(layer) else request.unet_multiplier) * term.ratio
         schedule = ALWAYS if term.schedule is None else self.plan.schedules[term.schedule]
-        return tuple(share * strength for strength in schedule.strengths(self.steps, self.sigmas))
+        return tuple(share * strength for strength in self.strengths(schedule))
 
     def text_encoder_ratios(self) -> tuple[tuple[str, tuple[tuple[int, float], ...]], ...]:
         """What a cached text conditioning depends on beyond the tags: all ratios in the text encoder but 1, times the

@@ -20,6 +20,7 @@ def told_before(made: Pass) -> Iterator[str]:
             yield f"{_tag(request)}: its start is not before its stop, so it is never on in the U-Net"
         elif not made.is_open:
             yield from _late_start(request, made)
+            yield from _absent(request, made)
 
 
 def told_after(made: Pass) -> Iterator[str]:
@@ -35,6 +36,13 @@ def _late_start(request: LoraRequest, made: Pass) -> Iterator[str]:
         title = "hires pass" if made.is_hires else "pass"
         count = f"{made.steps} step{'s' * (made.steps != 1)}"
         yield f"{_tag(request)}: start={late}: the {title} has {count}; it is never on in the U-Net"
+
+
+def _absent(request: LoraRequest, made: Pass) -> Iterator[str]:
+    presence = request.schedule.presence
+    if presence is not None and not any(presence.share(step) for step in range(made.steps)):
+        count = f"{made.steps} step{'s' * (made.steps != 1)}"
+        yield f"{_tag(request)}: its brackets in the prompt have it in none of the pass's {count}"
 
 
 def _tag(request: LoraRequest) -> str:

@@ -57,7 +57,8 @@ def describe(passes: Sequence[Pass], library: Library) -> dict[str, str]:
         VALUES: "\n".join(_values(passes)),
         STEPS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {_mark(each)}{steps_on(request.schedule, each)} of {each.steps}"
-            for each, request in pairs if request.schedule.without_curves().depends_on_pass
+            for each, request in pairs
+            if request.schedule.without_curves().depends_on_pass or request.schedule.presence is not None
         )),
         STRENGTHS: "; ".join(dict.fromkeys(
             f"{_escaped(request.name)}: {_mark(each)}{strengths_of(request, each)}"
@@ -134,7 +135,7 @@ def _drawn(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def steps_on(schedule: Schedule, made: Pass) -> str:
     """The steps in which the windows of a schedule let a LoRA work, as ``2-5``."""
-    strengths = schedule.without_curves().strengths(made.steps, made.sigmas)
+    strengths = made.strengths(schedule.without_curves())
     on = [step for step, strength in enumerate(strengths) if strength != 0]
     starts = [step for step in on if step - 1 not in on]
     stops = [step for step in on if step + 1 not in on]
@@ -144,7 +145,7 @@ def steps_on(schedule: Schedule, made: Pass) -> str:
 def strengths_of(request: LoraRequest, made: Pass) -> str:
     """The text encoder's strength, and the U-Net's in each step: ``te 0, unet 0 0.5 1x3``."""
     te = request.te_strength(made.steps, made.sigmas)
-    return f"te {te:.4g}, unet {course(request.unet_strengths(made.steps, made.sigmas))}"
+    return f"te {te:.4g}, unet {course(made.unet_strengths(request))}"
 
 
 def course(strengths: Iterable[float]) -> str:

@@ -150,7 +150,7 @@ def _tag(
             for position, each in zip(positions, weights, strict=True)
         ],
         zero_blocks=zero_blocks,
-        strengths=list(request.schedule.strengths(made.steps, made.sigmas)),
+        strengths=list(made.strengths(request.schedule)),
         groups=[
             Group(
                 block=kind.block,

@@ -10,6 +10,7 @@ from typing import TypeVar
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
 from lbw.tags.limits import LARGEST_NUMBER, number, shortened
 from lbw.tags.positions import Position, Sigmas, Unit
+from lbw.tags.presence import Presence
 from lbw.tags.schedule import ALWAYS, Schedule, Window, parse_windows
 from lbw.tags.slips import key_of, split_arguments
 from lbw.tags.weights import is_value
@@ -74,9 +75,15 @@ class LoraRequest:
         schedule, te_schedule = self.schedule.by_noise(levels), self.te_schedule.by_noise(levels)
         return replace(self, schedule=schedule, te_schedule=te_schedule, levels=tuple(levels))
 
-    def unet_strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
+    def present(self, presence: Presence | None) -> LoraRequest:
+        """The request of a tag that its prompt has at times only; None: at all times."""
+        return replace(self, schedule=replace(self.schedule, presence=presence))
+
+    def unet_strengths(
+        self, steps: int, sigmas: Sigmas = (), evaluations: Sequence[Sequence[int]] = ()
+    ) -> tuple[float, ...]:
         """The strength in the U-Net in each step of a pass, block weights apart."""
-        return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas))
+        return tuple(self.unet_multiplier * factor for factor in self.schedule.strengths(steps, sigmas, evaluations))
 
     def te_strength(self, steps: int, sigmas: Sigmas = ()) -> float:
         """The strength in the text encoder, which runs once before a pass, block weights apart."""

@@ -6,13 +6,14 @@ levels of its steps. Everything that uses one asks :meth:`Schedule.strength` and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from lbw.tags.curves import Curve
 from lbw.tags.limits import shortened
 from lbw.tags.positions import Position, Sigmas, Unit, parse_position, split_range
+from lbw.tags.presence import Presence
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,43 @@ class Window:
 class Schedule:
     """On in the steps that all windows contain, with the product of all curves; without any, 1 in every step.
 
-    ``is_held`` keeps the strength at the start of the pass for all of it: the text encoder runs once, before sampling.
+    ``presence`` is that of the tag in its prompt, which may change from one evaluation of the model to the next, inside
+    a step even. ``is_held`` keeps the strength at the start of the pass for all of it: the text encoder runs once,
+    before sampling.
     """
 
     windows: tuple[Window, ...] = ()
     curves: tuple[Curve, ...] = ()
     is_held: bool = False
+    presence: Presence | None = None
 
-    def strength(self, step: int, steps: int, sigmas: Sigmas = ()) -> float:
+    def strength(self, step: int, steps: int, sigmas: Sigmas = (), evaluations: Sequence[int] = ()) -> float:
         """The factor on the LoRA's strength at ``step`` of a pass of ``steps`` steps.
 
         Args:
             step: the solver's step, 0-based.
             steps: how many the pass has.
             sigmas: the noise level at which each of them begins; without them, those of a usual schedule are taken.
+            evaluations: those of the model, 0-based, whose mean strength it is; without them, those of the step.
         """
         step = 0 if self.is_held else step
         if not all(window.contains(step, steps, sigmas) for window in self.windows):
             return 0.0
-        return prod((curve.value(step, steps, sigmas) for curve in self.curves), start=1.0)
+        present = 1.0 if self.presence is None else self.presence.share(step, evaluations)
+        return prod((curve.value(step, steps, sigmas) for curve in self.curves), start=present)
 
-    def strengths(self, steps: int, sigmas: Sigmas = ()) -> tuple[float, ...]:
-        """The factor in each step of a pass."""
-        return tuple(self.strength(step, steps, sigmas) for step in range(steps))
+    def strengths(
+        self, steps: int, sigmas: Sigmas = (), evaluations: Sequence[Sequence[int]] = ()
+    ) -> tuple[float, ...]:
+        """The factor in each step of a pass.
+
+        Args:
+            evaluations: of each step as far as they are known, as for :meth:`strength`.
+        """
+        return tuple(
+            self.strength(step, steps, sigmas, evaluations[step] if step < len(evaluations) else ())
+            for step in range(steps)
+        )
 
     @property
     def largest(self) -> float:
@@ -70,7 +85,7 @@ class Schedule:
         return replace(self, curves=(*self.curves, curve))
 
     def without_curves(self) -> Schedule:
-        """Its windows alone."""
+        """Its windows and the presence alone."""
         return replace(self, curves=())
 
     def by_noise(self, levels: Sigmas) -> Schedule:

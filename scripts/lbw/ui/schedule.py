@@ -85,7 +85,6 @@ def _in_words(passes: list[Pass]) -> str:
     parts = []
     for title, made in zip(PASSES, passes, strict=False):
         for request in made.plan.requests[:10]:
-            strengths = request.unet_strengths(made.steps, made.sigmas)
-            numbers = " ".join(f"{strength:.2g}" for strength in strengths)
+            numbers = " ".join(f"{strength:.2g}" for strength in made.unet_strengths(request))
             parts.append(f"{title}, {shortened(request.name)}: {shortened(numbers, 400)}")
     return "Strength in the U-Net in each step. " + "; ".join(parts)
