@@ -16,7 +16,7 @@ from lbw.tags.families import SD1, is_text_encoder
 from tests.host.conftest import Bench
 from tests.host.measure import messages, recording, replaced, status
 
-TAGS = {"a": "<lora:t_lora:1:te=0>", "b": "<lora:t_lora2:0.5:te=0>", "c": "<lora:t_locon:-1:te=0>"}
+TAGS = {"a": "<lora:t_lora:0:1>", "b": "<lora:t_lora2:0:0.5>", "c": "<lora:t_locon:0:-1>"}
 WORDS = {"a": "castle", "b": "forest", "c": "river"}
 NETWORKS = {"a": ("t_lora", 1.0), "b": ("t_lora2", 0.5), "c": ("t_locon", -1.0)}
 
@@ -263,7 +263,7 @@ def test_of_a_batch_of_different_prompts_the_tags_of_the_first_count(bench: Benc
 
 
 def test_a_tag_has_its_own_window_and_curve_besides(bench: Bench):
-    tags = "[<lora:t_lora:1:te=0:stop=6>:<lora:t_lora2:te=0:unet=0@0,1@7:start=5>:3] <lora:t_locon:-1:te=0:step=1-2>"
+    tags = "[<lora:t_lora:0:1:stop=6>:<lora:t_lora2:te=0:unet=0@0,1@7:start=5>:3] <lora:t_locon:0:-1:step=1-2>"
     _, found = loras_in_force(bench, prompt=tags)
     steps = range(8)
     assert [each["a"] for each in found] == pytest.approx([float(step <= 3) for step in steps], abs=5e-3)
@@ -387,7 +387,7 @@ def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):
 
 def test_other_tags_of_the_host_are_no_words(bench: Bench):
     """Tags of other kinds stand in brackets, too, and are counted apart."""
-    _, found = loras_in_force(bench, prompt="[<hypernet:none:1>{a}:<lyco:t_lora2:0.5:te=0>:3]".format(**TAGS))
+    _, found = loras_in_force(bench, prompt="[<hypernet:none:1>{a}:<lyco:t_lora2:0:0.5>:3]".format(**TAGS))
     assert [round(each["a"]) for each in found] == [1] * 4 + [0] * 4
     assert [each["b"] for each in found] == pytest.approx([0] * 4 + [0.5] * 4, abs=5e-3)
 
