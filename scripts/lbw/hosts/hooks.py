@@ -244,7 +244,7 @@ def _presences(p: Any, tags: Sequence[Any], is_hires: bool, session: Session) ->
         found = prompt_editing.presences(places, prompt_editing.reckoning(p, is_hires))
     except Exception as error:  # of the host's parser, or of one that took its place
         logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
-        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__})"
+        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__}: {shortened(str(error))})"
         session.warn(f"{reason}; these LoRAs are on at all times")
     if any(found):
         session.follows_editing = bool(setting(PROMPT_EDITING))
