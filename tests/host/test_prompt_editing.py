@@ -89,15 +89,17 @@ def loras_in_force(bench: Bench, **fields: Any) -> tuple[Any, list[dict[str, flo
 
 
 def compare(bench: Bench, prompt: str, **fields: Any) -> list[set[str]]:
-    """Generate with words, and then with tags in the same places; the tags that are on in each evaluation."""
-    texts = {
-        name: [fields.pop(name).format(**values) for values in (WORDS, TAGS)]
-        for name in ("hr_prompt",) if name in fields
-    }
-    with_words = {name: pair[0] for name, pair in texts.items()}
-    with_tags = {name: pair[1] for name, pair in texts.items()}
-    expected = words_in_force(bench, prompt=prompt.format(**WORDS), **with_words, **fields)
-    _, found = loras_in_force(bench, prompt=prompt.format(**TAGS), **with_tags, **fields)
+    """Generate with words, and then with tags in the same places; the tags that are on in each evaluation.
+
+    Args:
+        prompt: with ``{a}`` and so on for each of them.
+    """
+    prompts = {"prompt": prompt} | {name: fields.pop(name) for name in ["hr_prompt"] if name in fields}
+    with_words, with_tags = (
+        {name: text.format(**values) for name, text in prompts.items()} for values in (WORDS, TAGS)
+    )
+    expected = words_in_force(bench, **with_words, **fields)
+    _, found = loras_in_force(bench, **with_tags, **fields)
     wanted = [
         {key: pytest.approx(strength if key in keys else 0.0, abs=5e-3) for key, (_, strength) in NETWORKS.items()}
         for keys in expected
@@ -106,9 +108,16 @@ def compare(bench: Bench, prompt: str, **fields: Any) -> list[set[str]]:
     return expected
 
 
+@pytest.fixture
+def images() -> None:
+    """For tests of images, which need the U-Net."""
+
+
 @pytest.fixture(autouse=True)
-def quick(bench: Bench, files: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(request: pytest.FixtureRequest, bench: Bench, files: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A U-Net of one operation: evaluations are counted here, and there are many."""
+    if "images" in request.fixturenames:
+        return
     model = bench.webui.shared.sd_model
     unet = model.forge_objects_original.unet.model if bench.webui.is_forge else model.model
     monkeypatch.setattr(unet.diffusion_model, "forward", lambda x, *_args, **_named: x * 0.5)
@@ -267,7 +276,7 @@ def test_of_a_batch_of_different_prompts_the_tags_of_the_first_count(bench: Benc
 
 
 def test_a_tag_has_its_own_window_and_curve_besides(bench: Bench):
-    tags = "[<lora:edit_a:0:1:stop=6>:<lora:edit_b:te=0:unet=0@0,1@7:start=5>:3] <lora:edit_c:0:-1:step=1-2>"
+    tags = "[<lora:edit_a:0:1:stop=6>:<lora:edit_b:te=0:unet=0@0,1@7:start=5>:3] <lora:edit_c:0:-1:step=1-3>"
     _, found = loras_in_force(bench, prompt=tags)
     steps = range(8)
     assert [each["a"] for each in found] == pytest.approx([float(step <= 3) for step in steps], abs=5e-3)
@@ -309,7 +318,7 @@ def test_the_words_are_encoded_as_without_tags(bench: Bench, prompt: str, words:
 
 
 @pytest.mark.parametrize("prompt", ["[cat {a}]", "{a} [cat:dog:0.5]", "[[{a}], (cat:1.2)]", "[{a}:{b}]"])
-def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, prompt: str):
+def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, images: None, prompt: str):
     """The image is that of the tags as they are beside the brackets, and nothing is said of prompt editing."""
     result = bench.webui.generate(prompt=prompt.format(**TAGS))
     beside = prompt.format(a="", b="", c="") + "".join(TAGS[key] for key in TAGS if f"{{{key}}}" in prompt)
@@ -318,14 +327,9 @@ def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, prompt:
     assert "LBW prompt editing" not in result.infotexts[0]
 
 
-def test_the_setting_switches_it_off_and_an_image_says_so(bench: Bench):
-    opts = bench.webui.shared.opts
+def test_the_setting_switches_it_off_and_an_image_says_so(bench: Bench, images: None):
     prompt = "[{a}:{b}:3]".format(**TAGS)
-    opts.lbw_prompt_editing = False
-    try:
-        result, found = loras_in_force(bench, prompt=prompt)
-    finally:
-        opts.lbw_prompt_editing = True
+    result, found = loras_in_force(bench, prompt=prompt, override_settings={"lbw_prompt_editing": False})
     assert all(each["a"] == pytest.approx(1, abs=5e-3) and each["b"] == pytest.approx(0.5, abs=5e-3) for each in found)
     assert bench.webui.parse_infotext(result.infotexts[0])["LBW prompt editing"] == "False"
     again = bench.webui.generate(prompt=prompt, override_settings={"lbw_prompt_editing": False})
@@ -365,6 +369,36 @@ def test_a_tag_in_the_negative_prompt_is_told(bench: Bench, tag: str, field: str
         f"{tag} in the negative prompt: it has no effect there, and stays as words; expected in the prompt, with a "
         "negative strength to keep away from it: <lora:edit_a:-1>"
     ]
+
+
+def test_of_too_many_brackets_the_loras_are_told_to_stay(bench: Bench):
+    """The host's parser takes seconds for so many, and minutes for some more."""
+    prompt = "[<lora:edit_a:0:1>:3]" + "[x:y:3]" * 50
+    result, found = loras_in_force(bench, prompt=prompt)
+    assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
+    assert messages(result) == [
+        "the brackets around LoRA tags cannot be read (ValueError: 203 brackets, colons and bars; expected at most "
+        "150); these LoRAs are on at all times"
+    ]
+
+
+def test_emphases_without_a_tag_are_not_parsed(bench: Bench):
+    """They are what a prompt has many of."""
+    from modules import prompt_parser
+
+    asked: list[str] = []
+
+    def note(original: Any) -> Any:
+        def schedules(prompts: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.extend(prompts)
+            return original(prompts, *args, **kwargs)
+
+        return schedules
+
+    prompt = "(best (quality:1.2):1.1), [[art]], " * 40 + "[{a}:(cat):3] [dog:(x|y):0.5]"
+    with replaced(prompt_parser, "get_learned_conditioning_prompt_schedules", note):
+        bench.webui.generate(prompt=prompt.format(**TAGS), steps=1)
+    assert ", , " * 40 + "[::3] [dog:(x|y):0.5]" in asked
 
 
 def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):
