@@ -125,15 +125,27 @@ const loraBlockWeight = (() => {
 
     const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
 
+    const SAME_SAMPLER = "Use same sampler";
+
     // What the schedule follows from, for the server. A pass from an image has a denoising strength.
     function askedFor(tabname) {
         const field = id => gradioApp().querySelector(`#${id} :is(input[type=number], textarea)`)?.value;
+        const sampler = id => gradioApp().querySelector(`#${id} :is(input[type=radio]:checked, input:not([type=radio]))`)?.value ?? "";
+        const hiresOf = () => {
+            const own = sampler("hr_sampler");
+            return {
+                prompt: field("hires_prompt") ?? "",
+                steps: Number(field("txt2img_hires_steps")) || 0,
+                sampler: ["", SAME_SAMPLER].includes(own) ? sampler("txt2img_sampling") : own,
+            };
+        };
         const hires = tabname === "txt2img" && gradioApp().querySelector("#txt2img_hr-checkbox input, #txt2img_hr-visible-checkbox")?.checked;
         return JSON.stringify({
             prompt: field(`${tabname}_prompt`),
             steps: stepsOf(tabname),
+            sampler: sampler(`${tabname}_sampling`),
             denoising: tabname === "img2img" ? Number(field("img2img_denoising_strength") ?? 1) : null,
-            hires: hires ? {prompt: field("hires_prompt") ?? "", steps: Number(field("txt2img_hires_steps")) || 0} : null,
+            hires: hires ? hiresOf() : null,
             theme: theme(),
         });
     }

@@ -67,11 +67,14 @@ def presences(found: Sequence[Place | None], reckoning: Reckoning) -> list[Prese
         found: the places of tags of one prompt.
 
     Raises:
-        ValueError: there are too many brackets.
+        ValueError: there are too many brackets, or steps.
     """
     in_brackets = next((place for place in found if place is not None), None)
     if in_brackets is None:
         return [None] * len(found)
+    evaluations = max(reckoning.first, reckoning.hires or 0)
+    if evaluations > _MOST_EVALUATIONS:
+        raise ValueError(f"{evaluations} evaluations of the model; expected at most {_MOST_EVALUATIONS}")
     together = _presences(in_brackets, reckoning)
     if together is not None:
         return [None if place is None else together[place.word] for place in found]
@@ -116,6 +119,9 @@ def _parts(text: str) -> list[str]:
 
 _MOST_SIGNS = 150
 """Brackets, colons and bars of a text: the host's parser takes seconds for some hundreds."""
+
+_MOST_EVALUATIONS = 1000
+"""Of a pass: for each of them the host's parser makes a text where words alternate."""
 
 
 @dataclass
@@ -183,14 +189,15 @@ def _schedules(texts: Sequence[str], reckoning: Reckoning) -> list[list[tuple[in
 
 def reckoning(p: Any, is_hires: bool) -> Reckoning:
     """What the host reckons with in a pass of a processing object."""
-    first = _evaluations(p.sampler_name, p.steps)
+    first = evaluations(p.sampler_name, p.steps)
     if not is_hires:
         return Reckoning(first, None, first // p.steps)
     steps = p.hr_second_pass_steps or p.steps
-    hires = _evaluations(p.hr_sampler_name or p.sampler_name, steps)
+    hires = evaluations(p.hr_sampler_name or p.sampler_name, steps)
     return Reckoning(first, hires, hires // steps)
 
 
-def _evaluations(sampler: str, steps: int) -> int:
+def evaluations(sampler: str, steps: int) -> int:
+    """How many evaluations of the model the host reckons with in so many steps of a sampler."""
     config = sd_samplers.find_sampler_config(sampler)
     return int(config.total_steps(steps)) if config else steps
