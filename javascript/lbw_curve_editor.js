@@ -43,7 +43,7 @@ const lbwCurve = (() => {
         });
         const [position, weight] = [field("Position"), field("Weight")];
         const suggestions = element("datalist", {id: id("lbw_curve_presets")});
-        const blocks = field("Block weights", {className: "lbw-curve-text", placeholder: "a preset's name, or values"});
+        const blocks = field("Block weights", {className: "lbw-point-blocks", placeholder: "a preset's name, or values"});
         blocks.setAttribute("list", suggestions.id);
         const text = field("Curve", {className: "lbw-curve-text"});
         const [ofSteps, ofWeight, ofBlocks] = [labelled("Steps", steps), labelled("Weight", weight), labelled("Block weights", blocks)];

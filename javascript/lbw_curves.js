@@ -13,7 +13,8 @@ const lbwCurves = (() => {
     // Of the axis of noise levels, which is logarithmic down to the last level, and linear from there to 0.
     const LOGARITHMIC = 0.94;
     const LEVEL_TICKS = [1e5, 1e4, 1000, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1];
-    const LEAST_GAP = 0.08;
+    // Between two labels of it; the first one begins at its tick, the others have theirs in the middle.
+    const [FIRST_GAP, LEAST_GAP] = [0.15, 0.08];
     const PARTS_OF_A_BEND = 48;
 
     const round = (value, digits) => Number(value.toFixed(digits));
@@ -156,7 +157,8 @@ const lbwCurves = (() => {
         }
         const ticks = [highest];
         for (const level of LEVEL_TICKS) {
-            if (level < highest && placeOf(level) - placeOf(ticks.at(-1)) > LEAST_GAP) ticks.push(level);
+            const gap = ticks.length === 1 ? FIRST_GAP : LEAST_GAP;
+            if (level < highest && placeOf(level) - placeOf(ticks.at(-1)) > gap) ticks.push(level);
         }
         const labels = [...ticks, LAST_LEVEL, 0].map(level => [placeOf(level), String(significant(level, level === LAST_LEVEL ? 1 : 3))]);
         return {
