@@ -150,7 +150,6 @@ const lbwCurve = (() => {
 
         const atOfShare = share => axis().snapped(lbwCurves.converted(share, "share", curve().unit));
 
-
         // Returns whether a text was read.
         function take(given, from) {
             let found;
