@@ -6,7 +6,7 @@ const lbwCurveDrawing = (() => {
     // The margins leave room for a point between the drawing's edge and the labels.
     const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 176, 36, 14, 14, 24];
     // Above the track are its names, in rows.
-    const [TRACK, NAME_ROWS, NAME_HEIGHT, LETTER, LONGEST_NAME] = [54, 3, 13, 5.4, 18];
+    const [TRACK, NAME_ROWS, NAME_HEIGHT, NAME_GAP, LONGEST_NAME] = [54, 3, 13, 6, 18];
     const COLOURS = 6;
     const OFF = ["NONE", "0"];
 
@@ -16,20 +16,20 @@ const lbwCurveDrawing = (() => {
     const upTo = count => Array.from({length: count}, (_, index) => index);
     const coordinates = pairs => pairs.map(pair => pair.join(",")).join(" ");
 
-    // Which names are written over their points, [{point, text, x, row}]: the selected one, and what else there is room for.
-    function namesOf(points, selected, axis) {
-        const made = points.map(point => {
-            const text = point.value.length > LONGEST_NAME ? `${point.value.slice(0, LONGEST_NAME - 1)}\u2026` : point.value;
-            const half = text.length * LETTER / 2;
-            return {point, text, half, x: clamp(xOf(axis.placeOf(point.at)), half, WIDTH - half)};
-        });
-        const placed = [];
-        for (const name of made.toSorted((one, other) => (other.point === selected) - (one.point === selected))) {
-            const meets = other => Math.abs(other.x - name.x) < other.half + name.half + LETTER;
-            const row = upTo(NAME_ROWS).find(each => !placed.some(other => other.row === each && meets(other)));
-            if (row !== undefined) placed.push({...name, row});
+    const shortened = name => (name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}\u2026` : name);
+
+    // Where names are written over their points, [{..., x, row}], of which `isFirst` has the first choice; those that there
+    // is no room for are left out.
+    function placed(names, axis) {
+        const found = [];
+        for (const name of names.toSorted((one, other) => other.isFirst - one.isFirst)) {
+            const half = name.text.getComputedTextLength() / 2;
+            const x = clamp(xOf(axis.placeOf(name.point.at)), half, WIDTH - half);
+            const meets = other => Math.abs(other.x - x) < other.half + half + NAME_GAP;
+            const row = upTo(NAME_ROWS).find(each => !found.some(other => other.row === each && meets(other)));
+            if (row !== undefined) found.push({...name, half, x, row});
         }
-        return placed;
+        return found;
     }
 
     // `select`, `move`, `add`, `remove` and `edit` are what the user does to points.
@@ -95,15 +95,20 @@ const lbwCurveDrawing = (() => {
                     .map(([place, part]) => [xOf(place), bottom - part * (bottom - TRACK)]);
                 areas.push(svg("polygon", {points: coordinates([...rising, [xOf(end), bottom]]), class: colourOf(after.value)}));
             });
-            const names = namesOf(points, selected, axis).map(({point, text, x, row}) => {
+            const names = points.map(point => ({
+                point, isFirst: point === selected,
+                text: svg("text", {"text-anchor": "middle", class: point === selected ? "lbw-selected" : "", translate: "no"}, shortened(point.value)),
+            }));
+            // Their widths are known when they are on the page.
+            lines.replaceChildren(...areas, ...names.map(({text}) => text));
+            const shown = placed(names, axis);
+            const stems = shown.map(({point, text, x, row}) => {
                 const y = TRACK - 6 - row * NAME_HEIGHT;
                 const at = xOf(axis.placeOf(point.at));
-                return {
-                    stem: svg("line", {x1: at, x2: at, y1: y + 2, y2: bottom, class: "lbw-stem"}),
-                    name: svg("text", {x, y, "text-anchor": "middle", class: point === selected ? "lbw-selected" : "", translate: "no"}, text),
-                };
+                setAttributes(text, {x, y});
+                return svg("line", {x1: at, x2: at, y1: y + 2, y2: bottom, class: "lbw-stem"});
             });
-            lines.replaceChildren(...areas, ...names.map(({stem}) => stem), ...names.map(({name}) => name));
+            lines.replaceChildren(...areas, ...stems, ...shown.map(({text}) => text));
         }
 
         function draw({points, selected, shape, axis: newAxis, isOfBlocks: hasBlocks}) {
