@@ -55,9 +55,12 @@ const loraBlockWeight = (() => {
         say(tabname, setInPrompt(tabname, values));
     }
 
+    // Block weights by name have "=" in them.
+    const signsAway = key => (["lbw", "hrlbw"].includes(key) ? /[:<>]/ : /[:=<>]/);
+
     // Sets arguments of LoRA tags, and returns what was done.
     function setInPrompt(tabname, values) {
-        const bad = Object.entries(values).find(([, value]) => /[:=<>]/.test(value));
+        const bad = Object.entries(values).find(([key, value]) => signsAway(key).test(value));
         if (bad) return `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`;
         return setAnyInPrompt(tabname, values);
     }
@@ -185,7 +188,9 @@ const loraBlockWeight = (() => {
         lbwCurve.build({
             frame: find(tabname, "lbw_curve_editor .lbw-make"),
             steps: () => stepsOf(tabname),
-            read: key => lbwPrompt.getStrength(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
+            id: name => idOf(tabname, name),
+            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(({dataset, title}) => ({name: dataset.name, title})),
+            read: key => lbwPrompt.getArgument(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
             write: values => setInPrompt(tabname, values),
         });
     }
