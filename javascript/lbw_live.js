@@ -2,7 +2,8 @@
 
 const lbwLive = (() => {
     // Relative, as the host's own questions, because a host may be served below another path.
-    const ADDRESS = "./lbw/v1/live";
+    const ADDRESS = "./internal/lbw/live";
+    const PROGRESS = "./internal/progress";
     const ASK_EVERY_MS = 500;
     const MOVE_EVERY_MS = 200;
     const STEP = 0.05;
@@ -11,12 +12,13 @@ const lbwLive = (() => {
     const [WIDTH, HEIGHT, MARGIN] = [200, 36, 3];
 
     const IDLE = "While an image is made, each of its LoRAs has a slider here.";
-    const WAITING = "The image has not been begun.";
+    const WAITING = "Waiting for the first step.";
     const OFF = "The extension is switched off for this image.";
     const NO_TAGS = "This image has no LoRA.";
     const UNKNOWN = "The server knows of no LoRA that can be moved in this image.";
     const NO_ID = "The browser keeps nothing for this page, so that its images cannot be told from those of others.";
     const OVER = "The image is made.";
+    const TOO_LONG = "What was played has more changes than a tag has room for.";
     const NO_ROUTE = "The server has nothing to move LoRAs with; restart it if the extension was updated.";
     const SILENT = "The server does not answer.";
 
@@ -49,13 +51,25 @@ const lbwLive = (() => {
         return found;
     }
 
+    const post = (address, content) => fetch(address, {
+        method: "POST", credentials: "same-origin", headers: {"Content-Type": "application/json"}, body: JSON.stringify(content),
+    });
+
+    // Whether a job's turn has come. Before, the server knows of nothing that could be moved in it.
+    async function isInTurn(id) {
+        try {
+            const answer = await post(PROGRESS, {id_task: id, live_preview: false});
+            return !answer.ok || (await answer.json()).active;
+        } catch {
+            return true;
+        }
+    }
+
     // What the server answers: {state} or {said}; neither where it does not know the job.
     async function ask(id, moves) {
-        const sent = moves && {
-            method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({id_task: id, moves}),
-        };
         try {
-            const answer = await fetch(sent ? ADDRESS : `${ADDRESS}?id_task=${encodeURIComponent(id)}`, {credentials: "same-origin", ...sent});
+            const answer = moves ? await post(ADDRESS, {id_task: id, moves})
+                : await fetch(`${ADDRESS}?id_task=${encodeURIComponent(id)}`, {credentials: "same-origin"});
             const content = await answer.json().catch(() => ({}));
             if (answer.ok) return {state: content};
             if (answer.status === 404) return content.detail === "Not Found" ? {said: NO_ROUTE, isFinal: true} : {};
@@ -94,12 +108,13 @@ const lbwLive = (() => {
             say(document.execCommand("copy") ? "Copied." : "Press Ctrl+C to copy.");
         }));
         const shown = element("div", {className: "lbw-live-lora"},
-            element("b", {textContent: name, translate: false}), drawing, slider, number, now, write, copy, said);
+            element("b", {textContent: name, title: name, translate: false}), now, drawing, slider, number, write, said, copy);
 
-        const row = {shown, wanted: null, moveSeenAt: null, written: null, lora: null};
+        // `wanted` is what the server has not been told yet, `written` the text that has taken the tag's place.
+        const row = {shown, wanted: null, written: null, lora: null};
         let isHeld = false;
         let isTyping = false;
-        const say = message => { said.textContent = message; };
+        const say = message => setText(said, message);
 
         function put(value) {
             slider.min = Math.min(LEAST, Math.floor(value));
@@ -110,15 +125,15 @@ const lbwLive = (() => {
 
         function move(value) {
             row.wanted = value;
-            row.moveSeenAt = null;
             tell();
             onMove(row, value);
         }
 
         function tell() {
             const {strength, in_prompt: isInPrompt} = row.lora;
-            setText(now, row.wanted !== null ? `${round(row.wanted)} from the next step on`
-                : isInPrompt ? `now ${round(strength)}` : "off in this step by the prompt");
+            const following = row.wanted ?? row.lora.next;
+            setText(now, following !== null ? `${round(following)} from the next step on`
+                : isInPrompt ? `now ${round(strength)}` : "off by the prompt");
         }
 
         slider.addEventListener("input", () => {
@@ -136,19 +151,19 @@ const lbwLive = (() => {
             move(Number(number.value));
         });
 
-        // What was wanted is in force once the server is beyond the step in which it took the move.
-        row.show = (lora, state, place) => {
-            row.lora = lora;
-            if (row.moveSeenAt !== null && row.moveSeenAt !== place) row.wanted = row.moveSeenAt = null;
-            if (!state.running) {
+        row.show = (lora, {running: isRunning, steps}) => {
+            row.lora = isRunning ? lora : {...lora, next: null};
+            if (!isRunning) {
                 row.wanted = null;
                 isHeld = false;
             }
-            if (row.wanted === null && !isHeld) put(lora.strength);
-            slider.disabled = number.disabled = !state.running;
-            write.hidden = !lora.played || !lora.played_tag;
+            if (row.wanted === null && !isHeld) put(row.lora.next ?? lora.strength);
+            slider.disabled = number.disabled = !isRunning;
+            write.hidden = !lora.played_tag;
+            if (lora.played && !lora.played_tag) say(TOO_LONG);
+            else if (said.told === TOO_LONG) say("");
             tell();
-            drawCourse(drawing, lora.course, state.steps);
+            drawCourse(drawing, lora.course, steps);
         };
         row.tell = (message, textToCopy = null) => {
             say(message);
@@ -169,22 +184,22 @@ const lbwLive = (() => {
 
         let rows = [];
         let shownId = null;
-        let overId = null;
+        let current = null;
+        let over = null;
         let isSeen = false;
         let isAsking = false;
         let isSending = false;
         let lastState = null;
-        let lastAsked = 0;
-        let lastShown = 0;
+        let lastAsked = Promise.resolve();
         const toSend = new Map();
 
         const tellPass = text => setText(passSaid, text);
-        const placeIn = state => [state.batch, state.pass_title, state.step].join();
 
         function passOf({running, pass_title: pass, step, steps, batch, batches}) {
             if (!running) return OVER;
-            const text = `${PASSES[pass]}, step ${step} of ${steps}`;
-            return batches > 1 ? `${text}, batch ${batch} of ${batches}` : text;
+            if (!steps) return WAITING;
+            const text = `${PASSES[pass]}, step ${step + 1} of ${steps}`;
+            return batches > 1 ? `${text}, batch ${batch + 1} of ${batches}` : text;
         }
 
         function renewRows(loras) {
@@ -198,9 +213,9 @@ const lbwLive = (() => {
             if (id !== shownId) rows.forEach(row => { row.written = row.wanted = null; row.tell(""); });
             shownId = id;
             lastState = state;
-            tellPass(state.loras.length ? passOf(state) : NO_TAGS);
+            tellPass(state.steps && !state.loras.length ? NO_TAGS : passOf(state));
             renewRows(state.loras);
-            state.loras.forEach((lora, index) => rows[index].show(lora, state, placeIn(state)));
+            state.loras.forEach((lora, index) => rows[index].show(lora, state));
         }
 
         function clear(text) {
@@ -209,21 +224,20 @@ const lbwLive = (() => {
             list.replaceChildren();
         }
 
-        // Answers may come in another order than they were asked for.
-        async function update(id, moves = null) {
-            const number = ++lastAsked;
-            const answer = await ask(id, moves);
-            if (answer.state && moves) {
-                for (const row of rows.filter(each => moves.some(({index}) => index === each.lora.index) && !toSend.has(each.lora.index))) {
-                    row.moveSeenAt = placeIn(answer.state);
+        // One question at a time, so that no answer is older than what is shown.
+        function update(id, moves = null) {
+            lastAsked = lastAsked.then(async() => {
+                const answer = await ask(id, moves);
+                for (const row of moves ? rows : []) {
+                    if (!toSend.has(row.lora.index)) row.wanted = null;
                 }
-            }
-            if (number < lastShown) return answer;
-            lastShown = number;
-            setText(said, answer.said ?? "");
-            if (answer.state) show(id, answer.state);
-            else if (!answer.said && id !== shownId) clear(UNKNOWN);
-            return answer;
+                setText(said, answer.said ?? "");
+                if (answer.state) show(id, answer.state);
+                else if (!answer.said && id !== shownId) clear(UNKNOWN);
+                else if (moves) show(id, lastState);
+                return answer;
+            });
+            return lastAsked;
         }
 
         function move(row, value) {
@@ -238,14 +252,24 @@ const lbwLive = (() => {
             while (toSend.size) {
                 const moves = [...toSend].map(([index, strength]) => ({index, strength}));
                 toSend.clear();
-                const job = jobs.running();
-                if (job) await update(job.id, moves);
+                if (jobs.running()?.id === shownId) await update(shownId, moves);
                 await pause(MOVE_EVERY_MS);
             }
             isSending = false;
         }
 
         const obstacleOf = job => (job.isActive ? job.id ? "" : NO_ID : OFF);
+
+        // What is shown is no state of a job under way any more.
+        function showOver() {
+            if (rows.length) show(shownId, {...lastState, running: false});
+        }
+
+        function begin(job) {
+            current = job;
+            if (job.id !== shownId) showOver();
+            if (job === jobs.running()) tellPass(WAITING);
+        }
 
         // Asks as long as somebody looks on and an image is made, and once more when it is over.
         async function watch() {
@@ -254,17 +278,19 @@ const lbwLive = (() => {
             while (isSeen && !document.hidden) {
                 const running = jobs.running();
                 const job = running ?? jobs.last;
-                if (!job || (!running && job === overId)) break;
-                overId = running ? null : job;
+                if (!job || job === over) break;
                 const obstacle = obstacleOf(job);
                 if (obstacle) {
                     clear(obstacle);
                     break;
                 }
-                if (running && job.id !== shownId && !rows.length) tellPass(WAITING);
-                const {state, isFinal} = await update(job.id);
-                if (!running && !state && job.id === shownId) show(job.id, {...lastState, running: false});
-                if (isFinal) break;
+                if (job !== current) begin(job);
+                if (!running || job.id === shownId || await isInTurn(job.id)) {
+                    const {state, isFinal} = await update(job.id);
+                    if (isFinal) break;
+                    if (!running) over = job;
+                    if (!running && !state) showOver();
+                }
                 await pause(ASK_EVERY_MS);
             }
             isAsking = false;

@@ -1,5 +1,5 @@
-"""Live: the LoRAs' strengths while an image is made, and a hand on them. All of it is done in the browser, by lbw_live.js,
-which asks the server by :mod:`lbw.request.routes`."""
+"""Live: the LoRAs' strengths while an image is made, and a hand on them. All of it is done in the browser, by
+lbw_live.js, which asks :mod:`lbw.request.live_routes`."""
 
 from __future__ import annotations
 
