@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lbw.engine.strengths import Strengths
-from lbw.hosts import network_files, noise, own_defaults, preset_files
+from lbw.hosts import live, network_files, noise, own_defaults, preset_files
 from lbw.hosts.serving import adapter
 from lbw.hosts.tags import adopt_alias, lora_tags
+from lbw.request.live import Job, Key
 from modules import extra_networks
 
 
@@ -44,3 +47,9 @@ class Backend:
 
     def set_own_default(self, name: str, weights: str) -> None:
         own_defaults.put(name, weights)
+
+    def job(self, task: str) -> Job | None:
+        return live.job(task)
+
+    def play(self, task: str, strengths: Mapping[Key, float]) -> bool:
+        return live.play(task, strengths)
