@@ -17,6 +17,7 @@ from lbw.hosts import (
     network_files,
     noise,
     notes,
+    played_prompts,
     plots,
     prompt_editing,
     schedule_picture,
@@ -147,6 +148,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
     notes.begin(p)
+    played_prompts.begin(p)
     if plots.is_made(p):
         return
     messages: list[str] = []
@@ -300,8 +302,12 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
+    session = session_of(p)
+    if session is not None:
+        played_prompts.write(p, session)
     take_notes(p)
-    if session_of(p) is not None:
+    if session is not None:
+        played_prompts.note_last(p)
         engine.headroom.end(engine.held)
 
 
