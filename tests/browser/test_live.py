@@ -264,8 +264,8 @@ def test_nothing_is_asked_without_a_job_or_while_nobody_looks(panel: Panel, serv
 
 def test_what_was_played_is_written_into_its_tag(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>", "<lora:one:1>"))
-    panel.open("lbw_live")
     panel.write("a <lora:one:1> cat <lora:one:1> here", caret=3)
+    panel.open("lbw_live")
     begin(panel.page)
     expect(slider(panel, "one").first).to_be_enabled()
     expect(panel.button("lbw_live_loras", "Write into the tag")).to_have_count(0)
@@ -295,8 +295,8 @@ def test_what_was_played_is_written_into_its_tag(panel: Panel, serve: Callable[[
 
 def test_a_tag_that_is_gone_from_the_prompt_is_offered_to_copy(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
-    panel.open("lbw_live")
     panel.write("a cat <lora:one:0.9>")
+    panel.open("lbw_live")
     begin(panel.page)
     play(panel, job)
     panel.button("lbw_live_loras", "Write into the tag").click()
