@@ -28,7 +28,6 @@ def ready(panel: Panel, prompt: str) -> Panel:
     panel.open("lbw_live")
     fill_small(panel.page, prompt)
     set_number(panel, "txt2img_steps", STEPS)
-    panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
     return panel
 
 
@@ -51,6 +50,8 @@ def now(panel: Panel) -> Locator:
 
 
 def submit(panel: Panel) -> None:
+    """Begin a generation, and look at the section: it asks only while it is seen."""
+    panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
     panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
     expect(panel.page.locator("#txt2img_interrupt")).to_be_visible()
 
@@ -140,7 +141,6 @@ def test_two_users_play_on_their_own_images_alone(panel: Panel, browser: Browser
 
 def test_the_schedule_pictures_show_what_was_played(panel: Panel):
     panel.open("lbw_schedule").find("lbw_schedule_picture", "input").check()
-    panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
     _, plain = made(panel)
     submit(panel)
     value = drag(panel, 0.3)
