@@ -75,7 +75,7 @@ def take_live(browser: Browser, server: Server) -> None:
         panel = panel_on(browser, server, theme, width).open("lbw_live")
         fill_small(panel.page, "a red cat <lora:style:1:lbw=OUTD> <lora:demo:0@0,1@0.8>")
         steps = panel.page.locator("#txt2img_steps input[type=number]")
-        steps.fill("150")
+        steps.fill("50")
         steps.blur()
         panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
         panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
