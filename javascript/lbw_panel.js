@@ -14,13 +14,20 @@ const loraBlockWeight = (() => {
     // The prompt in which the cursor was last; the hires pass has one of its own.
     const lastPrompt = {};
 
+    // What each tab is making, see lbw_live.js.
+    const jobs = {};
+
     function promptOf(tabname) {
         return lastPrompt[tabname] ?? gradioApp().querySelector(`#${tabname}_prompt textarea`);
     }
 
-    function watchPrompts(tabname) {
+    function promptsOf(tabname) {
         const selectors = [`#${tabname}_prompt textarea`, ...(tabname === "txt2img" ? [HIRES_PROMPT] : [])];
-        for (const prompt of selectors.map(selector => gradioApp().querySelector(selector)).filter(found => found)) {
+        return selectors.map(selector => gradioApp().querySelector(selector)).filter(found => found);
+    }
+
+    function watchPrompts(tabname) {
+        for (const prompt of promptsOf(tabname)) {
             prompt.addEventListener("focus", () => { lastPrompt[tabname] = prompt; });
             for (const event of ["input", "keyup", "pointerup", "focus"]) prompt.addEventListener(event, () => showOwnSoon(tabname));
         }
@@ -195,6 +202,34 @@ const loraBlockWeight = (() => {
         });
     }
 
+    // The host keeps the ids of its jobs for itself, under these names.
+    function followJobs(tabname) {
+        const container = gradioApp().querySelector(`#${tabname}_gallery_container`);
+        if (!container) return;
+        jobs[tabname] = lbwLive.follow(container, {
+            storedId: () => localGet(`${tabname}_task_id`),
+            isActive: () => (find(tabname, "lbw_active-checkbox input") ?? find(tabname, "lbw_active input")).checked,
+        });
+    }
+
+    // A tag may stand in the prompt and in that of the hires pass.
+    function replaceTag(tabname, tag, replacement, before) {
+        const made = promptsOf(tabname).map(area => [area, lbwPrompt.replaceTag(area.value, tag, replacement, before)]);
+        const found = made.filter(([, text]) => text !== null);
+        for (const [area, text] of found) {
+            if (text !== area.value) retype(area, text, area.selectionStart);
+        }
+        return found.length > 0;
+    }
+
+    function buildLive(tabname) {
+        lbwLive.build({
+            frame: find(tabname, "lbw_live_loras .lbw-live"),
+            jobs: jobs[tabname],
+            replace: (...change) => replaceTag(tabname, ...change),
+        });
+    }
+
     // Saving and loading check the text too, and a check that came after them would take their message away.
     function pressOnPause(area, button, instead) {
         let timer;
@@ -296,6 +331,7 @@ const loraBlockWeight = (() => {
         setUpOwn(tabname);
         onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
         onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
+        if (jobs[tabname]) onFirstSight(find(tabname, "lbw_live_loras"), () => buildLive(tabname));
         onFirstSight(find(tabname, "lbw_sliders"), () => buildSliders(tabname));
     }
 
@@ -304,6 +340,7 @@ const loraBlockWeight = (() => {
             unlinkTitle(tabname);
             watchPrompts(tabname);
             setUpStatus(tabname);
+            followJobs(tabname);
             onFirstSight(find(tabname, "lbw_panel"), () => setUpPanel(tabname));
         }
     });

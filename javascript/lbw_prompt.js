@@ -190,5 +190,13 @@ const lbwPrompt = (() => {
         return {text: result + text.slice(done), caret: newCaret, names: chosen.map(tag => tag.body.split(":")[0])};
     }
 
-    return {setArguments, getArgument, tagAt, argumentsOf};
+    // The text with something else in the place of a tag, of which there are so many of the same before it; null where
+    // there is no such tag.
+    function replaceTag(text, tag, replacement, before) {
+        let place = text.indexOf(tag);
+        for (let count = 0; count < before && place >= 0; count++) place = text.indexOf(tag, place + tag.length);
+        return place < 0 ? null : text.slice(0, place) + replacement + text.slice(place + tag.length);
+    }
+
+    return {setArguments, getArgument, tagAt, argumentsOf, replaceTag};
 })();

@@ -6,10 +6,11 @@ It needs no torch, so it also serves the page of gradio 4.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lbw.engine.strengths import Norms, Part, Strengths, UnknownNetworkError
+from lbw.request.live import Job, Key
 from lbw.tags.elements import element_of
 from lbw.tags.families import family_of_layers
 from lbw.tags.presence import Presence, Reckoning
@@ -68,3 +69,9 @@ class Backend:
 
     def set_own_default(self, name: str, weights: str) -> None:
         self.own_defaults[name] = weights
+
+    def job(self, task: str) -> Job | None:
+        return None
+
+    def play(self, task: str, strengths: Mapping[Key, float]) -> bool:
+        return False

@@ -34,6 +34,12 @@ def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+# A real WebUI has the one that it has.
+@pytest.fixture(params=["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradio 4.40"])
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
 def preset_files() -> Iterator[None]:
     """Both files have the defaults, and afterwards what they had before."""

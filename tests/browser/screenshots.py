@@ -75,6 +75,27 @@ def take_pictures(browser: Browser, server: Server) -> None:
     take(panel, "strength", "lbw_strength")
 
 
+def take_live(browser: Browser, server: Server) -> None:
+    """The section in the middle of an image, where one of two LoRAs was played; narrow ones, too."""
+    for name, theme, width in (("live", "light", 1400), ("live_dark", "dark", 1400), ("live_narrow", "dark", 420)):
+        panel = panel_on(browser, server, theme, width).open("lbw_live")
+        fill_small(panel.page, "a red cat <lora:style:1:lbw=OUTD> <lora:demo:0@0,1@0.8>")
+        steps = panel.page.locator("#txt2img_steps input[type=number]")
+        steps.fill("50")
+        steps.blur()
+        panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
+        panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
+        number = panel.find("lbw_live_loras").get_by_label("Strength of style as a number")
+        for value in ("0.4", "1.3", "0.75"):
+            number.fill(value, timeout=PAGE_LIMIT_MS)
+            number.press("Enter")
+            expect(panel.find("lbw_live_loras")).to_contain_text(f"now {value}", timeout=PAGE_LIMIT_MS)
+        panel.find("lbw_live").screenshot(path=FOLDER / f"{name}.png")
+        panel.page.locator("#txt2img_interrupt").evaluate("button => button.click()")
+        expect(panel.find("lbw_live_loras")).to_contain_text("The image is made.", timeout=PAGE_LIMIT_MS)
+        panel.page.context.close()
+
+
 def take_plots(browser: Browser, server: Server) -> None:
     """The section, an XYZ plot's grid, and the analyzer's sheet and chart."""
     panel = panel_on(browser, server, "light", 1400).open("lbw_plots")
@@ -133,6 +154,7 @@ def main() -> None:
         expect(panel.slider("D18")).to_have_value("1")
         take(panel, "make_weights_flux", "lbw_make_weights")
         take_pictures(browser, server)
+        take_live(browser, server)
         take_plots(browser, server)
         browser.close()
 

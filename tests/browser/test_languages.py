@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -17,6 +18,7 @@ from lbw.tags.preset_lines import read_line
 from lbw.tags.presets import DEFAULT_PRESETS
 from lbw.tags.prompt import parse
 from lbw.tags.slips import KEYS
+from tests.browser.jobs import Job, begin, end, put_in_place
 from tests.browser.panel import SCRIPTS, Panel
 
 pytestmark = pytest.mark.usefixtures("preset_files")
@@ -50,7 +52,7 @@ def panel(page: Page) -> Panel:
 def texts_of(panel: Panel) -> set[str]:
     """What the panel says, with all of its sections open and something in each."""
     panel.open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_curve", "lbw_schedule", "lbw_strength")
-    panel.open("lbw_plots")
+    panel.open("lbw_plots", "lbw_live")
     found: set[str] = set()
 
     def gather() -> None:
@@ -98,10 +100,44 @@ def texts_of(panel: Panel) -> set[str]:
     expect(panel.find("lbw_made_notes")).to_contain_text("Not added")
     panel.choose_mode("Effective Block Analyzer")
     gather()
+    gather_live(panel, gather)
     panel.button("lbw_own", "Remove its default").click()
     expect(panel.find("lbw_own")).to_contain_text("Removed.")
     gather()
     return {text for text in found if WORDS.search(text)}
+
+
+def gather_live(panel: Panel, gather: Callable[[], None]) -> None:
+    """What is said of a generation that is under way, and of what was played on it."""
+    shown = panel.find("lbw_live_loras", ".lbw-live")
+    job = Job("<lora:one:1>", "<lora:two:1>", "<lora:three:1>")
+    job.state |= {"batches": 2}
+    job.state["loras"][0] |= {"played": True, "played_tag": "<lora:one:0>", "next": 0.5}
+    job.state["loras"][1] |= {"played": True, "in_prompt": False}
+    job.is_active = False
+    put_in_place(panel.page, job)
+    shown.scroll_into_view_if_needed()
+    begin(panel.page)
+    expect(shown).to_contain_text("Waiting for")
+    gather()
+    job.is_active = True
+    expect(shown).to_contain_text("First pass, step 1 of 20, batch 1 of 2")
+    panel.button("lbw_live_loras", "Write into the tag").click()
+    expect(shown).to_contain_text("Its tag is not in the prompt any more")
+    gather()
+    panel.button("lbw_live_loras", "Copy").click()
+    expect(shown).to_contain_text("Copied.")
+    job.state |= {"batches": 1, "pass_title": "hires"}
+    expect(shown).to_contain_text("Hires pass, step 1 of 20")
+    gather()
+    panel.write("<lora:one:1>")
+    shown.scroll_into_view_if_needed()
+    panel.button("lbw_live_loras", "Write into the tag").click()
+    expect(shown).to_contain_text("Written into the prompt.")
+    job.state |= {"running": False}
+    end(panel.page)
+    expect(shown).to_contain_text("The image is made.")
+    gather()
 
 
 # Tags with what people get wrong most.
@@ -163,6 +199,15 @@ LINES = [
 ]
 
 
+LIVE_SCRIPT = (SCRIPTS.parent / "javascript" / "lbw_live.js").read_text(encoding="utf-8")
+# What the section Live says in one line, and of a server that refuses.
+LIVE = [
+    *re.findall(r'^    const [A-Z_]+ = "([^"]* [^"]*)";$', LIVE_SCRIPT, re.MULTILINE),
+    "The server answered 409: nothing can be moved now: the host applies the LoRAs of this pass by itself",
+    "The server answered 409: the task is over; nothing can be moved in it",
+]
+
+
 def later_messages() -> list[str]:
     """What is said of mistakes, of files that do not fit and of lines of preset files."""
     found = ["<lora:a>: " + said.replace("has \u2026 it", "has 8 steps; it") for said in MISTAKES]
@@ -185,6 +230,7 @@ def later_messages() -> list[str]:
         "<lora:a>: lbw=1,0: 17 values have none for IN00 IN03 of this SDXL model, where the LoRA has parts, which are "
         "0; expected 12 or 20 values, or blocks by name",
         "the host has unloaded all LoRAs to load the refiner, which works without them",
+        *LIVE,
         "Not saved: demo.json is not JSON, so that it is left alone.",
         "Not saved: demo.json holds no JSON object, so that it is left alone.",
         "The file was read as GBK; it is saved as UTF-8, and kept beside as it was.",
@@ -194,7 +240,7 @@ def later_messages() -> list[str]:
 
 def test_no_two_words_of_a_message_in_a_row_are_left_in_english(page: Page):
     said = later_messages()
-    assert len(MISTAKES) > 30 and len(said) > 100
+    assert len(MISTAKES) > 30 and len(LIVE) > 10 and len(said) > 100
     for language, table in TABLES.items():
         translated = page.evaluate(
             "([texts, table]) => texts.map(text => lbwWords.translated(text, table))", [said, table]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -32,12 +31,6 @@ TWO_TAGS = "a cat <lora:a:1> and <lora:b:0.5:lbw=INS>"
 
 
 pytestmark = pytest.mark.usefixtures("preset_files")
-
-
-# A real WebUI has the one that it has.
-@pytest.fixture(params=["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradio 4.40"])
-def version(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ LAYERS = tuple(
 def scripts() -> list[Path]:
     stand_in = PROJECT / "tests" / "webui"
     own = sorted((PROJECT / "javascript").glob("*.js"))
-    return [stand_in / "script.js", stand_in / "javascript" / "inputAccordion.js", *own]
+    hosts = [stand_in / "javascript" / name for name in ("inputAccordion.js", "localStorage.js")]
+    return [stand_in / "script.js", *hosts, *own]
 
 
 def head() -> str:
@@ -72,7 +73,8 @@ def tab(name: str) -> None:
         )
         # An input of an event can be changed on the page, and in a host all of them are.
         gr.Button("Generate").click(lambda *_: None, list(components.values()), [])
-        gr.HTML(elem_id=f"html_log_{name}")
+        with gr.Column(), gr.Group(elem_id=f"{name}_gallery_container"):
+            gr.HTML(elem_id=f"html_log_{name}")
 
 
 def main() -> None:

@@ -17,12 +17,15 @@ from lbw.engine.engine import LoraEngine
 from lbw.engine.updates import Update, total
 from lbw.files import origin
 from lbw.generation.fits import Fit, explanation
+from lbw.generation.hand import Hand, faders, played_tags
 from lbw.generation.host import Host
 from lbw.plan import windows
 from lbw.plan.plan import Coefficients, Pass, Plan, build
+from lbw.request.live import Job, Key, keys_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
+from lbw.tags.played import played
 from lbw.tags.positions import nominal_sigmas
 from lbw.tags.prompt import LoraRequest
 from lbw.tags.weights import shown
@@ -107,6 +110,12 @@ class Session:
         """Tells the model for which it has."""
         self._left: set[str] = set()
         """Layers that were at work without what networks add to them."""
+        self.hand = Hand()
+        """What is played on the strengths while the generation is under way."""
+        self._begin_later: Callable[[], Pass] | None = None
+        """Begins the pass that was left to the host, should a hand ask for it."""
+        self._steps_left = 0
+        """Of such a pass."""
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
@@ -161,7 +170,8 @@ class Session:
         if is_open:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
-        self._requests, self._is_hires = tuple(requests), is_hires
+        self._requests, self._is_hires = self._held(requests), is_hires
+        self._begin_later = None
         plan = self._make_plan()
         self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
@@ -180,9 +190,13 @@ class Session:
             sigma: tells the noise level of the evaluation; asked only where a strength follows it.
             evaluation: how many the pass has had before, as the host counts where it edits prompts; None: ``step``.
         """
-        if self.plan is None:
+        if self.plan is None and not (self.hand.has_moved and self._has_begun_later()):
+            self._step, self._steps_left = step, steps
             return
+        assert self.plan is not None
         self._evaluation = step if evaluation is None else evaluation
+        if self.hand.has_moved and step != self._step:
+            self._follow_hand(step)
         self.passes[-1] = replace(self.passes[-1], steps=step + 1 if self.passes[-1].is_open else steps)
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
@@ -196,6 +210,45 @@ class Session:
         if step == 0:
             for message in windows.told_before(self.passes[-1]):
                 self.warn(message)
+
+    def _held(self, requests: Iterable[LoraRequest]) -> tuple[LoraRequest, ...]:
+        """The requests of a pass that begins, where those that a hand has set keep the strength that they have."""
+        requests, strengths = tuple(requests), self.hand.strengths
+        return tuple(
+            played(request, (strengths[key],)) if key in strengths else request
+            for key, request in zip(_keys(requests), requests, strict=True)
+        )
+
+    def _has_begun_later(self) -> bool:
+        """Begin the pass that was left to the host, if it was; whether it has begun."""
+        if self._begin_later is not None:
+            self._begin_later()
+        return self.plan is not None
+
+    def _follow_hand(self, step: int) -> None:
+        """A step begins: what a hand has moved holds from here on. What was in force in the steps before stays known,
+        so that the pass can be made again, and planned anew for another model."""
+        assert self.plan is not None
+        moved, made = self.hand.take(), self.passes[-1]
+
+        def after_move(requests: Sequence[LoraRequest]) -> dict[int, LoraRequest]:
+            return {
+                index: played(request, (*made.strengths_apart(request, step), moved[key]))
+                for index, (key, request) in enumerate(zip(_keys(requests), requests, strict=True))
+                if key in moved
+            }
+
+        changed = after_move(self._requests)
+        self._requests = tuple(changed.get(index, request) for index, request in enumerate(self._requests))
+        is_first_plan = made.plan is self.plan  # it has been made anew for a refiner
+        for index, request in after_move(self.plan.requests).items():
+            self.plan = self.plan.with_request(index, request)
+        plan = self.plan
+        if not is_first_plan:
+            plan = made.plan
+            for index, request in after_move(plan.requests).items():
+                plan = plan.with_request(index, request)
+        self.passes[-1] = replace(made, plan=plan)
 
     def _make_room(self) -> None:
         """A host that leaves layers in RAM while they are at work counts every byte, and makes smaller batches for what
@@ -322,9 +375,24 @@ class Session:
         logger.debug("%s", error)
         return True
 
-    def leave_to_host(self) -> None:
-        """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself."""
+    def leave_to_host(
+        self,
+        requests: Sequence[LoraRequest] = (),
+        *,
+        is_hires: bool = False,
+        begin_later: Callable[[], Pass] | None = None,
+    ) -> None:
+        """The host has loaded the networks of a pass that needs nothing of ours: it brings the weights there itself.
+
+        Args:
+            requests: one for each tag, in the order of the tags.
+            is_hires: whether it is the hires pass.
+            begin_later: begins the pass with :meth:`begin_pass` after all, where a hand asks for it in one of its
+                steps; None where that would fail.
+        """
         self.end()
+        self._requests, self._is_hires, self._begin_later = tuple(requests), is_hires, begin_later
+        self._step, self._steps_left, self._is_in_pass = None, 0, True
         if self.engine.rests:
             self.rest()
         self._note_networks()
@@ -335,6 +403,25 @@ class Session:
                 self._tell_of_fit(net.name, fit, lambda: family_of_layers(self.host.layers()), ())
         except Exception:  # whatever is wrong with a file; the host may have no trouble with it
             logger.exception("LoRA Block Weight: how much of the LoRAs fits this model cannot be told")
+
+    @property
+    def is_in_pass(self) -> bool:
+        """Whether a pass is being sampled, or about to be."""
+        return self._is_in_pass
+
+    def job(self) -> Job:
+        """What is shown of the generation. It may be asked for by any thread, while this one samples."""
+        requests, passes, step = self._requests, self.passes, self._step
+        tags, waiting = played_tags([*passes]), self.hand.waiting()
+        if self.plan is None or not passes:
+            shown = faders(requests, tags, waiting, step=step, steps=self._steps_left)
+            obstacle = "" if self._begin_later or not shown else "the host applies the LoRAs of this pass by itself"
+            return Job(True, self._is_hires, step or 0, self._steps_left, faders=shown, obstacle=obstacle)
+        made = passes[-1]
+        shown = faders(
+            requests, tags, waiting, step=step, steps=made.steps, sigmas=made.sigmas, evaluation=self._evaluation
+        )
+        return Job(True, made.is_hires, step or 0, made.steps, faders=shown)
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""
@@ -360,7 +447,7 @@ class Session:
         if self.engine.rests and self.host.moves_parts():
             self.engine.settle()
         self._disown()
-        self.plan, self._loaded = None, ()
+        self.plan, self._loaded, self._begin_later = None, (), None
 
     def suspend(self) -> None:
         """Another generation begins. It may be inside this one, or this one has failed without a word: it holds
@@ -540,3 +627,7 @@ class Session:
         if self.plan is not None:
             for message in windows.told_after(self.passes[-1]):
                 self.warn(message)
+
+
+def _keys(requests: Iterable[LoraRequest]) -> list[Key]:
+    return keys_of(request.name for request in requests)

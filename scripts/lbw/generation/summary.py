@@ -65,8 +65,9 @@ def _request(index: int, at_0: Sequence[str], made: Pass, fit: Fit | None) -> st
         parts.append(f"rules {shortened(request.elements, 40)}")
     if request.schedule.windows or request.schedule.presence is not None:
         parts.append(f"steps {shortened(steps_on(request.schedule, made), 120)} of {made.steps}")
-    if request.has_curve:
-        parts.append(shortened(strengths_of(request, made), 120))
+    if request.has_curve or request.is_played:
+        by_hand = ", played by hand" if request.is_played else ""
+        parts.append(shortened(strengths_of(request, made), 120) + by_hand)
     parts = parts or ["all blocks"]
     if fit is not None and fit.words:
         parts.append(fit.words)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lbw.engine.strengths import Strengths
-from lbw.hosts import network_files, noise, own_defaults, preset_files, prompt_editing
+from lbw.hosts import live, network_files, noise, own_defaults, preset_files, prompt_editing
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import PROMPT_EDITING, setting
 from lbw.hosts.tags import adopt_alias, lora_tags, note_places, presences_of
+from lbw.request.live import Job, Key
 from lbw.tags.limits import MOST_TAGS
 from lbw.tags.presence import Presence, Reckoning
 from lbw.tags.prompt import Warn
@@ -54,3 +57,9 @@ class Backend:
 
     def set_own_default(self, name: str, weights: str) -> None:
         own_defaults.put(name, weights)
+
+    def job(self, task: str) -> Job | None:
+        return live.job(task)
+
+    def play(self, task: str, strengths: Mapping[Key, float]) -> bool:
+        return live.play(task, strengths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lbw.engine.base_weights import Policy
@@ -16,6 +17,7 @@ from lbw.hosts import (
     network_files,
     noise,
     notes,
+    played_prompts,
     plots,
     prompt_editing,
     schedule_picture,
@@ -38,8 +40,9 @@ from lbw.hosts.settings import (
     memory_policy,
     setting,
 )
-from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, presences_of, request_of
+from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, presences_of, request_of, written_tag
 from lbw.hosts.xyz_axes import add as add_axes
+from lbw.plan.plan import Pass
 from lbw.request import infotext, routes
 from lbw.request.arguments import ArgumentError, Arguments
 from lbw.request.arguments import parse as parse_arguments
@@ -144,6 +147,7 @@ def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
     _remove_stand_ins(p)
     notes.begin(p)
+    played_prompts.begin(p)
     if plots.is_made(p):
         return
     messages: list[str] = []
@@ -202,7 +206,10 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if any(presences):
         session.follows_editing = bool(setting(PROMPT_EDITING))
     requests = [
-        request_of(params, is_hires, session.warn).present(presence if session.follows_editing else None)
+        replace(
+            request_of(params, is_hires, session.warn).present(presence if session.follows_editing else None),
+            written=written_tag(params),
+        )
         for params, presence in zip(tags, presences, strict=True)
     ]
     names = [request.name for request in requests]
@@ -211,25 +218,30 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         session.lost[name] = reason.rpartition("; ")[0]
     session.lost.update(dict.fromkeys(adapter.not_found(names), "not found"))
     is_plain = session.library.default_preset is None and all(request.is_plain for request in requests)
+    is_plain = is_plain and not session.hand.strengths
     is_hosts = is_plain and adapter.ledger.is_shared and not setting("lbw_plain_loras")
+
+    def begin_pass() -> Pass:
+        steps = noise.expected_steps(p, is_hires)
+        return session.begin_pass(
+            requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open, is_hires=is_hires
+        )
+
     try:
         if is_hosts and not any(map(session.is_beyond_host, adapter.networks())):
-            session.leave_to_host()
+            session.leave_to_host(requests, is_hires=is_hires, begin_later=begin_pass)
             caches.drop_others(p, ())
             return
         if not is_hires:
             engine.headroom.begin(_work(p), engine.held)
-        steps = noise.expected_steps(p, is_hires)
-        made = session.begin_pass(
-            requests, int(p.seeds[0]), steps.count, lambda: steps.levels, is_open=steps.are_open, is_hires=is_hires
-        )
+        made = begin_pass()
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
         host_does = "the host applies the LoRAs itself, without block weights and steps"
         session.warn(
             f"{type(error).__name__}: {error}; {host_does if adapter.ledger.is_shared else 'it is without LoRAs'}"
         )
-        session.leave_to_host()
+        session.leave_to_host(requests, is_hires=is_hires)
         caches.drop_others(p, ())
         return
     caches.drop_others(p, session.encoding)
@@ -280,8 +292,12 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
+    session = session_of(p)
+    if session is not None:
+        played_prompts.write(p, session)
     take_notes(p)
-    if session_of(p) is not None:
+    if session is not None:
+        played_prompts.note_last(p)
         engine.headroom.end(engine.held)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lbw.generation.session import Session
+from lbw.hosts import played_prompts
 from lbw.hosts.noise import Function
 from modules import shared
 
@@ -35,9 +36,17 @@ class Sampling:
     def __call__(self, steps: int, function: Callable[[], Any]) -> Any:
         with _counted(self._p.sampler):
             samples = self._run(steps, function)
+        self._write_prompts()
         if not (shared.state.interrupted or shared.state.skipped):
             self._session.is_through()
         return samples
+
+    def _write_prompts(self) -> None:
+        """The host may save the image as it is before the hires pass. An error of ours must not take it away."""
+        try:
+            played_prompts.write(self._p, self._session)
+        except Exception:
+            logger.exception("LoRA Block Weight: what was played could not be brought into the infotext")
 
     def _run(self, steps: int, function: Callable[[], Any]) -> Any:
         weights, noise = _weights_in_use(), Noise(self._p.rng)

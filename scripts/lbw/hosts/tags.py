@@ -112,7 +112,8 @@ def make_readable_for_others(params: Any) -> None:
 
 
 _PLACE = "lora_block_weight_place"
-"""The attribute of a tag's parsed parameters that holds its place in the brackets of its prompt."""
+_WRITTEN = "lora_block_weight_tag"
+"""The attributes of a tag's parsed parameters that hold its place in the brackets of its prompt, and its text."""
 
 
 def presences_of(tags: Sequence[Any], reckoning: Reckoning, warn: prompt.Warn) -> list[Presence | None]:
@@ -127,13 +128,19 @@ def presences_of(tags: Sequence[Any], reckoning: Reckoning, warn: prompt.Warn) -
         return [None] * len(tags)
 
 
+def written_tag(params: Any) -> str:
+    """The whole tag as its prompt has it; empty if that is not known."""
+    return str(vars(params).get(_WRITTEN, ""))
+
+
 def note_places(text: str, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
-    """Note in the parameters of a prompt's tags where in it they stand."""
+    """Note in the parameters of a prompt's tags where in it they stand, and how they are written."""
     counts: dict[str, int] = {}
-    for kind, _tag, place in prompt_editing.places(text):
+    for kind, tag, place in prompt_editing.places(text):
         number = counts[kind] = counts.get(kind, -1) + 1
         if number < len(tags := extra_network_data.get(kind, ())):
             setattr(tags[number], _PLACE, place)
+            setattr(tags[number], _WRITTEN, tag)
 
 
 def request_of(params: Any, is_hires: bool, warn: prompt.Warn) -> prompt.LoraRequest:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from lbw.generation.session import Session
+from lbw.hosts import tasks
+from lbw.request.live import Job
 
 logger = logging.getLogger("lbw")
 
@@ -22,13 +25,17 @@ _MAKES_IMAGES = "process_images_inner"
 
 @dataclass(frozen=True)
 class _Generation:
-    """``is_seen`` says whether the host's function was seen at work for it: another extension may have its own."""
+    """``is_seen`` says whether the host's function was seen at work for it: another extension may have its own.
+    ``task`` is the host's id of what it belongs to; empty if the host has none."""
 
     p: ref[Any]
     is_seen: bool
+    task: str
 
 
 _generations: WeakKeyDictionary[Session, _Generation] = WeakKeyDictionary()
+_lock = Lock()
+"""Of these: routes look at them from other threads."""
 
 
 def _is_running(p: Any) -> bool:
@@ -42,17 +49,23 @@ def _is_running(p: Any) -> bool:
 
 
 def begin(p: Any, session: Session) -> None:
-    _generations[session] = _Generation(ref(p), _is_running(p))
+    generation = _Generation(ref(p), _is_running(p), tasks.current())
+    with _lock:
+        _generations[session] = generation
 
 
 def end(session: Session) -> None:
-    _generations.pop(session, None)
+    """It is over; what it was is kept for whoever knows the id of its task."""
+    with _lock:
+        generation = _generations.pop(session, None)
+    if generation is not None and generation.task:
+        tasks.keep(generation.task, job_of(generation.p(), session))
 
 
 def end_failed() -> bool:
     """End those that have failed without a word; whether there were any."""
     failed = False
-    for session, generation in list(_generations.items()):
+    for session, generation in _listed():
         p = generation.p()
         if p is None or (generation.is_seen and not _is_running(p)):
             failed = True
@@ -64,10 +77,30 @@ def end_failed() -> bool:
     return failed
 
 
+def job_of(p: Any, session: Session) -> Job:
+    """What is shown of a generation; of one whose processing object is gone, not which batch it was at."""
+    job = session.job()
+    return job if p is None else replace(job, batch=p.iteration, batches=p.n_iter)
+
+
+def _listed() -> list[tuple[Session, _Generation]]:
+    with _lock:
+        return list(_generations.items())
+
+
 def sessions() -> list[Session]:
-    return list(_generations)
+    return [session for session, _generation in _listed()]
+
+
+def of_tasks() -> list[tuple[str, Any, Session]]:
+    """(the id of its task, its processing object, its session) of each, the innermost last; from any thread."""
+    return [
+        (generation.task, p, session)
+        for session, generation in _listed()
+        if generation.task and (p := generation.p()) is not None
+    ]
 
 
 def requests() -> list[Any]:
     """Their processing objects."""
-    return [p for generation in _generations.values() if (p := generation.p()) is not None]
+    return [p for _session, generation in _listed() if (p := generation.p()) is not None]

@@ -143,14 +143,46 @@ class Plan:
         return len(self.networks) == len(self.requests) and all(request.is_plain for request in self.requests)
 
     def with_multipliers(self, name: str, te_multiplier: float, unet_multiplier: float) -> Plan:
-        """The plan after somebody else changed a network's multipliers: every request for it uses the new ones."""
+        """The plan after somebody else changed a network's multipliers: every request for it uses the new ones, but for
+        the strength that a hand has set."""
         requests = tuple(
-            replace(request, te_multiplier=te_multiplier, unet_multiplier=unet_multiplier)
+            replace(
+                request,
+                te_multiplier=te_multiplier,
+                unet_multiplier=request.unet_multiplier if request.is_played else unet_multiplier,
+            )
             if request.name == name
             else request
             for request in self.requests
         )
         return replace(self, requests=requests)
+
+    def with_request(self, index: int, request: LoraRequest) -> Plan:
+        """The plan after a request got another strength and another schedule in the U-Net, as :func:`build` would make
+        it. The text encoder, which has run, keeps what it had."""
+        own = len(self.requests[index].schedule.curves)
+        users: dict[int | None, set[tuple[int, bool]]] = {}
+        for of_text_encoder, terms in self._groups[1]:
+            for term in terms:
+                users.setdefault(term.schedule, set()).add((term.request, of_text_encoder))
+        schedules, moved = [*self.schedules], {}
+        for number in [number for number, found in users.items() if (index, False) in found]:
+            # What stands behind the request's own curves is a block curve.
+            of_blocks = () if number is None else self.schedules[number].curves[own:]
+            schedule = replace(request.schedule, curves=(*request.schedule.curves, *of_blocks))
+            if number is not None and users[number] == {(index, False)}:
+                schedules[number] = schedule
+            else:
+                moved[number] = len(schedules)
+                schedules.append(schedule)
+        requests = (*self.requests[:index], request, *self.requests[index + 1 :])
+        plan = replace(self, requests=requests, schedules=tuple(schedules))
+        groups, members = self._groups
+        if moved:
+            members = tuple((of_te, terms if of_te else _moved(terms, index, moved)) for of_te, terms in members)
+            plan = replace(plan, terms={layer: members[group][1] for layer, group in groups.items()})
+        vars(plan)["_groups"] = groups, members  # what others have made for these groups stays in use
+        return plan
 
 
 _ROUNDING = 2e-3
@@ -188,6 +220,11 @@ class Pass:
         """The strength of a request in the U-Net in each step, block weights apart."""
         return request.unet_strengths(self.steps, self.sigmas, self.evaluations)
 
+    def strengths_apart(self, request: LoraRequest, steps: int) -> tuple[float, ...]:
+        """The strength of a request in the U-Net in each of the first ``steps`` steps, block weights apart, and the
+        brackets of its prompt apart."""
+        return request.present(None).unet_strengths(self.steps, self.sigmas)[:steps]
+
     def with_level(self, step: int, sigma: float) -> Pass:
         """The pass after ``step`` has begun at a noise level, which its sampler may not have told beforehand."""
         known = self.sigmas + (sigma,) * (step + 1 - len(self.sigmas))
@@ -214,6 +251,14 @@ class Pass:
             if is_text_encoder(layer)
         )
         return tuple((layer, pairs) for layer, pairs in ratios if [ratio for _, ratio in pairs] != [1.0])
+
+
+def _moved(terms: Iterable[Term], request: int, numbers: Mapping[int | None, int]) -> tuple[Term, ...]:
+    """The terms, where those of a request have other schedules, {schedule: the one in its place}."""
+    return tuple(
+        replace(term, schedule=numbers.get(term.schedule, term.schedule)) if term.request == request else term
+        for term in terms
+    )
 
 
 def _strength(term: Term, strengths: Sequence[float]) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lbw.engine.strengths import Strengths
 from lbw.plan import windows
 from lbw.plan.plan import Pass, build
+from lbw.request.live import Job, Key
 from lbw.tags import prompt
 from lbw.tags.library import Library
 from lbw.tags.limits import MOST_TAGS
@@ -59,6 +60,14 @@ class Backend(Protocol):
 
     def set_own_default(self, name: str, weights: str) -> None:
         """Set or take away a file's own block weights; raises UnknownNetworkError, ValueError or OSError."""
+        ...
+
+    def job(self, task: str) -> Job | None:
+        """The generation of the host's task with this id, under way or over; None if the id is not known."""
+        ...
+
+    def play(self, task: str, strengths: Mapping[Key, float]) -> bool:
+        """Move strengths of tags in the generation of a task, in force from its next step on; whether there is one."""
         ...
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, confloat
 
 from lbw.request.arguments import ARGUMENTS
 from lbw.tags.families import KNOWN, SD1, Family
-from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT, MOST_STEPS
+from lbw.tags.limits import LARGEST_NUMBER, LONGEST_TEXT, MOST_STEPS, MOST_TAGS
 
 
 def _key(family: Family) -> str:
@@ -63,8 +63,10 @@ class Blocks(BaseModel):
 
 if TYPE_CHECKING:
     NoiseLevel = float
+    TagStrength = float
 else:  # a type that pydantic 1 and 2 both have
     NoiseLevel = confloat(ge=0, le=LARGEST_NUMBER)
+    TagStrength = confloat(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)
 
 
 class ParseRequest(BaseModel):
@@ -146,3 +148,48 @@ class StrengthsAnswer(BaseModel):
     elements: list[Strength] = Field(description="over all blocks")
     cells: list[Strength] = Field(description="each element of each block that the network changes")
     warnings: list[str] = Field(description="what of the file is left out")
+
+
+LONGEST_TASK = 200
+"""Characters of the id of a task."""
+
+
+class LiveLora(BaseModel):
+    index: int
+    name: str
+    tag: str = Field(description="as its prompt has it")
+    strength: float = Field(description="in the U-Net in this step, block weights apart")
+    next: float | None = Field(description="what it was moved to, in force from the next step on; null: nothing waits")
+    played: bool = Field(description="whether it was moved")
+    course: list[float] = Field(description="the strength in each step so far")
+    in_prompt: bool = Field(description="false while the brackets of the prompt have the tag off")
+    played_tag: str | None = Field(
+        description="the tag that repeats what was played; null: nothing was, or more than a tag has room for"
+    )
+
+
+class Live(BaseModel):
+    running: bool = Field(description="false: the task is over, and this is its last pass")
+    pass_title: str = Field(description="first or hires")
+    step: int = Field(description="the one under way, counted from 0")
+    steps: int
+    batch: int = Field(description="the one under way, counted from 0")
+    batches: int
+    loras: list[LiveLora]
+
+
+class Move(BaseModel):
+    index: int | None = Field(None, description="of a LoRA in the answer; or its name")
+    name: str | None = Field(None, max_length=LONGEST_TEXT, description="if one tag alone has it")
+    strength: TagStrength = Field(description="in the U-Net, block weights apart; until the next move, or the end")
+
+    class Config:
+        extra = "forbid"
+
+
+class MoveRequest(BaseModel):
+    id_task: str = Field(max_length=LONGEST_TASK, description="the host's id of the task, as for GET")
+    moves: list[Move] = Field(max_items=MOST_TAGS)
+
+    class Config:
+        extra = "forbid"

@@ -1,7 +1,7 @@
 """The HTTP API: what a client can ask about presets, tags, blocks and the strength of a LoRA.
 
 Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
-dependencies, so behind the same ``--api-auth``.
+dependencies, so behind the same ``--api-auth``. Those in :mod:`lbw.request.live_routes` are for the page, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
 from lbw.plan.courses import Kind, blocks_at_0, layers_by_kind
 from lbw.plan.plan import Pass
+from lbw.request import live_routes
 from lbw.request.arguments import TITLE
 from lbw.request.check import check_request
 from lbw.request.preview import Backend, preview
@@ -209,6 +210,7 @@ def _host_routes(app: FastAPI) -> list[APIRoute]:
 def add(app: FastAPI, backend: Backend) -> None:
     """Add the routes to the host's application, and the check to its routes that make images."""
     makers = _host_routes(app)
+    live_routes.add(app, backend, makers[0].dependencies if makers else None)
     if not makers:
         return  # the host runs without its API
     for route in makers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from lbw.tags.curves import Curve, Shape, constant, is_curve, parse_curve, parse_shape
@@ -32,7 +32,8 @@ class LoraRequest:
 
     A multiplier that is a curve is 1 here, and the curve in the schedule: ``schedule`` is of the U-Net, ``te_schedule``
     of the text encoder. ``hires`` is what the tag asks for in the hires pass, where that differs;
-    ``differs_by_pass`` is true of both. ``levels`` are of a noise schedule, see :meth:`by_noise`.
+    ``differs_by_pass`` is true of both. ``levels`` are of a noise schedule, see :meth:`by_noise`. ``written`` is the
+    whole tag as its prompt has it, where there is one, and ``is_played`` says that a hand has set its strength.
     """
 
     name: str
@@ -49,6 +50,8 @@ class LoraRequest:
     hires: LoraRequest | None = None
     differs_by_pass: bool = False
     levels: tuple[float, ...] = ()
+    is_played: bool = False
+    written: str = field(default="", compare=False)
 
     @property
     def is_plain(self) -> bool:
@@ -58,6 +61,7 @@ class LoraRequest:
             and self.elements is None
             and self.schedule == self.te_schedule == ALWAYS
             and not self.differs_by_pass
+            and not self.is_played
         )
 
     @property

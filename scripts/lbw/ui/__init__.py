@@ -9,7 +9,7 @@ import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
 from lbw.request.preview import Backend
-from lbw.ui import curve, elemental, insert, make_weights, own_default, plots, presets_text, schedule, strengths
+from lbw.ui import curve, elemental, insert, live, make_weights, own_default, plots, presets_text, schedule, strengths
 from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion
 
@@ -50,6 +50,7 @@ def build(
         rule_sets, print_changes = elemental.build(tab, rule_sets_file, backend.layer_names)
         curve.build(tab)
         components["schedule_picture"] = schedule.build(tab, backend, presets.area, rule_sets.area, default_preset)
+        live.build(tab)
         strengths.build(tab, backend)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))

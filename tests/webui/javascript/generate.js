@@ -76,8 +76,12 @@ async function requestProgress(id_task, container, gallery, atEnd, onProgress = 
 
 function start_task(tabname, args) {
     const id = randomId();
-    const idle = () => showSubmitButtons(tabname, true);
+    const idle = () => {
+        showSubmitButtons(tabname, true);
+        localRemove(`${tabname}_task_id`);
+    };
     showSubmitButtons(tabname, false);
+    localSet(`${tabname}_task_id`, id);
     requestProgress(
         id, gradioApp().querySelector(`#${tabname}_gallery_container`), gradioApp().querySelector(`#${tabname}_gallery`), idle,
     ).catch(error => console.warn("progress of a generation was lost:", error.message));
