@@ -137,6 +137,7 @@ def generations(draw: Any) -> tuple[Request, Moves]:
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@example((Request(("<lora:a:1>", "<lora:a:1:stop=50%>"), 1), {(False, 0): {("a", 1): 0.0}}))
 @example((Request(("<lora:a:1>",), 2, 2), {(False, 1): {("a", 0): 0.4}, (True, 1): {("a", 0): 0.0}}))
 @example((Request(("<lora:a:1:start=2:stop=5>",), 8, 6), {(True, 3): {("a", 0): 0.4}}))
 @given(generations())
@@ -219,6 +220,9 @@ def test_groups_of_layers_stay_what_they_are_so_that_a_move_is_quick():
         ("<lyco:a:1:lbw=OUTD:lbwe=IN05:attn:0.5:step=2-5>", [0, 0, 1], None,
          "<lyco:a:te=1:unet=0@0,0@1,1@2:lbw=OUTD:lbwe=IN05:attn:0.5>"),
         ("<lora:a:0@0,1@1:curve=cosine:x=2>", [0.25], None, "<lora:a:te=0@0,1@1:unet=0.25:curve=cosine:x=2>"),
+        ("<lora:a:1@0,0.5@1:te=1:curve=step:x=2>", [0.25], None, "<lora:a:te=1:unet=0.25:x=2>"),
+        ("<lora:a:1:lbw=NONE@0,ALL@1:curve=step>", [0.25], None,
+         "<lora:a:te=1:unet=0.25:lbw=NONE@0,ALL@1:curve=step>"),
         ("<lora:a:1:start=2:hr=0.3>", None, [0.5], "<lora:a:te=1:unet=1:hrte=0.3:hrunet=0.5:hrstep=0-100%:start=2>"),
         ("<lora:a:1:hrlbw=OUTD:hrstart=3>", [1], [1, 0], "<lora:a:te=1:unet=1:hrunet=1@0,0@1,0@2:hrlbw=OUTD>"),
     ],

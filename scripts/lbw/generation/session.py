@@ -248,7 +248,7 @@ class Session:
             plan = made.plan
             for index, request in after_move(plan.requests).items():
                 plan = plan.with_request(index, request)
-        self.passes[-1] = replace(made, plan=plan)
+        self.passes[-1], self._applied = replace(made, plan=plan), None
 
     def _make_room(self) -> None:
         """A host that leaves layers in RAM while they are at work counts every byte, and makes smaller batches for what
@@ -422,6 +422,23 @@ class Session:
             requests, tags, waiting, step=step, steps=made.steps, sigmas=made.sigmas, evaluation=self._evaluation
         )
         return Job(True, made.is_hires, step or 0, made.steps, faders=shown)
+
+    def over(self) -> Job:
+        """What is kept of the generation when it is over: its last pass, and tags that only the prompt of the first one
+        had, so that what was played on them can be written, too."""
+        job = self.job()
+        known = {fader.tag for fader in job.faders}
+        first = [made for made in self.passes if not made.is_hires][-1:] if job.is_hires else []
+        others = [
+            fader
+            for made in first
+            for fader in faders(
+                made.plan.requests, played_tags(self.passes), {}, step=made.steps - 1, steps=made.steps,
+                sigmas=made.sigmas,
+            )
+            if fader.tag not in known
+        ]  # fmt: skip
+        return replace(job, is_running=False, faders=(*job.faders, *others))
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""

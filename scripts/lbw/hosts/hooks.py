@@ -293,12 +293,11 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
     session = session_of(p)
-    if session is not None:
-        played_prompts.write(p, session)
     take_notes(p)
     if session is not None:
-        played_prompts.note_last(p)
         engine.headroom.end(engine.held)
+        played_prompts.write(p, session)
+        played_prompts.note_last(p)
 
 
 def before_evaluation(params: Any) -> None:

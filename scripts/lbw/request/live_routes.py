@@ -81,8 +81,9 @@ def _moved(job: Job, moves: Iterable[Move]) -> Mapping[Key, float]:
     """
     if not job.is_running:
         raise HTTPException(409, "the task is over; nothing can be moved in it")
-    if job.obstacle:
-        raise HTTPException(409, f"nothing can be moved now: {job.obstacle}")
+    obstacle = job.obstacle or ("" if job.faders else "no pass with LoRA tags is under way")
+    if obstacle:
+        raise HTTPException(409, f"nothing can be moved now: {obstacle}")
     return {_key(move, job.faders): move.strength for move in moves}
 
 
