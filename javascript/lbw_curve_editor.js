@@ -1,263 +1,181 @@
-// Curves: "0@0,1@0.5,0@1" as points that can be dragged. Positions are shares of the pass, from 0 to 1.
+// Curves: "0@0,1@0.5,0@1" or "NONE@0,OUTD@0.5" as points that can be dragged, beside the text that they are in a tag.
 
 const lbwCurve = (() => {
-    const SHAPES = ["linear", "step", "cosine"];
     const TARGETS = [
         ["strength", "Strength"], ["unet", "Strength in the U-Net alone"], ["hr", "Strength in the hires pass"],
+        ["lbw", "Block weights"], ["hrlbw", "Block weights in the hires pass"],
     ];
+    const OF_BLOCKS = ["lbw", "hrlbw"];
+    const UNITS = [["share", "Shares of the pass"], ["step", "Steps"], ["sigma", "Noise levels"]];
     const PRESETS = {
         "Linear": [[0, 0], [1, 1]],
         "Fade in": [[0, 0], [0.3, 1]],
         "Fade out": [[0.7, 1], [1, 0]],
         "Pulse": [[0, 0], [0.5, 1], [1, 0]],
     };
-    const WEIGHT_STEP = 0.05;
-    const SHARE_STEP = 0.01;
+    const BLOCKS = ["NONE", "ALL"];
     const LARGEST_WEIGHT = 10;
-    // The margins leave room for a point between the drawing's edge and the labels.
-    const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 176, 36, 14, 14, 24];
 
     const round = (value, digits) => Number(value.toFixed(digits));
-    const isNumber = text => text.trim() !== "" && Number.isFinite(Number(text));
     const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
-    // A share is cut and not rounded: a curve of steps must not change one step later than it is drawn.
-    const shareText = share => String(Math.floor(round(share, 9) * 10000) / 10000);
-
-    // Steps are numbers above 1, and 0 and 1 beside such; where there are none, the curve has to be one of shares.
-    function format(points, steps, inSteps) {
-        const places = points.map(point => Math.round(point.share * (steps - 1)));
-        const useSteps = inSteps && places.some(place => place > 1);
-        return points.map((point, index) => `${round(point.weight, 4)}@${useSteps ? places[index] : shareText(point.share)}`).join(",");
-    }
-
-    // The points of a curve, or of a single weight; null for what cannot be drawn.
-    function parse(text, steps) {
-        const [first, ...rest] = text.split(/[@~]/);
-        const pairs = [];
-        let weight = first;
-        for (const part of rest) {
-            const [, position, further] = /^([^,;]*)[,;]?(.*)$/.exec(part);
-            pairs.push([weight, position.trim()]);
-            weight = further;
-        }
-        if (weight.trim() !== "") pairs.push([weight, "100%"]);
-        if (!rest.length) pairs.unshift([weight, "0"]);
-        if (pairs.some(([value, position]) => !isNumber(value) || !isNumber(position.replace(/%$/, "")))) return null;
-        const numbers = pairs.filter(([, position]) => !position.endsWith("%")).map(([, position]) => Number(position));
-        const inSteps = numbers.some(number => number > 1);
-        const last = Math.max(steps - 1, ...(inSteps ? numbers : [1]));
-        const shareOf = position => {
-            if (position.endsWith("%")) return parseFloat(position) / 100;
-            return inSteps ? Number(position) / last : Number(position);
-        };
-        const points = pairs.map(([value, position]) => ({weight: Number(value), share: shareOf(position)}));
-        if (points.some(point => point.share < 0 || point.share > 1)) return null;
-        return {points: points.sort((a, b) => a.share - b.share), inSteps, steps: Math.ceil(last) + 1};
-    }
-
-    // The line through the points, as [share, weight] pairs, constant before the first and behind the last.
-    function line(points, shape) {
-        const found = [[0, points[0].weight]];
-        points.forEach((point, index) => {
-            const before = points[index - 1];
-            if (before && shape === "step") found.push([point.share, before.weight]);
-            if (before && shape === "cosine") {
-                for (let part = 0; part < 1; part += 1 / 16) {
-                    const eased = (1 - Math.cos(Math.PI * part)) / 2;
-                    found.push([before.share + (point.share - before.share) * part, before.weight + (point.weight - before.weight) * eased]);
-                }
-            }
-            found.push([point.share, point.weight]);
+    // `id` makes an element's id, `steps` are those of the tab, `presets` are [{name, title}]. `read` and `write` are for
+    // the tag at the cursor.
+    function build({frame, id, steps: stepsOfTab, presets, read, write}) {
+        const {element, button} = lbwDom;
+        const {SHAPES, MOST_POINTS} = lbwCurves;
+        // A curve of weights and one of block weights, of which one is shown. `highest` is the highest noise level that one had.
+        const linear = values => ({
+            points: PRESETS.Linear.map(([at, value]) => ({at, value: values[value]})), selected: null, unit: "share", highest: 0,
         });
-        return [...found, [1, points.at(-1).weight]];
-    }
-
-    function build({frame, steps: stepsOfTab, read, write}) {
-        const {element, button, svg, setAttributes} = lbwDom;
-        let points = [];
-        let selected = null;
-        let range = [0, 1];
+        const curves = {weights: linear([0, 1]), blocks: linear(BLOCKS)};
 
         const said = lbwDom.said();
         const choice = (label, options) => element("select", {ariaLabel: label},
             ...options.map(([value, text]) => element("option", {value, textContent: text})));
+        const field = (label, properties = {}) => element("input", {type: "text", ariaLabel: label, autocomplete: "off", ...properties});
+        const labelled = (...parts) => element("label", {className: "lbw-group"}, ...parts);
         const target = choice("What the curve is of", TARGETS);
         const shape = choice("Between the points", SHAPES.map(name => [name, name]));
-        const steps = element("input", {type: "number", min: 2, max: 150, value: stepsOfTab(), ariaLabel: "Steps", className: "lbw-amount"});
-        const snap = element("input", {type: "checkbox"});
-        const position = element("input", {type: "text", ariaLabel: "Position", autocomplete: "off"});
-        const weight = element("input", {type: "text", ariaLabel: "Weight", autocomplete: "off"});
-        const text = element("input", {type: "text", ariaLabel: "Curve", autocomplete: "off", className: "lbw-curve-text"});
+        const units = choice("What the positions are", UNITS);
+        const steps = element("input", {
+            type: "number", min: 2, max: 150, value: stepsOfTab(), ariaLabel: "Steps", className: "lbw-amount",
+        });
+        const [position, weight] = [field("Position"), field("Weight")];
+        const suggestions = element("datalist", {id: id("lbw_curve_presets")});
+        const blocks = field("Block weights", {className: "lbw-point-blocks", placeholder: "a preset's name, or values"});
+        blocks.setAttribute("list", suggestions.id);
+        const text = field("Curve", {className: "lbw-curve-text"});
+        const [ofSteps, ofWeight, ofBlocks] = [labelled("Steps", steps), labelled("Weight", weight), labelled("Block weights", blocks)];
 
-        const grid = svg("g", {class: "lbw-grid"});
-        const path = svg("polyline", {class: "lbw-line"});
-        const handles = svg("g");
-        const drawing = svg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "lbw-curve-drawing", role: "group", "aria-label": "Points of the curve"}, grid, path, handles);
+        const isOfBlocks = () => OF_BLOCKS.includes(target.value);
+        const curve = () => (isOfBlocks() ? curves.blocks : curves.weights);
+        const written = () => lbwCurves.format(curve().points, curve().unit, stepCount());
+        const stepCount = () => clamp(Math.round(Number(steps.value)) || 2, 2, lbwCurves.LARGEST_NUMBER + 1);
+        const axis = () => lbwCurves.axisOf(curve().unit, stepCount(), curve().highest);
+        const valueOf = given => (isOfBlocks() ? lbwCurves.blocksOf(given) : lbwCurves.weightOf(given));
+        const {drawing, draw: drawPoints} = lbwCurveDrawing.build({
+            select, move, add, remove, edit: () => (isOfBlocks() ? blocks : weight).focus(),
+        });
 
-        const stepCount = () => clamp(Math.round(Number(steps.value)) || 2, 2, 1000);
-        const xOf = share => LEFT + share * (WIDTH - LEFT - RIGHT);
-        const yOf = value => HEIGHT - BOTTOM - (value - range[0]) / (range[1] - range[0]) * (HEIGHT - TOP - BOTTOM);
-        const unit = () => (snap.checked ? 1 / (stepCount() - 1) : SHARE_STEP);
-        const snapped = share => clamp(Math.round(share / unit()) * unit(), 0, 1);
-        const placeText = point => (snap.checked ? String(Math.round(point.share * (stepCount() - 1))) : shareText(point.share));
-
-        function drawGrid() {
-            const ticks = [range[0], (range[0] + range[1]) / 2, range[1]];
-            const across = ticks.map(value => svg("line", {x1: LEFT, x2: WIDTH - RIGHT, y1: yOf(value), y2: yOf(value)}));
-            const labels = ticks.map(value => svg("text", {x: LEFT - 12, y: yOf(value) + 3, "text-anchor": "end"}, round(value, 2)));
-            const count = stepCount();
-            const every = snap.checked && count <= 60 ? 1 / (count - 1) : 0.25;
-            const down = [];
-            for (let share = 0; share <= 1 + 1e-9; share += every) down.push(svg("line", {x1: xOf(share), x2: xOf(share), y1: TOP, y2: HEIGHT - BOTTOM}));
-            for (const share of [0, snap.checked ? Math.round((count - 1) / 2) / (count - 1) : 0.5, 1]) {
-                const words = snap.checked ? `step ${Math.round(share * (count - 1))}` : `${share * 100} %`;
-                labels.push(svg("text", {x: xOf(share), y: HEIGHT - 2, "text-anchor": share === 1 ? "end" : share ? "middle" : "start"}, words));
+        // The message of what cannot be read; "" of what can.
+        function attempt(action) {
+            try {
+                action();
+                return "";
+            } catch (error) {
+                if (!(error instanceof lbwBlockWeights.Unreadable)) throw error;
+                return error.message;
             }
-            grid.replaceChildren(...across, ...down, ...labels);
         }
 
         function draw() {
-            points.sort((a, b) => a.share - b.share);
-            const weights = points.map(point => point.weight);
-            range = [Math.min(0, ...weights), Math.max(1, ...weights)];
-            drawGrid();
-            path.setAttribute("points", line(points, shape.value).map(([share, value]) => `${xOf(share)},${yOf(value)}`).join(" "));
-            points.forEach((point, index) => {
-                point.handle ??= makeHandle(point);
-                setAttributes(point.handle, {
-                    cx: xOf(point.share), cy: yOf(point.weight), class: point === selected ? "lbw-selected" : "",
-                    "aria-label": `Point ${index + 1} of ${points.length}: weight ${round(point.weight, 4)} at ${snap.checked ? "step " : ""}${placeText(point)}`,
-                });
-            });
-            const wanted = points.map(point => point.handle);
-            if (wanted.length !== handles.children.length || wanted.some((handle, index) => handle !== handles.children[index])) {
-                const focused = document.activeElement;
-                handles.replaceChildren(...wanted);
-                if (wanted.includes(focused)) focused.focus();
-            }
-            position.value = selected ? placeText(selected) : "";
-            weight.value = selected ? String(round(selected.weight, 4)) : "";
-            position.disabled = weight.disabled = !selected;
-            text.value = format(points, stepCount(), snap.checked);
+            const {points, selected, unit} = curve();
+            points.sort(lbwCurves.byTime(unit));
+            drawPoints({points, selected, shape: shape.value, axis: axis(), isOfBlocks: isOfBlocks()});
+            units.value = unit;
+            [ofSteps.hidden, ofWeight.hidden, ofBlocks.hidden] = [unit !== "step", isOfBlocks(), !isOfBlocks()];
+            position.value = selected ? axis().textOf(selected.at) : "";
+            weight.value = blocks.value = selected ? String(isOfBlocks() ? selected.value : round(selected.value, 4)) : "";
+            position.disabled = weight.disabled = blocks.disabled = !selected;
+            text.value = written();
         }
 
         function select(point) {
-            if (selected === point) return;
-            selected = point;
+            if (curve().selected === point) return;
+            curve().selected = point;
             draw();
         }
 
-        function makeHandle(point) {
-            const handle = svg("circle", {r: 6, tabindex: 0, role: "button"});
-            handle.addEventListener("focus", () => select(point));
-            handle.addEventListener("keydown", event => onKey(event, point));
-            handle.addEventListener("pointerdown", event => {
-                event.stopPropagation();
-                drag(event, point);
-            });
-            return handle;
+        const limited = value => (isOfBlocks() ? value : clamp(round(value, 4), -LARGEST_WEIGHT, LARGEST_WEIGHT));
+
+        function set(point, at, value) {
+            [point.at, point.value] = [at, limited(value)];
+            said.textContent = "";
+            draw();
         }
 
-        function move(point, share, value) {
-            point.share = snapped(share);
-            point.weight = clamp(round(value, 4), -LARGEST_WEIGHT, LARGEST_WEIGHT);
-            draw();
+        function move(point, at, value) {
+            set(point, axis().snapped(at), value);
         }
 
         function remove(point) {
+            const {points} = curve();
             if (points.length === 1) {
                 said.textContent = "A curve has at least one point.";
                 return;
             }
             const index = points.indexOf(point);
             points.splice(index, 1);
-            selected = points[Math.min(index, points.length - 1)];
+            curve().selected = points[Math.min(index, points.length - 1)];
             draw();
-            selected.handle.focus({preventScroll: true});
+            curve().selected.handle.focus({preventScroll: true});
         }
 
-        function add(share, value) {
-            const point = {share: snapped(share), weight: value};
+        // A point that is added has the weight where the pointer is, or the block weights of the one before it.
+        function add(at, value) {
+            const {points, unit} = curve();
+            if (points.length >= MOST_POINTS) {
+                said.textContent = `A curve has at most ${MOST_POINTS} points.`;
+                return null;
+            }
+            const isBefore = other => lbwCurves.byTime(unit)(other, {at}) <= 0;
+            const point = {at: axis().snapped(at), value: isOfBlocks() ? (points.findLast(isBefore) ?? points[0]).value : value};
             points.push(point);
-            selected = point;
+            curve().selected = point;
             draw();
             return point;
         }
 
-        function onKey(event, point) {
-            const moves = {
-                ArrowLeft: [-unit(), 0], ArrowRight: [unit(), 0], ArrowUp: [0, WEIGHT_STEP], ArrowDown: [0, -WEIGHT_STEP],
-            };
-            if (event.key in moves) {
-                const [along, up] = moves[event.key];
-                move(point, point.share + along, point.weight + up);
-            } else if (event.key === "Delete" || event.key === "Backspace") {
-                remove(point);
-            } else {
-                return;
-            }
-            event.preventDefault();
-        }
-
-        // Where the pointer is, in shares and weights; the range stays what it was when it was pressed.
-        function placeOf(event) {
-            const box = drawing.getBoundingClientRect();
-            const [x, y] = [(event.clientX - box.left) / box.width * WIDTH, (event.clientY - box.top) / box.height * HEIGHT];
-            const share = (x - LEFT) / (WIDTH - LEFT - RIGHT);
-            const value = range[0] + (HEIGHT - BOTTOM - y) / (HEIGHT - TOP - BOTTOM) * (range[1] - range[0]);
-            return [clamp(share, 0, 1), round(clamp(Math.round(value / WEIGHT_STEP) * WEIGHT_STEP, ...range), 4)];
-        }
-
-        function drag(event, point) {
-            if (event.button !== 0) return;
-            event.preventDefault();
-            point.handle.focus({preventScroll: true});
-            drawing.setPointerCapture(event.pointerId);
-            const follow = moved => move(point, ...placeOf(moved));
-            drawing.addEventListener("pointermove", follow);
-            for (const end of ["pointerup", "pointercancel"]) {
-                drawing.addEventListener(end, () => drawing.removeEventListener("pointermove", follow), {once: true});
-            }
-        }
-
-        drawing.addEventListener("pointerdown", event => {
-            if (event.button === 0) drag(event, add(...placeOf(event)));
-        });
-        // The second press of the two has selected the point; a pointer that is captured clicks on the drawing.
-        drawing.addEventListener("dblclick", () => remove(selected));
-
         // The middle of the widest gap, on the line.
         function addInGap() {
-            const ends = [0, ...points.map(point => point.share), 1];
+            const {points, unit} = curve();
+            const {placeOf, atOf} = axis();
+            const ends = [0, ...points.map(point => placeOf(point.at)), 1];
             const widths = ends.slice(1).map((end, index) => end - ends[index]);
             const index = widths.indexOf(Math.max(...widths));
-            const [before, after] = [points[index - 1] ?? points[0], points[index] ?? points.at(-1)];
-            add((ends[index] + ends[index + 1]) / 2, round((before.weight + after.weight) / 2, 4)).handle.focus();
+            const at = atOf((ends[index] + ends[index + 1]) / 2);
+            add(at, isOfBlocks() ? null : round(lbwCurves.valueAt(points, shape.value, unit, at), 4))?.handle.focus();
         }
 
-        function use(made) {
-            points = made;
-            selected = null;
+        function use(points) {
+            Object.assign(curve(), {points, selected: null, highest: Math.max(...points.map(point => point.at))});
             draw();
         }
 
-        function take(written, from) {
-            const found = parse(written, stepCount());
-            if (!found) {
-                said.textContent = `${written}: cannot be drawn; expected weight@position pairs such as 0@0,1@0.5,0@1`;
-                return;
+        function usePreset(made) {
+            const values = isOfBlocks() ? BLOCKS : [0, 1];
+            use(made.map(([share, value]) => ({at: atOfShare(share), value: values[value]})));
+        }
+
+        const atOfShare = share => axis().snapped(lbwCurves.converted(share, "share", curve().unit));
+
+        // Returns whether a text was read.
+        function take(given, from) {
+            let found;
+            const names = isOfBlocks() ? presets().map(({name}) => name) : [];
+            const fault = attempt(() => { found = lbwCurves.parse(given, stepCount(), valueOf, names); });
+            if (fault) {
+                said.textContent = `${given}: ${fault}`;
+                return false;
             }
-            steps.value = found.inSteps ? found.steps : steps.value;
-            snap.checked = found.inSteps || (snap.checked && !written.includes("@"));
-            said.textContent = from;
-            use(found.points);
+            if (found.unit === "step") steps.value = found.steps;
+            if (lbwCurves.isCurve(given)) {
+                curve().unit = found.unit;
+                use(found.points);
+            } else {
+                use(found.points.map(({at, value}) => ({at: atOfShare(at), value})));
+            }
+            const isBetween = ({at}) => Math.abs(at - axis().snapped(at)) > 1e-9;
+            const isRounded = curve().unit === "step" && found.points.some(isBetween);
+            said.textContent = [from, isRounded ? "Positions between two steps are rounded." : ""].join(" ").trim();
+            return true;
         }
 
         function readTag() {
             const found = read(target.value);
-            if (!found) {
-                said.textContent = "There is no LoRA tag in the prompt.";
+            if (!found || found.text === null) {
+                said.textContent = found ? `${found.name}: the tag has no block weights.` : "There is no LoRA tag in the prompt.";
                 return;
             }
             shape.value = SHAPES.includes(found.shape) ? found.shape : SHAPES[0];
@@ -265,38 +183,65 @@ const lbwCurve = (() => {
         }
 
         function writeTag() {
+            if (text.value !== written() && !take(text.value, "")) return;
             said.textContent = write({[target.value]: text.value, curve: shape.value === SHAPES[0] ? "" : shape.value});
         }
 
-        const selectedIn = (input, change) => input.addEventListener("change", () => {
-            if (selected && isNumber(input.value)) change(Number(input.value));
+        // What is typed for the selected point; what cannot be used is told, and is taken back.
+        const typed = (input, change) => input.addEventListener("change", () => {
+            const {selected} = curve();
+            const given = input.value.trim();
+            const fault = selected && given ? attempt(() => change(selected, given)) : "";
             draw();
+            if (fault) said.textContent = `${given}: ${fault}`;
         });
-        selectedIn(position, value => move(selected, snap.checked ? value / (stepCount() - 1) : value, selected.weight));
-        selectedIn(weight, value => move(selected, selected.share, value));
+        typed(position, (point, given) => {
+            const at = lbwCurves.positionOf(given, curve().unit, stepCount());
+            curve().highest = Math.max(curve().highest, at);
+            set(point, at, point.value);
+        });
+        typed(blocks, (point, given) => set(point, point.at, valueOf(given)));
+        typed(weight, (point, given) => {
+            if (!lbwBlockWeights.isNumber(given)) throw new lbwBlockWeights.Unreadable("expected a number");
+            set(point, point.at, Number(given));
+        });
         text.addEventListener("change", () => take(text.value, ""));
         shape.addEventListener("change", draw);
         steps.addEventListener("change", draw);
-        snap.addEventListener("change", () => {
-            if (snap.checked) steps.value = stepsOfTab();
-            points.forEach(point => { point.share = snapped(point.share); });
+        units.addEventListener("change", () => {
+            const from = curve().unit;
+            Object.assign(curve(), {unit: units.value, highest: 0});
+            if (units.value === "step") steps.value = stepsOfTab();
+            for (const point of curve().points) point.at = axis().snapped(lbwCurves.converted(point.at, from, units.value));
             draw();
+            const isByNoise = [from, units.value].includes("sigma");
+            said.textContent = isByNoise ? "The points are where a usual schedule has these noise levels; samplers have their own." : "";
         });
+        blocks.addEventListener("focus", () => suggestions.replaceChildren(...presets().map(({name, title}) =>
+            element("option", {value: name, textContent: title, translate: false}))));
+        target.addEventListener("change", () => {
+            draw();
+            if (isOfBlocks() && !curve().isSeen) readCurve();
+        });
+        // What a tag has already is what is drawn first.
+        function readCurve() {
+            curve().isSeen = true;
+            if (lbwCurves.isCurve(read(target.value)?.text ?? "")) readTag();
+        }
 
-        const labelled = (...parts) => element("label", {className: "lbw-group"}, ...parts);
         frame.replaceChildren(
-            element("div", {className: "lbw-tools"}, target, shape, labelled(snap, "Snap to steps"), labelled("Steps", steps)),
+            element("div", {className: "lbw-tools"}, target, shape, units, ofSteps),
             element("div", {className: "lbw-tools"},
-                ...Object.entries(PRESETS).map(([name, made]) => button(name, () => use(made.map(([share, value]) => ({share: snapped(share), weight: value}))))),
-                button("Add a point", addInGap), button("Remove the point", () => selected && remove(selected))),
+                ...Object.entries(PRESETS).map(([name, made]) => button(name, () => usePreset(made))),
+                button("Add a point", addInGap), button("Remove the point", () => curve().selected && remove(curve().selected))),
             drawing,
-            element("div", {className: "lbw-tools"}, labelled("Position", position), labelled("Weight", weight)),
+            element("div", {className: "lbw-tools"}, labelled("Position", position), ofWeight, ofBlocks, suggestions),
             element("div", {className: "lbw-tools"}, text, button("Read from the tag", readTag), button("Write into the tag", writeTag)),
             said,
         );
-        use(PRESETS.Linear.map(([share, value]) => ({share, weight: value})));
-        if (read(target.value)?.text.includes("@")) readTag();
+        draw();
+        readCurve();
     }
 
-    return {build, parse, format};
+    return {build};
 })();

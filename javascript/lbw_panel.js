@@ -62,9 +62,12 @@ const loraBlockWeight = (() => {
         say(tabname, setInPrompt(tabname, values));
     }
 
+    // Block weights by name have "=" in them.
+    const signsAway = key => (["lbw", "hrlbw"].includes(key) ? /[:<>]/ : /[:=<>]/);
+
     // Sets arguments of LoRA tags, and returns what was done.
     function setInPrompt(tabname, values) {
-        const bad = Object.entries(values).find(([, value]) => /[:=<>]/.test(value));
+        const bad = Object.entries(values).find(([key, value]) => signsAway(key).test(value));
         if (bad) return `${bad[0]}=${bad[1]}: a tag's argument has no : = < or > in it; nothing was changed`;
         return setAnyInPrompt(tabname, values);
     }
@@ -132,15 +135,27 @@ const loraBlockWeight = (() => {
 
     const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
 
+    const SAME_SAMPLER = "Use same sampler";
+
     // What the schedule follows from, for the server. A pass from an image has a denoising strength.
     function askedFor(tabname) {
         const field = id => gradioApp().querySelector(`#${id} :is(input[type=number], textarea)`)?.value;
+        const sampler = id => gradioApp().querySelector(`#${id} :is(input[type=radio]:checked, input:not([type=radio]))`)?.value ?? "";
+        const hiresOf = () => {
+            const own = sampler("hr_sampler");
+            return {
+                prompt: field("hires_prompt") ?? "",
+                steps: Number(field("txt2img_hires_steps")) || 0,
+                sampler: ["", SAME_SAMPLER].includes(own) ? sampler("txt2img_sampling") : own,
+            };
+        };
         const hires = tabname === "txt2img" && gradioApp().querySelector("#txt2img_hr-checkbox input, #txt2img_hr-visible-checkbox")?.checked;
         return JSON.stringify({
             prompt: field(`${tabname}_prompt`),
             steps: stepsOf(tabname),
+            sampler: sampler(`${tabname}_sampling`),
             denoising: tabname === "img2img" ? Number(field("img2img_denoising_strength") ?? 1) : null,
-            hires: hires ? {prompt: field("hires_prompt") ?? "", steps: Number(field("txt2img_hires_steps")) || 0} : null,
+            hires: hires ? hiresOf() : null,
             theme: theme(),
         });
     }
@@ -180,7 +195,9 @@ const loraBlockWeight = (() => {
         lbwCurve.build({
             frame: find(tabname, "lbw_curve_editor .lbw-make"),
             steps: () => stepsOf(tabname),
-            read: key => lbwPrompt.getStrength(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
+            id: name => idOf(tabname, name),
+            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(({dataset, title}) => ({name: dataset.name, title})),
+            read: key => lbwPrompt.getArgument(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
             write: values => setInPrompt(tabname, values),
         });
     }

@@ -135,9 +135,10 @@ const lbwPrompt = (() => {
         return inside.length || !beside ? inside : [beside];
     }
 
-    // What the tag at the caret, or else the first one, says of a strength (`strength`, `unet` or `hr`), and of its curve:
-    // {name, text, shape}; null where there is no tag.
-    function getStrength(text, caret, key) {
+    // What the tag at the caret, or else the first one, says of a strength (`strength`, `unet` or `hr`) or of block weights
+    // (`lbw` or `hrlbw`), and of its curve: {name, text, shape}, where text is null if it has no block weights; null where
+    // there is no tag.
+    function getArgument(text, caret, key) {
         const tags = tagsIn(text);
         const tag = touched(tags, caret)[0] ?? tags[0];
         if (!tag) return null;
@@ -145,7 +146,9 @@ const lbwPrompt = (() => {
         const named = Object.fromEntries(items.filter(item => keyOf(item) !== null).map(item => [keyOf(item), valueOf(item)]));
         const [te, unet = te] = [named.strength, ...places(items).map(index => items[index])].filter(text => text !== undefined);
         const both = named.unet ?? unet ?? named.te ?? "1";
-        return {name: items[0], text: key === "hr" ? named.hr ?? both : both, shape: named.curve ?? ""};
+        const weights = named.lbw ?? named.w ?? items.find((item, index) => index > 0 && keyOf(item) === null && !isStrength(item))?.trim() ?? null;
+        const found = {strength: both, unet: both, hr: named.hr ?? both, lbw: weights, hrlbw: named.hrlbw ?? weights};
+        return {name: items[0], text: found[key], shape: named.curve ?? ""};
     }
 
     // The tag that the caret touches, {name, weights}: what stands behind its "lbw=", and all further arguments that are no
@@ -195,5 +198,5 @@ const lbwPrompt = (() => {
         return place < 0 ? null : text.slice(0, place) + replacement + text.slice(place + tag.length);
     }
 
-    return {setArguments, getStrength, tagAt, argumentsOf, replaceTag};
+    return {setArguments, getArgument, tagAt, argumentsOf, replaceTag};
 })();

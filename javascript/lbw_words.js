@@ -53,7 +53,7 @@ const lbwWords = (() => {
             const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
             const texts = [];
             while (walker.nextNode()) texts.push(walker.currentNode);
-            texts.forEach(translateText);
+            texts.filter(node => !node.parentElement.closest("[translate=no]")).forEach(translateText);
         }
 
         function translateReadOut(element) {

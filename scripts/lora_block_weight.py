@@ -114,6 +114,7 @@ class LoraBlockWeight(scripts.Script):
 
 
 if not _obstacle:
+    hooks.add_settings()  # here, because without a page on_ui_settings is not called, and requests set what is known
     hooks.add_translations()
     hooks.add_axes()  # here, because without a page the scripts' panels are built before before_ui is called
     script_callbacks.on_before_ui(hooks.add_axes)

@@ -13,7 +13,9 @@ from lbw.engine.strengths import Norms, Part, Strengths, UnknownNetworkError
 from lbw.request.live import Job, Key
 from lbw.tags.elements import element_of
 from lbw.tags.families import family_of_layers
+from lbw.tags.presence import Presence, Reckoning
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
+from lbw.tags.prompt import Warn
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,16 @@ class Backend:
     def layer_names(self) -> tuple[str, ...]:
         return tuple(self.layers)
 
-    def tags(self, text: str) -> list[list[str]]:
-        return [body.split(":") for body in re.findall("<lora:([^>]+)>", text)]
+    def tags(self, text: str, reckoning: Reckoning, warn: Warn) -> list[tuple[list[str], Presence | None]]:
+        """A tag is in brackets of one form only, ``[|<lora:...>]``: there from the second evaluation on, and back."""
+        in_turn = Presence(tuple(range(1, reckoning.first + 1)), (False, True) * (reckoning.first // 2))
+        return [
+            (body.split(":"), in_turn if start else None)
+            for start, body in re.findall(r"(\[\|)?<lora:([^>]+)>", text)
+        ]
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        return 2 * steps if sampler == "Heun" else steps
 
     def steps_from_image(self, steps: int, denoising_strength: float) -> int:
         return max(round(steps * denoising_strength), 1)

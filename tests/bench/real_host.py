@@ -28,9 +28,12 @@ import json
 import math
 import re
 import statistics
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +54,8 @@ class Case:
     expected: dict[str, list[float]] = field(default_factory=dict)
     extensions: tuple[str, ...] = ("ours", "original", "none")
     repeat: int = 1
+    is_played: bool = False
+    """Whether a hand moves the strength of the first tag all the time while the image is made."""
 
 
 class Client:
@@ -119,6 +124,16 @@ def cases(steps: int, loras: dict[str, str], one: str) -> Iterator[Case]:
         "three LoRAs, curves", tag(a, "0@0,1@1") + tag(b, "1@0,0@1") + tag(c, one),
         expected={a: rise, b: rise[::-1], c: ones}, extensions=ours,
     )  # fmt: skip
+    first = [float(step <= k) for step in range(steps)]
+    second = [1 - strength for strength in first]
+    yield Case("brackets, one after other", f" [{tag(a, one)}:{tag(b, one)}:{k}]", {}, {a: first, b: second}, ours)
+    in_turn = [float(step % 2 or not step) for step in range(steps)]
+    for title in ("brackets, in turn", "brackets, in turn, again"):
+        yield Case(
+            title, f" [{tag(a, one)}|{tag(b, one)}]", {}, {a: in_turn, b: [1 - strength for strength in in_turn]}, ours
+        )
+    for title in ("played", "played, again"):
+        yield Case(title, tag(a, one), extensions=ours, is_played=True)
     hires = {
         "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6,
         "hr_second_pass_steps": steps // 2,
@@ -152,13 +167,32 @@ class Bench:
         began = self.client.post("/lbw-bench/begin", {"loras": {name: self._files[name] for name in case.expected}})
         if "error" in began:
             return began
-        answer = self.client.post("/sdapi/v1/txt2img", body)
+        with self._hand() if case.is_played else nullcontext({}) as task:
+            answer = self.client.post("/sdapi/v1/txt2img", {**body, **task})
         # What is left in the weights is not looked at in between: only a generation without networks has to have none.
         measured = self.client.get(f"/lbw-bench/end?checks_base={'false' if case.tags else 'true'}")
         if "images" not in answer:
             return {"error": str(answer.get("error", answer))[:300], "memory": measured.get("memory")}
         info = json.loads(answer["info"]).get("extra_generation_params", {})
         return {**measured, "warnings": info.get("LBW warnings", [])}
+
+    @contextmanager
+    def _hand(self) -> Iterator[dict[str, str]]:
+        """Moves a strength while the block runs; gives what a request says to be the one that is moved."""
+        task, is_over = f"task(bench{time.time_ns()})", threading.Event()
+
+        def play() -> None:
+            while not is_over.wait(0.02):
+                strength = time.monotonic() % 1
+                self.client.post("/lbw/v1/live", {"id_task": task, "moves": [{"index": 0, "strength": strength}]})
+
+        hand = threading.Thread(target=play)
+        hand.start()
+        try:
+            yield {"force_task_id": task}
+        finally:
+            is_over.set()
+            hand.join()
 
     def rows(self, only: re.Pattern[str]) -> Iterator[dict[str, Any]]:
         for case in cases(self.steps, self.loras, "1:1" if self.extension == "original" else "1"):

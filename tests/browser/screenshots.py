@@ -25,6 +25,7 @@ from tests.server import Server, running_server
 FOLDER = Path(__file__).resolve().parent / "screenshots"
 PROMPT = "a red cat <lora:demo:1:lbw=OUTD:stop=2>"
 CURVE = "<lora:style:0.1@0,1@0.4,0.3@0.8:curve=cosine>"
+BLOCK_CURVE = "<lora:style:1:lbw=NONE@14.6sigma,OUTD@3sigma,NONE,OUT03-OUT06=1@0.8sigma,ALL@0.15sigma>"
 FLUX = "NONE,BASE IN OUT=1,D04-D14=0.4,D09-D18=1,S00-S12=0.7,S13-S19=0.3,S30-S37=-0.25"
 VECTOR = "1,0,0.2,0.4,0.6,0.8,1,1,1,0.8,0.6,0.4,0.2,0,-0.25,-0.5,0"
 
@@ -57,6 +58,11 @@ def take_pictures(browser: Browser, server: Server) -> None:
     panel.write(f"a red cat {CURVE}", caret=12)
     panel.open("lbw_curve").page.locator("#lbw_curve circle").nth(1).focus()
     take(panel, "curve", "lbw_curve")
+    panel = panel_on(browser, server, "light", 1400)
+    panel.write(f"a red cat {BLOCK_CURVE}", caret=12)
+    panel.open("lbw_curve").find("lbw_curve").get_by_label("What the curve is of").select_option("Block weights")
+    panel.page.locator("#lbw_curve circle").nth(1).focus()
+    take(panel, "block_curve", "lbw_curve")
     panel = panel_on(browser, server, "dark", 1400)
     panel.write(f"a red cat {CURVE} <lora:demo:0.8:lbw=NONE@0,OUTD@0.3,ALL@1> <lora:demo2:0.6:stop=60%>")
     panel.open("lbw_schedule").find("lbw_schedule_show").click()

@@ -70,6 +70,18 @@ def texts_of(panel: Panel) -> set[str]:
     expect(panel.find("lbw_own")).to_contain_text("Saved.")
     panel.button("lbw_curve_editor", "Read from the tag").click()
     expect(panel.find("lbw_curve_editor")).to_contain_text("Read from demo.")
+    curve = panel.find("lbw_curve_editor")
+    for unit in ("Steps", "Noise levels"):
+        curve.get_by_label("What the positions are").select_option(unit)
+        gather()
+    curve.get_by_label("What the curve is of").select_option("Block weights")
+    curve.locator("circle").first.focus()
+    gather()
+    curve.get_by_label("What the positions are").select_option("Steps")
+    for text in ("A@0,B@1.5,C@9", "", "A@1sigma,B@1", "A@,B@1", "A:B@0"):
+        curve.locator(".lbw-curve-text").fill(text)
+        curve.locator(".lbw-curve-text").blur()
+        gather()
     panel.choose("lbw_strength_name", "demo")
     panel.find("lbw_strength_show").click()
     panel.find("lbw_strength_picture", "summary").click()
@@ -247,3 +259,14 @@ def test_a_number_in_a_message_is_nothing_but_a_number(page: Page):
         ["OUTD (all blocks), steps 0-3 of 4, 12 of 304 U-Net parts fit", table],
     )
     assert translated == "((OUTD (all blocks)) 0-3/4) 12/304 U-Net"
+
+
+def test_a_name_is_not_taken_for_a_word_of_the_panel(page: Page):
+    said = page.evaluate("""() => {
+        window.localization = {Linear: "X"};
+        const root = document.createElement("div");
+        root.innerHTML = '<p class="lbw-said"><i>Linear</i><i translate="no">Linear</i></p>';
+        lbwWords.follow(root);
+        return root.textContent;
+    }""")
+    assert said == "XLinear"

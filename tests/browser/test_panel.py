@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from lbw.tags.curves import parse_curve
+from lbw.tags.curves import Curve, Shape, parse_curve, split_keyframes
 from lbw.tags.families import KNOWN
 from lbw.tags.library import Library
+from lbw.tags.limits import MOST_KEYFRAMES
+from lbw.tags.positions import Unit, nominal_sigmas, parse_places, step_at
 from lbw.tags.presets import DEFAULT_PRESETS
-from lbw.tags.prompt import is_strength
+from lbw.tags.prompt import is_strength, parse
 from lbw.tags.slips import narrow, split_arguments
 from tests.browser.actions import open_page, open_tab
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
@@ -147,15 +153,129 @@ STRENGTHS = [
 
 def test_strengths_are_found_where_the_host_would_look_for_them(page: Page):
     found = page.evaluate(
-        "tags => tags.map(([tag, key]) => lbwPrompt.getStrength(`x ${tag} <lora:b:9>`, 0, key))",
+        "tags => tags.map(([tag, key]) => lbwPrompt.getArgument(`x ${tag} <lora:b:9>`, 0, key))",
         [list(item[:2]) for item in STRENGTHS],
     )
     assert [[item["text"], item["shape"]] for item in found] == [item[2] for item in STRENGTHS]
-    assert page.evaluate("lbwPrompt.getStrength('<lora:a:1> <lora:b:9>', 14, 'strength').name") == "b"
-    assert page.evaluate("lbwPrompt.getStrength('a cat', 0, 'strength')") is None
+    assert page.evaluate("lbwPrompt.getArgument('<lora:a:1> <lora:b:9>', 14, 'strength').name") == "b"
+    assert page.evaluate("lbwPrompt.getArgument('a cat', 0, 'strength')") is None
 
 
-# (curve, steps of the tab, what the editor makes of it: shares and weights, the text that it writes)
+# (tag, which block weights, their text)
+BLOCK_WEIGHTS = [
+    ("<lora:a:1:lbw=NONE@0,OUTD@0.5>", "lbw", "NONE@0,OUTD@0.5"),
+    ("<lora:a:1:w=INS>", "lbw", "INS"),
+    ("<lora:a:1:NONE,OUT03=1@0;1,0@1:curve=step>", "lbw", "NONE,OUT03=1@0;1,0@1"),
+    ("<lora:a:1:lbw=INS:hrlbw=OUTD@0,ALL@1>", "hrlbw", "OUTD@0,ALL@1"),
+    ("<lora:a:1:lbw=INS:lbw=OUTD>", "hrlbw", "OUTD"),
+    ("<lora:a:1:stop=5>", "lbw", None),
+]
+
+
+def test_block_weights_are_found_where_the_server_finds_them(page: Page):
+    for tag, key, weights in BLOCK_WEIGHTS:
+        found = page.evaluate("([tag, key]) => lbwPrompt.getArgument(tag, 3, key).text", [tag, key])
+        assert found == weights, tag
+        request = parse(narrow(tag)[len("<lora:") : -1].split(":"), lambda _message: None)
+        assert request.in_pass(key == "hrlbw").weights == weights, tag
+
+
+# Positions of one curve each.
+POSITIONS = [
+    ["0", "1"], ["0", "1", "2"], ["0.5", "1.0", "12"], ["0", "50%", "100 %"], ["1.", ".5", "00"], ["2.5", "7"],
+    ["14.6sigma", "2 sigma", ".5sigma", "0sigma"], ["1", "1.0"], ["1e1", "0"], ["-1"], ["+1"], ["120%"], ["half", "1"],
+    [""], ["0x10"], ["14sigma", "1"], ["2sigma", "50%"], ["1000000", "0"], ["1000001"], ["1sigmas"], ["1Sigma"],
+    ["0" * 40 + "sigma"], ["0" * 47], ["\u0661"],
+]  # fmt: skip
+
+
+def said_by(read: Callable[[], Any]) -> Any:
+    """What is read, or why it cannot be."""
+    try:
+        return read()
+    except ValueError as error:
+        return str(error)
+
+
+def test_positions_mean_to_the_panel_what_they_mean_to_the_server(page: Page):
+    found = page.evaluate(
+        """tables => tables.map(texts => {
+            try {
+                return lbwCurves.places(texts).map(({value, unit}) => [value, unit]);
+            } catch (error) {
+                return error.message;
+            }
+        })""",
+        POSITIONS,
+    )
+    for texts, made in zip(POSITIONS, found, strict=True):
+        meant = said_by(lambda texts=texts: [[place.value, place.unit.value] for place in parse_places(texts)])
+        assert made == meant, texts
+    assert sum(isinstance(made, str) for made in found) > 10
+
+
+KEYFRAMES = [
+    "NONE@0,OUTD@0.5", "1,0,0.5@0;0,1,1@1", "A@0,B", "A~0~1", "A@0,,B@1", "A@0, NONE,OUT03=1 @ 50% ;C@1", "@", "A@",
+    "A@0,",
+]
+
+
+def test_keyframes_are_to_the_panel_what_they_are_to_the_server(page: Page):
+    found = page.evaluate("texts => texts.map(lbwCurves.split)", KEYFRAMES)
+    assert found == [[list(pair) for pair in split_keyframes(text)] for text in KEYFRAMES]
+    assert page.evaluate("lbwCurves.MOST_POINTS") == MOST_KEYFRAMES
+    assert page.evaluate("lbwCurves.SHAPES") == [shape.value for shape in Shape]
+
+
+LINES = [
+    "0.2@14sigma,1@2.5sigma,-0.5@0.5sigma,0@0.01sigma", "1@20sigma,0@0sigma", "0@0.1,1@0.4,1@0.4,0.3@90%", "0@2,1@17",
+]
+
+
+def test_a_line_is_drawn_where_the_curve_goes(page: Page):
+    """Between two points it is as the engine has it: linear in the noise level, so bent on a logarithmic axis."""
+    for text, shape in itertools.product(LINES, Shape):
+        curve = parse_curve(text, shape)
+        has_levels = curve.positions[0].unit is Unit.SIGMA
+        corners, drawn, values = page.evaluate(
+            """([text, shape]) => {
+                const {points, unit, steps} = lbwCurves.parse(text, 20, lbwCurves.weightOf);
+                const axis = lbwCurves.axisOf(unit, steps, 20);
+                const line = lbwCurves.line(points, shape, axis)
+                    .map(([place, value]) => [place, axis.atOf(place), value]);
+                const ats = Array.from({length: 41}, (_, index) => axis.atOf(index / 40));
+                const values = ats.map(at => [at, lbwCurves.valueAt(points, shape, unit, at)]);
+                return [points.map(point => axis.placeOf(point.at)), line, values];
+            }""",
+            [text, shape.value],
+        )
+        assert [value for _, value in values] == pytest.approx([value_at(curve, at) for at, _ in values])
+        inside = [each for each in drawn if all(abs(each[0] - corner) > 1e-6 for corner in corners)]
+        assert [value for _, _, value in inside] == pytest.approx([value_at(curve, at) for _, at, _ in inside])
+        is_bent = shape is Shape.COSINE or (shape is Shape.LINEAR and has_levels)
+        assert (len(inside) >= 48) == is_bent, text
+        assert {place for place, _, _ in drawn} >= {0, *corners, 1}
+
+
+def value_at(curve: Curve, at: float) -> float:
+    """What a curve is at a noise level, or at a share of a pass of 20 steps."""
+    if curve.positions[0].unit is Unit.SIGMA:
+        return curve.value(0, 1, (at,))
+    return curve.value(at * 19, 20)  # type: ignore[arg-type]
+
+
+def test_units_are_converted_by_the_schedule_that_the_server_takes_for_usual(page: Page):
+    for steps in (2, 20, 33):
+        levels = nominal_sigmas(steps)
+        shares = [step / (steps - 1) for step in range(steps)]
+        found = page.evaluate("shares => shares.map(share => lbwCurves.converted(share, 'share', 'sigma'))", shares)
+        assert found == pytest.approx(levels)
+        back = page.evaluate("levels => levels.map(level => lbwCurves.converted(level, 'sigma', 'step'))", list(levels))
+        assert back == pytest.approx([step_at(level, levels) / (steps - 1) for level in levels], abs=1e-9)
+    assert page.evaluate("[100, 0].map(level => lbwCurves.converted(level, 'sigma', 'share'))") == [0, 1]
+
+
+# (curve, steps of the tab, what the editor makes of it: positions and weights, the text that it writes)
 CURVES = [
     ("0@0,1@0.5,0@1", 20, [[0, 0], [0.5, 1], [1, 0]], "0@0,1@0.5,0@1"),
     ("0@0;1@25%;-0.5@100%", 20, [[0, 0], [0.25, 1], [1, -0.5]], "0@0,1@0.25,-0.5@1"),
@@ -165,7 +285,13 @@ CURVES = [
     ("0~0,1~1", 20, [[0, 0], [1, 1]], "0@0,1@1"),
     ("0@0,1@1,0.5@10", 11, [[0, 0], [0.1, 1], [1, 0.5]], "0@0,1@1,0.5@10"),
     ("0@0,1@30", 20, [[0, 0], [1, 1]], "0@0,1@30"),
-    ("0@14sigma,1@2sigma", 20, None, None),
+    ("1@2.50sigma,0@14sigma", 20, [[14, 0], [2.5, 1]], "0@14sigma,1@2.5sigma"),
+    ("0@0,0.5@0.5,1@10", 11, [[0, 0], [0.5, 0.5], [1, 1]], "0@0,0.5@5,1@10"),
+    ("0@1.0,1@10", 21, [[0.5, 1], [1, 0]], "1@10,0@20"),
+    ("0@14sigma,1@0.5", 20, None, None),
+    ("0@14sigma,1", 20, None, None),
+    ("1e9@0", 20, None, None),
+    ("0x1@0", 20, None, None),
     ("0@-1,1@1", 20, None, None),
     ("0@120%,1@1", 20, None, None),
     ("OUTD@0,1@1", 20, None, None),
@@ -175,13 +301,22 @@ CURVES = [
 
 def test_a_curve_is_read_and_written_as_the_grammar_says(page: Page):
     for curve, steps, points, text in CURVES:
-        found = page.evaluate("([text, steps]) => lbwCurve.parse(text, steps)", [curve, steps])
+        found = page.evaluate(
+            """([text, steps]) => {
+                try {
+                    return lbwCurves.parse(text, steps, lbwCurves.weightOf);
+                } catch (error) {
+                    return error instanceof lbwBlockWeights.Unreadable ? null : error.message;
+                }
+            }""",
+            [curve, steps],
+        )
         if points is None:
             assert found is None, curve
             continue
-        flat = [value for point in found["points"] for value in (point["share"], point["weight"])]
+        flat = [value for point in found["points"] for value in (point["at"], point["value"])]
         assert flat == pytest.approx([value for point in points for value in point])
-        written = page.evaluate("found => lbwCurve.format(found.points, found.steps, found.inSteps)", found)
+        written = page.evaluate("found => lbwCurves.format(found.points, found.unit, found.steps)", found)
         assert written == text
         for step in range(found["steps"]):
             meant, made = (parse_curve(each).value(step, found["steps"]) for each in (curve, written))
@@ -189,14 +324,14 @@ def test_a_curve_is_read_and_written_as_the_grammar_says(page: Page):
 
 
 def test_positions_that_are_no_whole_steps_are_never_written_too_late(page: Page):
-    points = [{"share": step / 29, "weight": 1} for step in range(30)]
-    text = page.evaluate("points => lbwCurve.format(points, 30, false)", points)
+    points = [{"at": step / 29, "value": 1} for step in range(30)]
+    text = page.evaluate("points => lbwCurves.format(points, 'share', 30)", points)
     for step, item in enumerate(text.split(",")):
         assert step - 0.01 <= float(item.partition("@")[2]) * 29 <= step + 1e-9
 
 
 def test_in_a_pass_of_two_steps_a_step_is_written_as_a_share(page: Page):
-    assert page.evaluate("lbwCurve.format([{share: 0, weight: 0}, {share: 1, weight: 1}], 2, true)") == "0@0,1@1"
+    assert page.evaluate("lbwCurves.format([{at: 0, value: 0}, {at: 1, value: 1}], 'step', 2)") == "0@0,1@1"
 
 
 def test_the_cursor_stays_where_it_was(page: Page):
@@ -724,6 +859,43 @@ def curve_text(panel: Panel) -> Locator:
     return panel.find("lbw_curve").get_by_label("Curve", exact=True)
 
 
+def units_of(panel: Panel) -> Locator:
+    return panel.find("lbw_curve").get_by_label("What the positions are")
+
+
+def target_of(panel: Panel) -> Locator:
+    return panel.find("lbw_curve").get_by_label("What the curve is of")
+
+
+def curve_said(panel: Panel) -> Locator:
+    return panel.find("lbw_curve", ".lbw-said")
+
+
+def point_field(panel: Panel, name: str) -> Locator:
+    return panel.find("lbw_curve").get_by_label(name, exact=True)
+
+
+def type_into(field: Locator, text: str) -> None:
+    field.fill(text)
+    field.blur()
+
+
+def places_on(panel: Panel) -> Callable[[float, float], tuple[float, float]]:
+    """Where a part of the axis and a weight from 0 to 1 are on the page."""
+    drawing = panel.find("lbw_curve", "svg")
+    drawing.scroll_into_view_if_needed()
+    box = drawing.bounding_box()
+    assert box is not None
+    return lambda part, weight: (
+        box["x"] + (36 + part * 370) / 420 * box["width"], box["y"] + (152 - weight * 138) / 176 * box["height"]
+    )
+
+
+def part_of_axis(level: float) -> float:
+    """Where a noise level is on its axis."""
+    return 0.94 * math.log(14.6146 / level) / math.log(14.6146 / 0.0292)
+
+
 def points_of(panel: Panel) -> Locator:
     return panel.find("lbw_curve").locator("circle[role=button]")
 
@@ -734,13 +906,7 @@ def test_a_curve_is_drawn_with_the_mouse_and_written_into_the_tag(panel: Panel):
     expect(curve_text(panel)).to_have_value("0@0,1@1")
     panel.button("lbw_curve", "Pulse").click()
     expect(curve_text(panel)).to_have_value("0@0,1@0.5,0@1")
-    drawing = panel.find("lbw_curve", "svg")
-    drawing.scroll_into_view_if_needed()
-    box = drawing.bounding_box()
-    assert box is not None
-    place = lambda share, weight: (  # noqa: E731
-        box["x"] + (36 + share * 372) / 420 * box["width"], box["y"] + (152 - weight * 138) / 176 * box["height"]
-    )
+    place = places_on(panel)
     mouse = panel.page.mouse
     mouse.move(*place(0.5, 1))
     mouse.down()
@@ -789,7 +955,7 @@ def test_points_snap_to_steps_and_are_written_as_such(panel: Panel):
     panel.open("lbw_curve")
     panel.button("lbw_curve", "Pulse").click()
     section = panel.find("lbw_curve")
-    section.get_by_label("Snap to steps").check()
+    units_of(panel).select_option("Steps")
     section.get_by_label("Steps", exact=True).fill("11")
     section.get_by_label("Steps", exact=True).blur()
     points_of(panel).nth(1).focus()
@@ -806,14 +972,229 @@ def test_the_curve_of_a_tag_is_read_and_what_cannot_be_drawn_is_said(panel: Pane
     panel.open("lbw_curve")
     expect(curve_text(panel)).to_have_value("0.2@0,0.8@0.25,0@1")
     expect(panel.find("lbw_curve").get_by_label("Between the points")).to_have_value("step")
-    panel.write("<lora:b:0@14sigma,1@2sigma>")
+    panel.write("<lora:b:0@0,x@1>")
     panel.button("lbw_curve", "Read from the tag").click()
-    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("0@14sigma,1@2sigma: cannot be drawn")
+    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("0@0,x@1: cannot be drawn")
+    panel.write("<lora:b:0@0,1@half>")
+    panel.button("lbw_curve", "Read from the tag").click()
+    expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("0@0,1@half: 'half' is not a position; expected")
     expect(curve_text(panel)).to_have_value("0.2@0,0.8@0.25,0@1")
     panel.write("a cat")
     for button in ("Read from the tag", "Write into the tag"):
         panel.button("lbw_curve", button).click()
         expect(panel.find("lbw_curve", ".lbw-said")).to_contain_text("no LoRA tag")
+
+
+def test_noise_levels_are_drawn_with_the_mouse_and_written_into_the_tag(panel: Panel):
+    panel.write("<lora:a:1:lbw=OUTD>", caret=3)
+    panel.open("lbw_curve")
+    units_of(panel).select_option("Noise levels")
+    expect(curve_text(panel)).to_have_value("0@14.6sigma,1@0.0292sigma")
+    expect(panel.find("lbw_curve").get_by_label("Steps", exact=True)).to_be_hidden()
+    assert panel.find("lbw_curve", ".lbw-grid").locator("text").all_text_contents()[:9] == [
+        "14.6", "5", "2", "1", "0.5", "0.2", "0.1", "0.03", "0",
+    ]
+    place, mouse = places_on(panel), panel.page.mouse
+    mouse.click(*place(part_of_axis(2.5), 0.5))
+    expect(points_of(panel)).to_have_count(3)
+    mouse.move(*place(part_of_axis(2.5), 0.5))
+    mouse.down()
+    mouse.move(*place(part_of_axis(1), 0.8), steps=3)
+    mouse.up()
+    written = curve_text(panel).input_value()
+    level = float(re.fullmatch(r"0@14\.6sigma,0\.8@([0-9.]+)sigma,1@0\.0292sigma", written)[1])
+    assert level == pytest.approx(1, rel=0.02)
+    mouse.click(*place(1, 0.2))
+    expect(curve_text(panel)).to_have_value(f"{written},0.2@0sigma")
+    panel.button("lbw_curve", "Write into the tag").click()
+    expect(panel.prompt).to_have_value(f"<lora:a:{written},0.2@0sigma:lbw=OUTD>")
+
+
+def test_noise_levels_are_moved_and_typed_with_the_keyboard(panel: Panel):
+    panel.write("<lora:a:0@14sigma,1@2.5sigma,0@0.5sigma:curve=cosine>", caret=3)
+    panel.open("lbw_curve")
+    expect(units_of(panel)).to_have_value("sigma")
+    expect(curve_text(panel)).to_have_value("0@14sigma,1@2.5sigma,0@0.5sigma")
+    expect(points_of(panel).nth(1)).to_have_accessible_name("Point 2 of 3: weight 1 at 2.5sigma")
+    points_of(panel).nth(1).focus()
+    panel.page.keyboard.press("ArrowRight")
+    lower = float(curve_text(panel).input_value().split("@")[2].partition("sigma")[0])
+    assert part_of_axis(lower) == pytest.approx(part_of_axis(2.5) + 0.01, abs=0.0005)
+    panel.page.keyboard.press("ArrowLeft")
+    expect(point_field(panel, "Position")).to_have_value("2.5sigma")
+    for _ in range(40):
+        panel.page.keyboard.press("ArrowLeft")
+    expect(points_of(panel).nth(0)).to_be_focused()
+    expect(curve_text(panel)).to_have_value("1@14.6sigma,0@14sigma,0@0.5sigma")
+    panel.page.keyboard.press("Enter")
+    expect(point_field(panel, "Weight")).to_be_focused()
+    for typed, written in (("20", "1@20sigma,0@14sigma,0@0.5sigma"), ("0.7sigma", "0@14sigma,1@0.7sigma,0@0.5sigma")):
+        type_into(point_field(panel, "Position"), typed)
+        expect(curve_text(panel)).to_have_value(written)
+
+
+def test_units_that_are_mixed_are_told_and_not_written(panel: Panel):
+    panel.write("<lora:a:1>", caret=3)
+    panel.open("lbw_curve")
+    type_into(curve_text(panel), "0@14sigma,1@0.5")
+    mixed = "noise levels and steps in one curve; expected only noise levels, or none"
+    expect(curve_said(panel)).to_have_text(f"0@14sigma,1@0.5: {mixed}")
+    panel.button("lbw_curve", "Write into the tag").click()
+    expect(curve_said(panel)).to_have_text(f"0@14sigma,1@0.5: {mixed}")
+    expect(panel.prompt).to_have_value("<lora:a:1>")
+    type_into(curve_text(panel), "0@0,1@1")
+    points_of(panel).nth(1).focus()
+    for unit, typed in (("share", "2.5sigma"), ("step", "2.5sigma"), ("sigma", "50%")):
+        units_of(panel).select_option(unit)
+        before = point_field(panel, "Position").input_value()
+        type_into(point_field(panel, "Position"), typed)
+        expect(curve_said(panel)).to_have_text(f"{typed}: {mixed}")
+        expect(point_field(panel, "Position")).to_have_value(before)
+    type_into(point_field(panel, "Position"), "soon")
+    expect(curve_said(panel)).to_contain_text("soon: 'soon' is not a position; expected")
+    type_into(point_field(panel, "Weight"), "much")
+    expect(curve_said(panel)).to_have_text("much: expected a number")
+
+
+def test_points_stay_in_their_place_of_the_pass_when_the_unit_changes(panel: Panel):
+    panel.open("lbw_curve")
+    panel.button("lbw_curve", "Fade in").click()
+    expect(curve_text(panel)).to_have_value("0@0,1@0.3")
+    units_of(panel).select_option("Noise levels")
+    written = curve_text(panel).input_value()
+    assert written.startswith("0@14.6sigma,1@")
+    level = float(written.split("@")[2].removesuffix("sigma"))
+    assert step_at(level, nominal_sigmas(20)) == pytest.approx(0.3 * 19, abs=0.1)
+    expect(curve_said(panel)).to_contain_text("a usual schedule")
+    units_of(panel).select_option("Shares of the pass")
+    expect(curve_text(panel)).to_have_value("0@0,1@0.3")
+    units_of(panel).select_option("Noise levels")
+    units_of(panel).select_option("Steps")
+    expect(curve_text(panel)).to_have_value("0@0,1@6")
+    units_of(panel).select_option("Shares of the pass")
+    expect(curve_text(panel)).to_have_value("0@0,1@0.32")
+
+
+def test_steps_between_whole_ones_are_rounded_and_told(panel: Panel):
+    panel.write("<lora:a:0@0,1@2.5,0@10>", caret=3)
+    panel.open("lbw_curve")
+    expect(curve_said(panel)).to_have_text("Read from a. Positions between two steps are rounded.")
+    expect(curve_text(panel)).to_have_value("0@0,1@3,0@10")
+
+
+def test_a_block_curve_is_drawn_and_written_into_the_tag(panel: Panel):
+    panel.write("<lora:a:0.8:lbw=OUTD> <lora:b:1>", caret=3)
+    panel.open("lbw_curve")
+    target_of(panel).select_option("Block weights")
+    expect(curve_text(panel)).to_have_value("NONE@0,ALL@1")
+    place, mouse = places_on(panel), panel.page.mouse
+    mouse.click(*place(0.5, 0.2))
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE@0.5,ALL@1")
+    weights = point_field(panel, "Block weights")
+    options = weights.evaluate("input => [...input.list.options].map(option => option.value)")
+    assert options == []
+    panel.page.keyboard.press("Enter")
+    expect(weights).to_be_focused()
+    options = weights.evaluate("input => [...input.list.options].map(option => option.value)")
+    assert {"NONE", "OUTD", "MIDD"} < {*options}
+    type_into(weights, "NONE,OUT03=1")
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.5,ALL@1")
+    handle = points_of(panel).nth(1)
+    expect(handle).to_have_accessible_name("Point 2 of 3: block weights NONE,OUT03=1 at 0.5")
+    box = handle.bounding_box()
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    mouse.down()
+    mouse.move(*place(0.3, 1), steps=3)
+    mouse.up()
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.3,ALL@1")
+    for key in ("ArrowRight", "ArrowUp"):
+        handle.press(key)
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.31,ALL@1")
+    panel.button("lbw_curve", "Write into the tag").click()
+    expect(panel.prompt).to_have_value("<lora:a:0.8:lbw=NONE@0,NONE,OUT03=1@0.31,ALL@1> <lora:b:1>")
+    panel.button("lbw_curve", "Add a point").click()
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.31,NONE,OUT03=1@0.66,ALL@1")
+    points_of(panel).nth(1).press("Delete")
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.66,ALL@1")
+    points_of(panel).nth(2).dblclick()
+    expect(curve_text(panel)).to_have_value("NONE@0,NONE,OUT03=1@0.66")
+
+
+def test_a_block_curve_is_read_from_the_tag_and_for_the_hires_pass(panel: Panel):
+    panel.write("<lora:a:1:lbw=1,0,0.5@14sigma,OUTD@2sigma:hrlbw=INS@0;ALL@8:curve=step>", caret=3)
+    panel.open("lbw_curve")
+    expect(curve_text(panel)).to_have_value("0@0,1@1")
+    target_of(panel).select_option("Block weights")
+    expect(curve_text(panel)).to_have_value("1,0,0.5@14sigma,OUTD@2sigma")
+    expect(units_of(panel)).to_have_value("sigma")
+    expect(panel.find("lbw_curve").get_by_label("Between the points")).to_have_value("step")
+    target_of(panel).select_option("Block weights in the hires pass")
+    panel.button("lbw_curve", "Read from the tag").click()
+    expect(curve_text(panel)).to_have_value("INS@0,ALL@8")
+    points_of(panel).nth(1).focus()
+    type_into(point_field(panel, "Block weights"), "MIDD")
+    panel.button("lbw_curve", "Write into the tag").click()
+    expect(panel.prompt).to_have_value(
+        "<lora:a:1:lbw=1,0,0.5@14sigma,OUTD@2sigma:hrlbw=INS@0,MIDD@8:curve=step>"
+    )
+    target_of(panel).select_option("Strength")
+    expect(curve_text(panel)).to_have_value("0@0,1@1")
+    expect(units_of(panel)).to_have_value("share")
+    panel.write("<lora:b:1>")
+    target_of(panel).select_option("Block weights")
+    panel.button("lbw_curve", "Read from the tag").click()
+    expect(curve_said(panel)).to_have_text("b: the tag has no block weights.")
+    panel.write("<lora:b:1:lbw=INS>")
+    panel.button("lbw_curve", "Read from the tag").click()
+    expect(curve_text(panel)).to_have_value("INS@0,INS@19")
+
+
+def test_what_cannot_be_block_weights_is_told(panel: Panel):
+    panel.open("lbw_curve")
+    target_of(panel).select_option("Block weights")
+    points_of(panel).nth(1).focus()
+    for bad in ("A@B", "A:B", "A<B"):
+        type_into(point_field(panel, "Block weights"), bad)
+        expect(curve_said(panel)).to_contain_text(f"{bad}: block weights have a name or values, and no @")
+        expect(curve_text(panel)).to_have_value("NONE@0,ALL@1")
+
+
+def test_a_curve_has_as_many_points_as_the_server_reads(panel: Panel):
+    panel.open("lbw_curve")
+    target_of(panel).select_option("Block weights")
+    type_into(curve_text(panel), ",".join(f"ALL@{index / 200}" for index in range(MOST_KEYFRAMES)))
+    expect(points_of(panel)).to_have_count(MOST_KEYFRAMES)
+    panel.button("lbw_curve", "Add a point").click()
+    expect(curve_said(panel)).to_have_text(f"A curve has at most {MOST_KEYFRAMES} points.")
+    expect(points_of(panel)).to_have_count(MOST_KEYFRAMES)
+    type_into(curve_text(panel), ",".join(["1@0"] * (MOST_KEYFRAMES + 1)))
+    expect(curve_said(panel)).to_contain_text(f"{MOST_KEYFRAMES + 1} keyframes; expected at most {MOST_KEYFRAMES}")
+
+
+def test_the_track_shows_how_far_block_weights_have_gone_over_into_the_next_ones(panel: Panel):
+    panel.open("lbw_curve")
+    target_of(panel).select_option("Block weights")
+    drawing = panel.find("lbw_curve", "svg")
+    areas = drawing.locator("polygon")
+    for text, shape in itertools.product(("NONE@0,OUTD@0.5,INS@1", "NONE@14sigma,OUTD@2sigma,INS@0.1sigma"), Shape):
+        panel.find("lbw_curve").get_by_label("Between the points").select_option(shape.value)
+        type_into(curve_text(panel), text)
+        expect(areas).to_have_count(2)
+        curve = parse_curve(text.replace("NONE", "0").replace("OUTD", "1").replace("INS", "2"), shape)
+        unit = curve.positions[0].unit
+        for index, area in enumerate(areas.all()):
+            drawn = [[float(each) for each in pair.split(",")] for pair in area.get_attribute("points").split()]
+            assert drawn[0][1] == 152 and [y for _, y in drawn[-2:]] == [54, 152]
+            inside = [(x, y) for x, y in drawn if drawn[0][0] < x < drawn[-1][0]]
+            levels = panel.page.evaluate(
+                "([unit, places]) => places.map(place => lbwCurves.axisOf(unit, 20).atOf(place))",
+                [unit.value, [(x - 36) / 370 for x, _ in inside]],
+            )
+            meant = [value_at(curve, level) - index for level in levels]
+            assert [(152 - y) / 98 for _, y in inside] == pytest.approx(meant, abs=1e-6)
+            assert len(inside) == (0 if shape is Shape.STEP or (shape is Shape.LINEAR and unit is Unit.SHARE) else 48)
+    assert sorted(drawing.locator("text[translate=no]").all_text_contents()) == ["INS", "NONE", "OUTD"]
+    assert len({area.evaluate("area => getComputedStyle(area).fill") for area in areas.all()}) == 2
 
 
 def test_the_schedule_is_shown_before_an_image_is_made(panel: Panel):
@@ -931,6 +1312,10 @@ def test_what_stands_in_a_row_is_aligned(panel: Panel):
         expect(panel.slider("BASE")).to_be_visible()
         rows = panel.find("lbw_panel").locator(".lbw-make .lbw-tools, .lbw-make .lbw-group, .lbw-insert-group")
         assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
+    target_of(panel).select_option("Block weights")
+    units_of(panel).select_option("Steps")
+    rows = panel.find("lbw_curve").locator(".lbw-tools, .lbw-group")
+    assert [pair for row in rows.all() for pair in row.evaluate(CROOKED)] == []
 
 
 def test_the_insert_row_is_easy_to_read(panel: Panel):
@@ -950,13 +1335,25 @@ def test_points_hide_no_label_of_the_drawing(panel: Panel):
     panel.open("lbw_curve").find("lbw_curve_editor", ".lbw-curve-text").fill("0@0,1@0.01,0@0.5,1@1,0@1")
     panel.page.keyboard.press("Enter")
     expect(points_of(panel)).to_have_count(5)
-    assert panel.find("lbw_curve", "svg").evaluate("""drawing => {
+    hidden = """drawing => {
         const boxOf = each => each.getBoundingClientRect();
         const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-        const points = [...drawing.querySelectorAll("circle")].map(boxOf);
-        const hidden = label => points.some(point => meet(boxOf(label), point));
-        return [...drawing.querySelectorAll("text")].filter(hidden).map(label => label.textContent);
-    }""") == []
+        const labels = [...drawing.querySelectorAll("text")];
+        const others = label => [...drawing.querySelectorAll("circle"), ...labels.filter(other => other !== label)];
+        const isHidden = label => others(label).some(other => meet(boxOf(label), boxOf(other)));
+        return labels.filter(isHidden).map(label => label.textContent);
+    }"""
+    assert panel.find("lbw_curve", "svg").evaluate(hidden) == []
+    for highest in ("14", "15", "21", "600", "1000000"):
+        type_into(curve_text(panel), f"0@{highest}sigma,1@2sigma,0@0.03sigma,0@0sigma")
+        expect(points_of(panel)).to_have_count(4)
+        assert panel.find("lbw_curve", "svg").evaluate(hidden) == [], highest
+    target_of(panel).select_option("Block weights")
+    type_into(curve_text(panel), ",".join(f"WWWWWWWWWWWWWW{index}@{index / 20}" for index in range(20)))
+    expect(points_of(panel)).to_have_count(20)
+    points_of(panel).nth(19).focus()
+    assert panel.find("lbw_curve", "svg").evaluate(hidden) == []
+    expect(panel.find("lbw_curve", "svg").locator("text.lbw-selected")).to_have_text("WWWWWWWWWWWWWW19")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -973,6 +1370,9 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     panel.presets.fill("BAD:1,2\n")
     expect(panel.notes).to_contain_text("Line 1")
     found = Axe().run(page, context=panel.id("lbw_panel")).response["violations"]
+    target_of(panel).select_option("Block weights")
+    points_of(panel).first.focus()
+    found += Axe().run(page, context=panel.id("lbw_curve")).response["violations"]
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
-from lbw.tags.families import SD1, is_text_encoder
+from lbw.tags.families import SD1
 from tests.host.conftest import Bench
+from tests.host.lora_files import attention_layers, write_lora
 from tests.host.measure import messages, recording, replaced, status
 
-TAGS = {"a": "<lora:t_lora:0:1>", "b": "<lora:t_lora2:0:0.5>", "c": "<lora:t_locon:0:-1>"}
+TAGS = {"a": "<lora:edit_a:0:1>", "b": "<lora:edit_b:0:0.5>", "c": "<lora:edit_c:0:-1>"}
 WORDS = {"a": "castle", "b": "forest", "c": "river"}
-NETWORKS = {"a": ("t_lora", 1.0), "b": ("t_lora2", 0.5), "c": ("t_locon", -1.0)}
+NETWORKS = {"a": ("edit_a", 1.0), "b": ("edit_b", 0.5), "c": ("edit_c", -1.0)}
 
 
 class Words:
@@ -58,18 +58,23 @@ def words_in_force(bench: Bench, **fields: Any) -> list[set[str]]:
     return words.seen
 
 
-def few_layers(bench: Bench) -> dict[str, dict[str, Tensor]]:
-    """One layer of the U-Net in each block, of each network."""
-    found = {}
-    for name, _strength in NETWORKS.values():
-        layers = {SD1.block_of(layer): layer for layer in bench.deltas[name] if not is_text_encoder(layer)}
-        found[name] = {layer: bench.deltas[name][layer] for layer in layers.values()}
-    return found
+DELTAS: dict[str, dict[str, Tensor]] = {}
+"""What the LoRA files add at strength 1."""
+
+
+@pytest.fixture(scope="module")
+def files(_bench: Bench) -> None:
+    """LoRA files for some layers of the U-Net, so that many switches and measurements take little time."""
+    layers = attention_layers(_bench.layers())
+    unet = [name for name in layers if SD1.block_of(name) in ("IN01", "IN07", "M00", "OUT04", "OUT11")]
+    some = {name: layers[name] for name in unet[::4]}
+    for seed, (name, _strength) in enumerate(NETWORKS.values(), 20):
+        DELTAS[name] = write_lora(_bench.webui.lora_folder / f"{name}.safetensors", some, seed=seed, rank=2)
 
 
 def loras_in_force(bench: Bench, **fields: Any) -> tuple[Any, list[dict[str, float]]]:
     """For each evaluation, {key of a tag: its LoRA's strength, measured from the weights}."""
-    with recording(bench.webui, bench.base, few_layers(bench)) as record:
+    with recording(bench.webui, bench.base, DELTAS) as record:
         result = bench.webui.generate(**fields)
     strengths = []
     for seen in record.strengths:
@@ -84,15 +89,17 @@ def loras_in_force(bench: Bench, **fields: Any) -> tuple[Any, list[dict[str, flo
 
 
 def compare(bench: Bench, prompt: str, **fields: Any) -> list[set[str]]:
-    """Generate with words, and then with tags in the same places; the tags that are on in each evaluation."""
-    texts = {
-        name: [fields.pop(name).format(**values) for values in (WORDS, TAGS)]
-        for name in ("hr_prompt",) if name in fields
-    }
-    with_words = {name: pair[0] for name, pair in texts.items()}
-    with_tags = {name: pair[1] for name, pair in texts.items()}
-    expected = words_in_force(bench, prompt=prompt.format(**WORDS), **with_words, **fields)
-    _, found = loras_in_force(bench, prompt=prompt.format(**TAGS), **with_tags, **fields)
+    """Generate with words, and then with tags in the same places; the tags that are on in each evaluation.
+
+    Args:
+        prompt: with ``{a}`` and so on for each of them.
+    """
+    prompts = {"prompt": prompt} | {name: fields.pop(name) for name in ["hr_prompt"] if name in fields}
+    with_words, with_tags = (
+        {name: text.format(**values) for name, text in prompts.items()} for values in (WORDS, TAGS)
+    )
+    expected = words_in_force(bench, **with_words, **fields)
+    _, found = loras_in_force(bench, **with_tags, **fields)
     wanted = [
         {key: pytest.approx(strength if key in keys else 0.0, abs=5e-3) for key, (_, strength) in NETWORKS.items()}
         for keys in expected
@@ -101,9 +108,16 @@ def compare(bench: Bench, prompt: str, **fields: Any) -> list[set[str]]:
     return expected
 
 
+@pytest.fixture
+def images() -> None:
+    """For tests of images, which need the U-Net."""
+
+
 @pytest.fixture(autouse=True)
-def quick(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(request: pytest.FixtureRequest, bench: Bench, files: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A U-Net of one operation: evaluations are counted here, and there are many."""
+    if "images" in request.fixturenames:
+        return
     model = bench.webui.shared.sd_model
     unet = model.forge_objects_original.unet.model if bench.webui.is_forge else model.model
     monkeypatch.setattr(unet.diffusion_model, "forward", lambda x, *_args, **_named: x * 0.5)
@@ -171,14 +185,12 @@ PROMPTS = [
     "[{a}:4] ) [{b}::4]",
     "[{a}:{a}:4] [{b}:{c}:5]",
     "[{a}:2][{b}:4][{c}:6]",
-    "[a:b:[{a}:3]:5]",
 ]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_tag_is_on_where_a_word_in_its_place_is(bench: Bench, prompt: str):
     compare(bench, prompt)
-    assert bench.differences_from_base() == []
 
 
 def test_the_host_is_compared_with_what_it_does(bench: Bench):
@@ -263,7 +275,7 @@ def test_of_a_batch_of_different_prompts_the_tags_of_the_first_count(bench: Benc
 
 
 def test_a_tag_has_its_own_window_and_curve_besides(bench: Bench):
-    tags = "[<lora:t_lora:0:1:stop=6>:<lora:t_lora2:te=0:unet=0@0,1@7:start=5>:3] <lora:t_locon:0:-1:step=1-2>"
+    tags = "[<lora:edit_a:0:1:stop=6>:<lora:edit_b:te=0:unet=0@0,1@7:start=5>:3] <lora:edit_c:0:-1:step=1-3>"
     _, found = loras_in_force(bench, prompt=tags)
     steps = range(8)
     assert [each["a"] for each in found] == pytest.approx([float(step <= 3) for step in steps], abs=5e-3)
@@ -305,7 +317,7 @@ def test_the_words_are_encoded_as_without_tags(bench: Bench, prompt: str, words:
 
 
 @pytest.mark.parametrize("prompt", ["[cat {a}]", "{a} [cat:dog:0.5]", "[[{a}], (cat:1.2)]", "[{a}:{b}]"])
-def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, prompt: str):
+def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, images: None, prompt: str):
     """The image is that of the tags as they are beside the brackets, and nothing is said of prompt editing."""
     result = bench.webui.generate(prompt=prompt.format(**TAGS))
     beside = prompt.format(a="", b="", c="") + "".join(TAGS[key] for key in TAGS if f"{{{key}}}" in prompt)
@@ -314,14 +326,9 @@ def test_tags_in_brackets_without_a_schedule_are_as_before(bench: Bench, prompt:
     assert "LBW prompt editing" not in result.infotexts[0]
 
 
-def test_the_setting_switches_it_off_and_an_image_says_so(bench: Bench):
-    opts = bench.webui.shared.opts
+def test_the_setting_switches_it_off_and_an_image_says_so(bench: Bench, images: None):
     prompt = "[{a}:{b}:3]".format(**TAGS)
-    opts.lbw_prompt_editing = False
-    try:
-        result, found = loras_in_force(bench, prompt=prompt)
-    finally:
-        opts.lbw_prompt_editing = True
+    result, found = loras_in_force(bench, prompt=prompt, override_settings={"lbw_prompt_editing": False})
     assert all(each["a"] == pytest.approx(1, abs=5e-3) and each["b"] == pytest.approx(0.5, abs=5e-3) for each in found)
     assert bench.webui.parse_infotext(result.infotexts[0])["LBW prompt editing"] == "False"
     again = bench.webui.generate(prompt=prompt, override_settings={"lbw_prompt_editing": False})
@@ -345,22 +352,52 @@ def test_an_infotext_brings_the_setting_back(bench: Bench):
 
 def test_steps_are_told(bench: Bench):
     result = bench.webui.generate(prompt="[{a}:{b}:3] [{c}:25]".format(**TAGS))
-    assert "t_lora: steps 0-3 of 8" in status(result)
-    assert "t_lora2: steps 4-7 of 8" in status(result)
+    assert "edit_a: steps 0-3 of 8" in status(result)
+    assert "edit_b: steps 4-7 of 8" in status(result)
     told = bench.webui.parse_infotext(result.infotexts[0])["LBW steps"]
-    assert told == "t_lora: 0-3 of 8; t_lora2: 4-7 of 8; t_locon: none of 8"
-    assert messages(result) == ["<lora:t_locon>: its brackets in the prompt have it in none of the pass's 8 steps"]
+    assert told == "edit_a: 0-3 of 8; edit_b: 4-7 of 8; edit_c: none of 8"
+    assert messages(result) == ["<lora:edit_c>: its brackets in the prompt have it in none of the pass's 8 steps"]
 
 
-@pytest.mark.parametrize("tag", ["<lora:t_lora:1>", "<LoRA:t_lora:1>", "<lyco:t_lora>"])
+@pytest.mark.parametrize("tag", ["<lora:edit_a:1>", "<LoRA:edit_a:1>", "<lyco:edit_a>"])
 @pytest.mark.parametrize("field", ["negative_prompt", "hr_negative_prompt"])
 def test_a_tag_in_the_negative_prompt_is_told(bench: Bench, tag: str, field: str):
     hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.8}
     result = bench.webui.generate(prompt="cat", **{field: f"blurry {tag}"}, **hires)
     assert messages(result) == [
         f"{tag} in the negative prompt: it has no effect there, and stays as words; expected in the prompt, with a "
-        "negative strength to keep away from it: <lora:t_lora:-1>"
+        "negative strength to keep away from it: <lora:edit_a:-1>"
     ]
+
+
+def test_of_too_many_brackets_the_loras_are_told_to_stay(bench: Bench):
+    """The host's parser takes seconds for so many, and minutes for some more."""
+    prompt = "[<lora:edit_a:0:1>:3]" + "[x:y:3]" * 50
+    result, found = loras_in_force(bench, prompt=prompt)
+    assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
+    assert messages(result) == [
+        "the brackets around LoRA tags cannot be read (ValueError: 203 brackets, colons and bars; expected at most "
+        "150); these LoRAs are on at all times"
+    ]
+
+
+def test_emphases_without_a_tag_are_not_parsed(bench: Bench):
+    """They are what a prompt has many of."""
+    from modules import prompt_parser
+
+    asked: list[str] = []
+
+    def note(original: Any) -> Any:
+        def schedules(prompts: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.extend(prompts)
+            return original(prompts, *args, **kwargs)
+
+        return schedules
+
+    prompt = "(best (quality:1.2):1.1), [[art]], " * 40 + "[{a}:(cat):3] [dog:(x|y):0.5]"
+    with replaced(prompt_parser, "get_learned_conditioning_prompt_schedules", note):
+        bench.webui.generate(prompt=prompt.format(**TAGS), steps=1)
+    assert ", , " * 40 + "[::3] [dog:(x|y):0.5]" in asked
 
 
 def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):
@@ -381,13 +418,13 @@ def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):
         result, found = loras_in_force(bench, prompt="[{a}:{b}:3]".format(**TAGS))
     assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
     assert messages(result) == [
-        "the brackets around LoRA tags cannot be read (ValueError); these LoRAs are on at all times"
+        "the brackets around LoRA tags cannot be read (ValueError: broken); these LoRAs are on at all times"
     ]
 
 
 def test_other_tags_of_the_host_are_no_words(bench: Bench):
     """Tags of other kinds stand in brackets, too, and are counted apart."""
-    _, found = loras_in_force(bench, prompt="[<hypernet:none:1>{a}:<lyco:t_lora2:0:0.5>:3]".format(**TAGS))
+    _, found = loras_in_force(bench, prompt="[<hypernet:none:1>{a}:<lyco:edit_b:0:0.5>:3]".format(**TAGS))
     assert [round(each["a"]) for each in found] == [1] * 4 + [0] * 4
     assert [each["b"] for each in found] == pytest.approx([0] * 4 + [0.5] * 4, abs=5e-3)
 
@@ -403,4 +440,3 @@ def test_the_weights_go_back_after_an_interrupted_pass(bench: Bench):
     state.interrupted = False
     bench.webui.generate(prompt="cat")
     assert bench.differences_from_base() == []
-    assert torch.is_tensor(next(iter(bench.base.values())))

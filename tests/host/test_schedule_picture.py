@@ -57,7 +57,8 @@ def test_it_is_saved_where_grids_are(bench: Bench, tmp_path: Path, saves: bool, 
 
 
 def asked(**page: Any) -> str:
-    return json.dumps({"prompt": PROMPT, "steps": 4, "denoising": None, "hires": None, "theme": "light", **page})
+    usual = {"prompt": PROMPT, "steps": 4, "sampler": "Euler", "denoising": None, "hires": None, "theme": "light"}
+    return json.dumps(usual | page)
 
 
 def shown(page: str, default_preset: str = "") -> str:
@@ -72,9 +73,17 @@ def shown(page: str, default_preset: str = "") -> str:
     [
         ({}, "First pass, t_lora: 0 0.33 0.67 1\""),
         ({"prompt": "<lora:n:1:stop=50%>", "steps": 6}, "First pass, n: 1 1 1 0 0 0"),
-        ({"hires": {"prompt": "", "steps": 0}}, "Hires pass, t_lora: 0 0.33 0.67 1"),
-        ({"hires": {"prompt": "<lora:t_lora2:0.5>", "steps": 2}}, "Hires pass, t_lora2: 0.5 0.5"),
+        ({"hires": {"prompt": "", "steps": 0, "sampler": "Euler"}}, "Hires pass, t_lora: 0 0.33 0.67 1"),
+        ({"hires": {"prompt": "<lora:t_lora2:0.5>", "steps": 2, "sampler": ""}}, "Hires pass, t_lora2: 0.5 0.5"),
         ({"prompt": "<lora:n:1>", "steps": 8, "denoising": 0.75}, "First pass, n: 1 1 1 1 1 1 1\""),
+        ({"prompt": "[<lora:n:1>:4]", "steps": 8}, "First pass, n: 0 0 0 0 0 1 1 1\""),
+        ({"prompt": "[<lora:n:1>:4]", "steps": 8, "denoising": 0.75}, "First pass, n: 0 0 0 0 0 1 1\""),
+        ({"prompt": "[<lora:n:1>:4]", "steps": 4, "sampler": "Heun"}, "First pass, n: 0 0 0.5 1\""),
+        ({"prompt": "[<lora:n:1>|]", "steps": 4, "sampler": "Heun"}, "First pass, n: 1 0.5 0.5 0.5\""),
+        (
+            {"prompt": "[<lora:n:1>:1.5]", "hires": {"prompt": "", "steps": 6, "sampler": "Euler"}},
+            "Hires pass, n: 0 0 0 0 1 1\"",
+        ),
         ({"prompt": "<lora:n:1:lbw=NOPE>"}, "lbw=NOPE: no preset of this name"),
         ({"prompt": "a cat"}, "There is no LoRA tag in the prompt."),
         ({"prompt": "<lora:n:1:stop=2>", "steps": 10**9}, "n: 1 1 0 0"),

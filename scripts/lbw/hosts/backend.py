@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lbw.engine.strengths import Strengths
-from lbw.hosts import live, network_files, noise, own_defaults, preset_files
+from lbw.hosts import live, network_files, noise, own_defaults, preset_files, prompt_editing
 from lbw.hosts.serving import adapter
-from lbw.hosts.tags import adopt_alias, lora_tags
+from lbw.hosts.settings import PROMPT_EDITING, setting
+from lbw.hosts.tags import adopt_alias, lora_tags, note_places, presences_of
 from lbw.request.live import Job, Key
+from lbw.tags.limits import MOST_TAGS
+from lbw.tags.presence import Presence, Reckoning
+from lbw.tags.prompt import Warn
 from modules import extra_networks
 
 
@@ -24,11 +28,17 @@ class Backend:
     def layer_names(self) -> tuple[str, ...]:
         return tuple(adapter.layers()) if adapter.is_loaded() else ()
 
-    def tags(self, text: str) -> list[list[str]]:
+    def tags(self, text: str, reckoning: Reckoning, warn: Warn) -> list[tuple[list[str], Presence | None]]:
         # Without a closing bracket behind it, each opening one would be searched to the end of the text.
         _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
+        note_places(text, found)
         adopt_alias(found)
-        return [params.items for params in lora_tags(found)]
+        tags = lora_tags(found)[: MOST_TAGS + 1]
+        presences = presences_of(tags, reckoning, warn) if setting(PROMPT_EDITING) else [None] * len(tags)
+        return [*zip([params.items for params in tags], presences, strict=True)]
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        return prompt_editing.evaluations(sampler, steps)
 
     def steps_from_image(self, steps: int, denoising_strength: float) -> int:
         return noise.steps_from_image(steps, denoising_strength)

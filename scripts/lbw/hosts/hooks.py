@@ -40,7 +40,7 @@ from lbw.hosts.settings import (
     memory_policy,
     setting,
 )
-from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, place_of, request_of, written_tag
+from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, presences_of, request_of, written_tag
 from lbw.hosts.xyz_axes import add as add_axes
 from lbw.plan.plan import Pass
 from lbw.request import infotext, routes
@@ -48,7 +48,6 @@ from lbw.request.arguments import ArgumentError, Arguments
 from lbw.request.arguments import parse as parse_arguments
 from lbw.tags import prompt
 from lbw.tags.limits import shortened
-from lbw.tags.presence import Presence
 from modules import devices
 
 __all__ = [
@@ -203,9 +202,15 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if not is_hires:
         session.begin_batch()
     tags = lora_tags(extra_network_data)
+    presences = presences_of(tags, prompt_editing.reckoning(p, is_hires), session.warn)
+    if any(presences):
+        session.follows_editing = bool(setting(PROMPT_EDITING))
     requests = [
-        replace(request_of(params, is_hires, session.warn).present(presence), written=written_tag(params))
-        for params, presence in zip(tags, _presences(p, tags, is_hires, session), strict=True)
+        replace(
+            request_of(params, is_hires, session.warn).present(presence if session.follows_editing else None),
+            written=written_tag(params),
+        )
+        for params, presence in zip(tags, presences, strict=True)
     ]
     names = [request.name for request in requests]
     for name, reason in adapter.not_loaded(names).items():
@@ -243,21 +248,6 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if session.prints_changes:
         print(*changes(made, adapter.layers()), sep="\n")
     take_notes(p)
-
-
-def _presences(p: Any, tags: Sequence[Any], is_hires: bool, session: Session) -> list[Presence | None]:
-    """When in a pass its prompt has each of its tags; None for one that it has at all times."""
-    places = [place_of(params) for params in tags]
-    found: list[Presence | None] = [None] * len(tags)
-    try:
-        found = prompt_editing.presences(places, prompt_editing.reckoning(p, is_hires))
-    except Exception as error:  # of the host's parser, or of one that took its place
-        logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
-        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__})"
-        session.warn(f"{reason}; these LoRAs are on at all times")
-    if any(found):
-        session.follows_editing = bool(setting(PROMPT_EDITING))
-    return found if session.follows_editing else [None] * len(tags)
 
 
 def take_notes(p: Any) -> None:

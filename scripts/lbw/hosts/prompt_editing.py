@@ -6,6 +6,7 @@ the host's own parser is asked which texts the prompt goes through, and a tag is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +30,10 @@ class Place:
     word: str
     words: tuple[str, ...]
 
-    def without(self, others: Iterable[str]) -> Place:
+    def alone(self) -> Place:
         """The place in the prompt that lacks other tags."""
-        text = self.text
-        for word in others:
-            text = text.replace(word, "")
-        return Place(text, self.word, (self.word,))
+        others = [word for word in self.words if word != self.word]
+        return Place(_without(self.text, others), self.word, (self.word,))
 
 
 def places(text: str) -> list[tuple[str, str, Place | None]]:
@@ -43,7 +42,11 @@ def places(text: str) -> list[tuple[str, str, Place | None]]:
     Args:
         text: the prompt as the host reads tags in it.
     """
-    found = [*extra_networks.re_extra_net.finditer(text)]
+    # Without a closing bracket behind it, each opening one would be searched to the end of the text.
+    found = [*extra_networks.re_extra_net.finditer(text, 0, text.rfind(">") + 1)]
+    bracket = text.find("[")
+    if not found or not -1 < bracket < found[-1].start():
+        return [(match[1], match[0], None) for match in found]
     opening, closing = (chr(code) for code in [code for code in _PRIVATE_USE if chr(code) not in text][:2])
     words = tuple(f"{opening}{number}{closing}" for number in range(len(found)))
     parts, end = [], 0
@@ -52,7 +55,7 @@ def places(text: str) -> list[tuple[str, str, Place | None]]:
         end = match.end()
     marked = "".join([*parts, text[end:]])
     return [
-        (match[1], match[0], Place(marked, word, words) if "[" in text[: match.start()] else None)
+        (match[1], match[0], Place(marked, word, words) if bracket < match.start() else None)
         for match, word in zip(found, words, strict=True)
     ]
 
@@ -62,36 +65,42 @@ def presences(found: Sequence[Place | None], reckoning: Reckoning) -> list[Prese
 
     Args:
         found: the places of tags of one prompt.
+
+    Raises:
+        ValueError: there are too many brackets, or steps.
     """
     in_brackets = next((place for place in found if place is not None), None)
     if in_brackets is None:
         return [None] * len(found)
+    evaluations = max(reckoning.first, reckoning.hires or 0)
+    if evaluations > _MOST_EVALUATIONS:
+        raise ValueError(f"{evaluations} evaluations of the model; expected at most {_MOST_EVALUATIONS}")
     together = _presences(in_brackets, reckoning)
     if together is not None:
         return [None if place is None else together[place.word] for place in found]
-    return [None if place is None else _alone(place, reckoning) for place in found]
-
-
-def _alone(place: Place, reckoning: Reckoning) -> Presence | None:
-    """Of one tag, where a word for some other one would make another prompt of it: brackets that mean something to the
-    host, because it does not see the tag, have to mean the same here."""
-    found = _presences(place.without(word for word in place.words if word != place.word), reckoning)
-    return None if found is None else found[place.word]
+    # A word that stands for some tag makes another prompt of it: brackets that mean something to the host, because it
+    # does not see the tag, have to mean the same here.
+    alone = [None if place is None else _presences(place.alone(), reckoning) for place in found]
+    return [None if place is None or not each else each[place.word] for place, each in zip(found, alone, strict=True)]
 
 
 def _presences(place: Place, reckoning: Reckoning) -> Mapping[str, Presence | None] | None:
     """Those of all words of a prompt; None if the words make another prompt of it."""
-    marked = _schedules(place.text, reckoning)
-    words = set(place.words)
     found: dict[str, Presence | None] = dict.fromkeys(place.words)
-    stripped = _schedules(_without(place.text, words), reckoning)
-    if [[(end, _without(text, words)) for end, text in part] for part in marked] != stripped:
+    parts = _parts(place.text)
+    if [_without(part, place.words) for part in parts] != _parts(_without(place.text, place.words)):
         return None
-    for part in marked:
-        ends = tuple(end for end, _text in part)
-        for word in words:
-            is_there = tuple(word in text for _end, text in part)
-            if any(is_there) and not all(is_there):
+    for part in parts:
+        kept = _kept(part, place.word[0])
+        if not re.search(r"\[.*[:|]", kept, re.DOTALL):
+            continue
+        marked, expected = _schedules([kept, _without(kept, place.words)], reckoning)
+        if [(end, _without(text, place.words)) for end, text in marked] != expected:
+            return None
+        ends = tuple(end for end, _text in marked)
+        for word in place.words:
+            is_there = tuple(word in text for _end, text in marked)
+            if word in part and not all(is_there):
                 found[word] = Presence(ends, is_there, reckoning.per_step)
     return found
 
@@ -102,25 +111,93 @@ def _without(text: str, words: Iterable[str]) -> str:
     return text
 
 
-def _schedules(text: str, reckoning: Reckoning) -> list[list[tuple[int, str]]]:
-    """(last evaluation, text) of all texts that each part of a prompt goes through; AND stands between the parts."""
-    _, parts, _ = prompt_parser.get_multicond_prompt_list([text])
+def _parts(text: str) -> list[str]:
+    """What stands between the ANDs of a prompt."""
+    [indexes], parts, _ = prompt_parser.get_multicond_prompt_list([text])
+    return [str(parts[index]) for index, _weight in indexes]
+
+
+_MOST_SIGNS = 150
+"""Brackets, colons and bars of a text: the host's parser takes seconds for some hundreds."""
+
+_MOST_EVALUATIONS = 1000
+"""Of a pass: for each of them the host's parser makes a text where words alternate."""
+
+
+@dataclass
+class _Bracket:
+    """One that is open: where, how many colons are in it, and whether nothing else is that could mean something."""
+
+    start: int
+    colons: int = 0
+    is_plain: bool = True
+
+
+def _kept(text: str, mark: str) -> str:
+    """A text without emphases in which there is no tag. They change nothing for the tags, people have dozens of them,
+    and the time that the host's parser takes rises with the square of their number, or faster.
+
+    Args:
+        mark: what the words of tags begin with.
+
+    Raises:
+        ValueError: there are more signs in what is left than can be read in bounded time.
+    """
+    left_out = _emphases(text, mark)
+    ends = [0, *(end for _start, end in left_out)]
+    starts = [*(start for start, _end in left_out), len(text)]
+    kept = "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    signs = len(re.findall(r"[()[\]:|]", kept))
+    if signs > _MOST_SIGNS:
+        raise ValueError(f"{signs} brackets, colons and bars; expected at most {_MOST_SIGNS}")
+    return kept
+
+
+def _emphases(text: str, mark: str) -> list[tuple[int, int]]:
+    """(start, end) of the outermost emphases without a mark, ``(a)``, ``(a:1.2)`` or ``[a]``; none in a text whose
+    brackets do not match."""
+    found: list[tuple[int, int]] = []
+    opened: list[_Bracket] = []
+    for match in re.finditer(rf"\\.?|[()[\]:|{mark}]", text, re.DOTALL):
+        sign, at = match[0], match.start()
+        if sign in ("(", "["):
+            opened.append(_Bracket(at))
+        elif sign in (")", "]"):
+            if not opened or text[opened[-1].start] + sign not in ("()", "[]"):
+                return []
+            closed = opened.pop()
+            if closed.is_plain and closed.colons <= (sign == ")"):
+                while found and found[-1][0] > closed.start:
+                    found.pop()
+                found.append((closed.start, at + 1))
+            elif opened:
+                opened[-1].is_plain = False
+        elif opened and sign == ":":
+            opened[-1].colons += 1
+        elif opened:
+            opened[-1].is_plain = False
+    return [] if opened else found
+
+
+def _schedules(texts: Sequence[str], reckoning: Reckoning) -> list[list[tuple[int, str]]]:
+    """(last evaluation, text) of all texts that each of some texts goes through."""
     schedules = prompt_parser.get_learned_conditioning_prompt_schedules(
-        parts, reckoning.first, reckoning.hires, bool(getattr(shared.opts, "use_old_scheduling", False))
+        texts, reckoning.first, reckoning.hires, bool(getattr(shared.opts, "use_old_scheduling", False))
     )
     return [[(int(end), str(entry)) for end, entry in schedule] for schedule in schedules]
 
 
 def reckoning(p: Any, is_hires: bool) -> Reckoning:
     """What the host reckons with in a pass of a processing object."""
-    first = _evaluations(p.sampler_name, p.steps)
+    first = evaluations(p.sampler_name, p.steps)
     if not is_hires:
         return Reckoning(first, None, first // p.steps)
     steps = p.hr_second_pass_steps or p.steps
-    hires = _evaluations(p.hr_sampler_name or p.sampler_name, steps)
+    hires = evaluations(p.hr_sampler_name or p.sampler_name, steps)
     return Reckoning(first, hires, hires // steps)
 
 
-def _evaluations(sampler: str, steps: int) -> int:
+def evaluations(sampler: str, steps: int) -> int:
+    """How many evaluations of the model the host reckons with in so many steps of a sampler."""
     config = sd_samplers.find_sampler_config(sampler)
     return int(config.total_steps(steps)) if config else steps

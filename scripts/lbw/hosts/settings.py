@@ -45,7 +45,7 @@ SETTINGS: dict[str, shared.OptionInfo] = {
     ),
     PROMPT_EDITING: shared.OptionInfo(
         True, "LoRA tags follow prompt editing and alternation, as words do", section=_SECTION, infotext=EDITED
-    ).info("[<lora:a:1>:<lora:b:1>:0.5], [<lora:a:1>|<lora:b:1>]; off: they are on all the time, as in a WebUI alone"),
+    ).info("[tag:tag:0.5], [tag|tag]; off: they are on all the time, as in a WebUI alone"),
     "lbw_base_weights": shared.OptionInfo(
         Policy.AUTO.value,
         "Where to keep the unchanged weights of layers that a LoRA changes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,10 @@ from lbw.hosts import prompt_editing
 from lbw.hosts.serving import adapter
 from lbw.tags import prompt
 from lbw.tags.limits import MOST_TAGS, shortened
+from lbw.tags.presence import Presence, Reckoning
 from modules import extra_networks
+
+logger = logging.getLogger("lbw")
 
 
 def _is_lora_tag(kind: str) -> bool:
@@ -112,10 +116,16 @@ _WRITTEN = "lora_block_weight_tag"
 """The attributes of a tag's parsed parameters that hold its place in the brackets of its prompt, and its text."""
 
 
-def place_of(params: Any) -> prompt_editing.Place | None:
-    """Where a tag stands in the brackets of its prompt; None if in none."""
-    place: prompt_editing.Place | None = vars(params).get(_PLACE)
-    return place
+def presences_of(tags: Sequence[Any], reckoning: Reckoning, warn: prompt.Warn) -> list[Presence | None]:
+    """In which evaluations of a pass its prompt has each of its tags, from their parsed parameters; None for one that
+    it has at all times."""
+    try:
+        return prompt_editing.presences([vars(params).get(_PLACE) for params in tags], reckoning)
+    except Exception as error:  # of the host's parser, or of one that took its place
+        logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
+        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__}: {shortened(str(error))})"
+        warn(f"{reason}; these LoRAs are on at all times")
+        return [None] * len(tags)
 
 
 def written_tag(params: Any) -> str:
@@ -123,7 +133,7 @@ def written_tag(params: Any) -> str:
     return str(vars(params).get(_WRITTEN, ""))
 
 
-def _note_places(text: str, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
+def note_places(text: str, extra_network_data: Mapping[str, Sequence[Any]]) -> None:
     """Note in the parameters of a prompt's tags where in it they stand, and how they are written."""
     counts: dict[str, int] = {}
     for kind, tag, place in prompt_editing.places(text):
@@ -189,7 +199,7 @@ class TagReader:
         _tell_of_negative_tags(_texts(self._p, "negative_prompts", "hr_negative_prompts"), self._session.warn)
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
-            _note_places(written[is_hires], data)
+            note_places(written[is_hires], data)
             adopt_alias(data)
             drop_tags_beyond_limit(data, self._session.warn)
             for params in lora_tags(data):

@@ -12,6 +12,7 @@ from lbw.request.live import Job, Key
 from lbw.tags import prompt
 from lbw.tags.library import Library
 from lbw.tags.limits import MOST_TAGS
+from lbw.tags.presence import Presence, Reckoning
 
 
 class Backend(Protocol):
@@ -29,8 +30,12 @@ class Backend(Protocol):
         """The host's names of the layers of the loaded model; none if none is loaded."""
         ...
 
-    def tags(self, text: str) -> list[list[str]]:
-        """The arguments of each LoRA tag of a prompt."""
+    def tags(self, text: str, reckoning: Reckoning, warn: prompt.Warn) -> list[tuple[list[str], Presence | None]]:
+        """The arguments of each LoRA tag of a prompt, and when in a pass the prompt has it; None: at all times."""
+        ...
+
+    def evaluations(self, sampler: str, steps: int) -> int:
+        """How many evaluations of the model the host reckons with in so many steps of a sampler."""
         ...
 
     def steps_from_image(self, steps: int, denoising_strength: float) -> int:
@@ -76,16 +81,24 @@ def preview(
     sigmas: Sequence[float] = (),
     hires: bool = False,
     seed: int = 0,
+    reckoning: Reckoning | None = None,
 ) -> Pass:
     """The pass of a prompt, as if each network had a part in every layer. What vectors leave out is told of those that
-    it really has."""
-    found = backend.tags(text)
+    it really has.
+
+    Args:
+        reckoning: what the prompt's editing counts; None: one evaluation a step, and in the hires pass as many steps as
+            in the first one.
+    """
+    found = backend.tags(text, reckoning or Reckoning(steps, steps if hires else None), warn)
     if len(found) > MOST_TAGS:
         warn(f"{len(found)} LoRA tags; expected at most {MOST_TAGS}, the others are left out")
     layers = backend.layer_names()
     if not layers:
         warn("no model is loaded, so there are no groups of layers")
-    requests = [prompt.parse(items, warn).in_pass(hires) for items in found[:MOST_TAGS]]
+    requests = [
+        prompt.parse(items, warn).in_pass(hires).present(presence) for items, presence in found[:MOST_TAGS]
+    ]
     names = dict.fromkeys(request.name for request in requests)
     plan = build(
         requests,

@@ -76,6 +76,16 @@ class ParseRequest(BaseModel):
         [], max_items=MOST_STEPS, description="the noise level of each step; empty: those of a usual schedule"
     )
     hires: bool = Field(False, description="whether the hires pass is meant, not the first one")
+    sampler: str = Field(
+        "", max_length=200, description="its name, for the prompt's brackets: of some, two evaluations count for a step"
+    )
+    asked_steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS,
+        description="for the prompt's brackets, where the pass runs a part of the steps, as in img2img; null: steps",
+    )
+    first_steps: int | None = Field(
+        None, ge=1, le=MOST_STEPS, description="the first pass's, for brackets in a hires pass; null: steps"
+    )
     # A power of two, because the published schema has its limits as floats, which 2**64 - 1 is none of.
     seed: int = Field(0, ge=0, le=2**63, description="what random values follow")
     presets: str = Field("", max_length=LONGEST_TEXT, description=ARGUMENTS[0].meaning)

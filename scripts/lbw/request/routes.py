@@ -43,6 +43,7 @@ from lbw.request.route_models import (
 )
 from lbw.tags.families import Family, family_of_layers, usual_layout
 from lbw.tags.library import Library
+from lbw.tags.presence import Reckoning
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
 from lbw.tags.weights import is_named, split_vector
@@ -164,6 +165,13 @@ def _tag(
     )
 
 
+def _reckoning(asked: ParseRequest, backend: Backend) -> Reckoning:
+    steps = asked.asked_steps or asked.steps
+    evaluations = backend.evaluations(asked.sampler, steps)
+    first = backend.evaluations(asked.sampler, asked.first_steps or steps) if asked.hires else evaluations
+    return Reckoning(first, evaluations if asked.hires else None, evaluations // steps)
+
+
 def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     """The plan of a prompt's tags on the loaded model, as if each network had a part in every layer.
 
@@ -181,6 +189,7 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     made = preview(
         asked.prompt, library, backend, warn,
         steps=asked.steps, sigmas=asked.sigmas, hires=asked.hires, seed=asked.seed,
+        reckoning=_reckoning(asked, backend),
     )
     kinds = layers_by_kind(made.plan)
     if sum(1 + len(each) for each in kinds) * asked.steps > MOST_COEFFICIENTS:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,8 @@ class Presence:
 
     def contains(self, evaluation: int) -> bool:
         """Whether the tag is there. Behind the last end the host has the first text again."""
-        index = next((index for index, end in enumerate(self.ends) if evaluation <= end), 0)
-        return self.is_there[index]
+        index = bisect_left(self.ends, evaluation)
+        return self.is_there[index if index < len(self.ends) else 0]
 
     def share(self, step: int, evaluations: Sequence[int] = ()) -> float:
         """In what part of the evaluations of a step the tag is there: 0 or 1 where the step has one.

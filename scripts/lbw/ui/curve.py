@@ -1,4 +1,5 @@
-"""Curve: a strength over the steps, drawn by hand. All of it is done in the browser, by lbw_curve_editor.js."""
+"""Curve: a strength or block weights over the pass, drawn by hand. All of it is done in the browser, by
+lbw_curve_editor.js."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from lbw.plan.plan import Pass
 from lbw.request.preview import Backend, preview
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_TEXT, shortened
+from lbw.tags.presence import Reckoning
 from lbw.ui.strengths import picture_html, said_html
 from lbw.ui.tab import Tab, on_click
 
@@ -69,14 +70,19 @@ def _passes(page: dict[str, Any], library: Library, backend: Backend, warn: Call
     def steps_of(value: Any) -> int:
         return min(max(int(value), 1), _MOST_STEPS)
 
-    steps = steps_of(page["steps"])
+    steps = asked = steps_of(page["steps"])
+    first = backend.evaluations(str(page["sampler"]), asked)
     if page["denoising"] is not None:
-        steps = backend.steps_from_image(steps, min(max(float(page["denoising"]), 0.0), 1.0))
-    passes = [preview(str(page["prompt"]), library, backend, warn, steps=steps)]
+        steps = backend.steps_from_image(asked, min(max(float(page["denoising"]), 0.0), 1.0))
+    reckoning = Reckoning(first, None, first // asked)
+    passes = [preview(str(page["prompt"]), library, backend, warn, steps=steps, reckoning=reckoning)]
     if page["hires"] is not None:
-        prompt, own_steps = str(page["hires"]["prompt"]), int(page["hires"]["steps"])
+        hires = page["hires"]
+        steps = steps_of(int(hires["steps"]) or steps)
+        evaluations = backend.evaluations(str(hires["sampler"]), steps)
         passes.append(preview(
-            prompt or str(page["prompt"]), library, backend, warn, steps=steps_of(own_steps or steps), hires=True
+            str(hires["prompt"] or page["prompt"]), library, backend, warn, steps=steps, hires=True,
+            reckoning=Reckoning(first, evaluations, evaluations // steps),
         ))
     return passes
 
