@@ -100,10 +100,10 @@ def texts_of(panel: Panel) -> set[str]:
     expect(panel.find("lbw_made_notes")).to_contain_text("Not added")
     panel.choose_mode("Effective Block Analyzer")
     gather()
-    gather_live(panel, gather)
     panel.button("lbw_own", "Remove its default").click()
     expect(panel.find("lbw_own")).to_contain_text("Removed.")
     gather()
+    gather_live(panel, gather)
     return {text for text in found if WORDS.search(text)}
 
 
