@@ -136,7 +136,7 @@ def gather_live(panel: Panel, gather: Callable[[], None]) -> None:
     expect(shown).to_contain_text("Written into the prompt.")
     job.state |= {"running": False}
     end(panel.page)
-    expect(shown).to_contain_text("The image is made.")
+    expect(shown).to_contain_text("The generation is over.")
     gather()
 
 
