@@ -289,3 +289,17 @@ def test_a_plan_that_is_made_anew_in_the_middle_of_a_pass_has_what_was_played():
     session.step(3, 4, float)
     assert session.plan.coefficients(3, 4)[OUT03] == (0.25, 0.0)
     assert [*played_tags(session.passes).values()] == ["<lora:a:te=1:unet=1@0,0.5@1,0.5@2,0.25@3>"]
+
+
+def test_while_a_pass_is_planned_it_can_be_moved_and_where_the_host_is_alone_it_is_told():
+    asked = Request(("<lora:a:1>",), steps=1)
+    _, session = generate(asked)
+    seen = []
+    make = session._make_plan
+    session._make_plan = lambda: (seen.append(session.job()), make())[1]  # type: ignore[method-assign]
+    session.begin_pass(asked.requests(False), 0, 4)
+    assert [(job.obstacle, len(job.faders)) for job in seen] == [("", 1)]
+    session.leave_to_host(asked.requests(False))
+    assert session.job().obstacle == "the host applies the LoRAs of this pass by itself"
+    session.begin_pass(asked.requests(False), 0, 4)
+    assert session.job().obstacle == ""

@@ -114,8 +114,8 @@ class Session:
         """What is played on the strengths while the generation is under way."""
         self._begin_later: Callable[[], Pass] | None = None
         """Begins the pass that was left to the host, should a hand ask for it."""
-        self._steps_left = 0
-        """Of such a pass."""
+        self._steps_left, self._obstacle = 0, ""
+        """Of such a pass, and why nothing can be moved in it."""
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
@@ -171,13 +171,14 @@ class Session:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
         self._requests, self._is_hires = self._held(requests), is_hires
-        self._begin_later = None
+        self._begin_later, self._obstacle = None, ""
+        self._step, self._steps_left = None, steps
         plan = self._make_plan()
         self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         levels = sigmas() if plan.depends_on_noise else ()
         self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
-        self.plan, self._step, self._evaluation, self._is_in_pass = plan, None, 0, True
+        self.plan, self._evaluation, self._is_in_pass = plan, 0, True
         self._apply()
         return self.passes[-1]
 
@@ -392,6 +393,7 @@ class Session:
         """
         self.end()
         self._requests, self._is_hires, self._begin_later = tuple(requests), is_hires, begin_later
+        self._obstacle = "" if begin_later else "the host applies the LoRAs of this pass by itself"
         self._step, self._steps_left, self._is_in_pass = None, 0, True
         if self.engine.rests:
             self.rest()
@@ -415,8 +417,7 @@ class Session:
         tags, waiting = played_tags([*passes]), self.hand.waiting()
         if self.plan is None or not passes:
             shown = faders(requests, tags, waiting, step=step, steps=self._steps_left)
-            obstacle = "" if self._begin_later or not shown else "the host applies the LoRAs of this pass by itself"
-            return Job(True, self._is_hires, step or 0, self._steps_left, faders=shown, obstacle=obstacle)
+            return Job(True, self._is_hires, step or 0, self._steps_left, faders=shown, obstacle=self._obstacle)
         made = passes[-1]
         shown = faders(
             requests, tags, waiting, step=step, steps=made.steps, sigmas=made.sigmas, evaluation=self._evaluation
