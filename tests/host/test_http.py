@@ -392,13 +392,13 @@ def test_without_the_hosts_api_there_is_none_of_ours_but_for_what_the_page_needs
 
 def played(server: Server, session: requests.Session, task: str, prompt: str) -> tuple[dict[str, Any], list[Any]]:
     """Make an image, and move its first LoRA as soon as it is under way; the answers to the one and to the other."""
-    body = {**SMALL, "prompt": prompt, "steps": 60, "force_task_id": task}
+    body = {**SMALL, "prompt": prompt, "steps": 150, "force_task_id": task}
     url, answers = f"{server.url}/lbw/v1/live", []
     with ThreadPoolExecutor(1) as pool:
         making = pool.submit(lambda: session.post(f"{server.url}/sdapi/v1/txt2img", json=body, timeout=300).json())
         while not making.done():
             shown = session.get(url, params={"id_task": task}, timeout=60)
-            if shown.status_code == 200 and shown.json()["loras"] and not answers:
+            if shown.status_code == 200 and shown.json()["running"] and shown.json()["loras"] and not answers:
                 move = {"id_task": task, "moves": [{"index": 0, "strength": 0.3}]}
                 answers = [shown, session.post(url, json=move, timeout=60)]
             time.sleep(0.02)
@@ -411,10 +411,10 @@ def test_a_client_plays_its_own_generation(server: Server, session: requests.Ses
     assert moved.json()["running"] and moved.json()["loras"][0]["next"] in (0.3, None)
     (infotext,) = json.loads(made["info"])["infotexts"]
     over = get("/lbw/v1/live?id_task=task(client)")
-    assert not over["running"] and over["steps"] == 60
+    assert not over["running"] and over["steps"] == 150
     tag = over["loras"][0]["played_tag"]
     assert infotext.startswith(f"a cat {tag}\n") and re.fullmatch(r"<lora:demo:te=1:unet=(1@0,.*)?0\.3(@\d+)?>", tag)
-    again = post("/sdapi/v1/txt2img", {**SMALL, "prompt": f"a cat {tag}", "steps": 60}).json()
+    again = post("/sdapi/v1/txt2img", {**SMALL, "prompt": f"a cat {tag}", "steps": 150}).json()
     assert pixels(again) == pixels(made)
     move = {"id_task": "task(client)", "moves": [{"index": 0, "strength": 0.3}]}
     assert post("/lbw/v1/live", move).status_code == 409

@@ -364,16 +364,15 @@ def test_a_lora_that_was_not_loaded_has_no_fader():
     assert [fader.key for fader in session.job().faders] == [("b", 0)]
 
 
-def test_while_a_pass_is_planned_nothing_is_in_the_way():
-    session = left_to_host(Request(("<lora:a:1>",), steps=4))
+def test_while_a_pass_is_planned_it_can_be_moved_and_where_the_host_is_alone_it_is_told():
+    asked = Request(("<lora:a:1>",), steps=1)
+    _, session = generate(asked)
     seen = []
-    make_plan = session._make_plan
-
-    def noted() -> Any:
-        seen.append(session.job().obstacle)
-        return make_plan()
-
-    session._make_plan = noted  # type: ignore[method-assign]
-    session.hand.move({("a", 0): 0.5})
-    session.step(0, 4, float)
-    assert seen == [""]
+    make = session._make_plan
+    session._make_plan = lambda: (seen.append(session.job()), make())[1]  # type: ignore[method-assign]
+    session.begin_pass(asked.requests(False), 0, 4)
+    assert [(job.obstacle, len(job.faders)) for job in seen] == [("", 1)]
+    session.leave_to_host(asked.requests(False))
+    assert session.job().obstacle == "the host applies the LoRAs of this pass by itself"
+    session.begin_pass(asked.requests(False), 0, 4)
+    assert session.job().obstacle == ""

@@ -187,13 +187,13 @@ class Session:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
         self._requests, self._is_hires = self._held(requests), is_hires
-        self._left_to_host = None
+        self._left_to_host, self._step = None, None
         plan = self._make_plan()
         self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
         levels = sigmas() if plan.depends_on_noise else ()
         self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
-        self.plan, self._step, self._evaluation, self._is_in_pass = plan, None, 0, True
+        self.plan, self._evaluation, self._is_in_pass = plan, 0, True
         self._apply()
         return self.passes[-1]
 
@@ -449,7 +449,8 @@ class Session:
             obstacle = "" if left.begin or not shown else "the host applies the LoRAs of this pass by itself"
             return Job(True, left.is_hires, step or 0, left.steps, faders=self._found(shown), obstacle=obstacle)
         if self.plan is None or not passes:
-            return Job()
+            shown = faders(self._requests, tags, waiting, step=None, steps=0)
+            return Job(is_hires=self._is_hires, faders=self._found(shown))
         made = passes[-1]
         shown = faders(
             self._requests, tags, waiting,
