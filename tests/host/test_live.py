@@ -228,7 +228,10 @@ def test_an_image_is_a_start_like_any_other(bench: Bench):
     assert is_same_image(again.images[0], result.images[0])
 
 
-def test_a_refiner_goes_on_with_what_was_played(bench: Bench, option: Callable[..., None]):
+def test_a_refiner_goes_on_with_what_was_played(
+    bench: Bench, option: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.undo()  # the Forge family loads both models anew, and those have their own U-Net
     first = bench.webui.shared.sd_model.sd_checkpoint_info
     info = write_checkpoint(bench.webui, "refining", other_weights)
     option(sd_checkpoints_limit=2)

@@ -181,21 +181,49 @@ class Session:
             is_hires: whether it is the hires pass.
         """
         self.plan = None  # should this fail, the pass is the host's own
-        self._note_networks()
-        self._seed, self._encodes, self._samples = seed, not self.engine.rests, not self.host.prepares_late()
+        self._seed = seed
         if is_open:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
         self._requests, self._is_hires = self._held(requests), is_hires
         self._left_to_host, self._step = None, None
-        plan = self._make_plan()
-        self._tell_of_files(plan.family)
-        self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
+        plan = self._plan_loaded()
         levels = sigmas() if plan.depends_on_noise else ()
         self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
         self.plan, self._evaluation, self._is_in_pass = plan, 0, True
         self._apply()
         return self.passes[-1]
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether a pass of ours is in one of its steps."""
+        return self._is_in_pass and self.plan is not None and self._step is not None
+
+    def goes_on(self, requests: Sequence[LoraRequest]) -> bool:
+        """The host has loaded networks, as the Forge family does for a refiner in the middle of a pass: if they are
+        those of the pass that is under way, plan its rest for that model, with what was played so far.
+
+        Args:
+            requests: one for each tag, in the order of the tags.
+
+        Returns:
+            Whether they are; otherwise a pass has to begin.
+        """
+        if not self.is_sampling or _keys(requests) != _keys(self._requests):
+            return False
+        self.plan = None  # should this fail, the pass is the host's own
+        self.plan = self._plan_loaded()
+        self._apply()
+        return True
+
+    def _plan_loaded(self) -> Plan:
+        """A plan for the model and the networks that the host has just loaded."""
+        self._note_networks()
+        self._encodes, self._samples = not self.engine.rests, not self.host.prepares_late()
+        plan = self._make_plan()
+        self._tell_of_files(plan.family)
+        self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
+        return plan
 
     def step(self, step: int, steps: int, sigma: Callable[[], float], evaluation: int | None = None) -> None:
         """The model is about to be evaluated: bring the weights to the step, if they are not there already.

@@ -199,7 +199,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
-    if not is_hires:
+    if not is_hires and not session.is_sampling:
         session.begin_batch()
     tags = lora_tags(extra_network_data)
     presences = presences_of(tags, lambda: prompt_editing.reckoning(p, is_hires), session.warn)
@@ -228,6 +228,9 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         )
 
     try:
+        if session.goes_on(requests):
+            caches.drop_others(p, session.encoding)
+            return
         if not is_hires:
             engine.headroom.begin(_work(p), engine.held)
         if is_hosts and not any(map(session.is_beyond_host, adapter.networks())):
