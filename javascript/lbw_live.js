@@ -17,7 +17,7 @@ const lbwLive = (() => {
     const NO_TAGS = "This image has no LoRA.";
     const UNKNOWN = "The server knows of no LoRA that can be moved in this image.";
     const NO_ID = "The browser keeps nothing for this page, so that its images cannot be told from those of others.";
-    const OVER = "The image is made.";
+    const OVER = "The generation is over.";
     const TOO_LONG = "What was played has more changes than a tag has room for.";
     const NO_ROUTE = "The server has nothing to move LoRAs with; restart it if the extension was updated.";
     const SILENT = "The server does not answer.";
@@ -71,7 +71,7 @@ const lbwLive = (() => {
             const answer = moves ? await post(ADDRESS, {id_task: id, moves})
                 : await fetch(`${ADDRESS}?id_task=${encodeURIComponent(id)}`, {credentials: "same-origin"});
             const content = await answer.json().catch(() => ({}));
-            if (answer.ok) return {state: content};
+            if (answer.ok) return Array.isArray(content.loras) ? {state: content} : {said: SILENT};
             if (answer.status === 404) return content.detail === "Not Found" ? {said: NO_ROUTE, isFinal: true} : {};
             const detail = Array.isArray(content.detail) ? content.detail[0]?.msg : content.detail;
             return {said: `The server answered ${answer.status}: ${detail ?? answer.statusText}`};
@@ -190,6 +190,7 @@ const lbwLive = (() => {
         let isAsking = false;
         let isSending = false;
         let lastState = null;
+        let refusal = "";
         let lastAsked = Promise.resolve();
         const toSend = new Map();
 
@@ -226,12 +227,13 @@ const lbwLive = (() => {
 
         // One question at a time, so that no answer is older than what is shown.
         function update(id, moves = null) {
-            lastAsked = lastAsked.then(async() => {
+            lastAsked = lastAsked.catch(() => {}).then(async() => {
                 const answer = await ask(id, moves);
                 for (const row of moves ? rows : []) {
                     if (!toSend.has(row.lora.index)) row.wanted = null;
                 }
-                setText(said, answer.said ?? "");
+                if (moves) refusal = answer.said ?? "";
+                setText(said, answer.said ?? refusal);
                 if (answer.state) show(id, answer.state);
                 else if (!answer.said && id !== shownId) clear(UNKNOWN);
                 else if (moves) show(id, lastState);
@@ -249,13 +251,16 @@ const lbwLive = (() => {
         async function send() {
             if (isSending) return;
             isSending = true;
-            while (toSend.size) {
-                const moves = [...toSend].map(([index, strength]) => ({index, strength}));
-                toSend.clear();
-                if (jobs.running()?.id === shownId) await update(shownId, moves);
-                await pause(MOVE_EVERY_MS);
+            try {
+                while (toSend.size) {
+                    const moves = [...toSend].map(([index, strength]) => ({index, strength}));
+                    toSend.clear();
+                    if (jobs.running()?.id === shownId) await update(shownId, moves);
+                    await pause(MOVE_EVERY_MS);
+                }
+            } finally {
+                isSending = false;
             }
-            isSending = false;
         }
 
         const obstacleOf = job => (job.isActive ? job.id ? "" : NO_ID : OFF);
@@ -267,7 +272,11 @@ const lbwLive = (() => {
 
         function begin(job) {
             current = job;
-            if (job.id !== shownId) showOver();
+            refusal = "";
+            if (job.id !== shownId) {
+                toSend.clear();
+                showOver();
+            }
             if (job === jobs.running()) tellPass(WAITING);
         }
 
@@ -275,25 +284,28 @@ const lbwLive = (() => {
         async function watch() {
             if (isAsking) return;
             isAsking = true;
-            while (isSeen && !document.hidden) {
-                const running = jobs.running();
-                const job = running ?? jobs.last;
-                if (!job || job === over) break;
-                const obstacle = obstacleOf(job);
-                if (obstacle) {
-                    clear(obstacle);
-                    break;
+            try {
+                while (isSeen && !document.hidden) {
+                    const running = jobs.running();
+                    const job = running ?? jobs.last;
+                    if (!job || job === over) break;
+                    const obstacle = obstacleOf(job);
+                    if (obstacle) {
+                        clear(obstacle);
+                        break;
+                    }
+                    if (job !== current) begin(job);
+                    if (!running || job.id === shownId || await isInTurn(job.id)) {
+                        const {state, isFinal} = await update(job.id);
+                        if (isFinal) break;
+                        if (!running) over = job;
+                        if (!running && !state) showOver();
+                    }
+                    await pause(ASK_EVERY_MS);
                 }
-                if (job !== current) begin(job);
-                if (!running || job.id === shownId || await isInTurn(job.id)) {
-                    const {state, isFinal} = await update(job.id);
-                    if (isFinal) break;
-                    if (!running) over = job;
-                    if (!running && !state) showOver();
-                }
-                await pause(ASK_EVERY_MS);
+            } finally {
+                isAsking = false;
             }
-            isAsking = false;
         }
 
         function write(row) {

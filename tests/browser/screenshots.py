@@ -5,6 +5,7 @@ Usage: python -m tests.browser.screenshots
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -86,13 +87,15 @@ def take_live(browser: Browser, server: Server) -> None:
         panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
         panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
         number = panel.find("lbw_live_loras").get_by_label("Strength of style as a number")
-        for value in ("0.4", "1.3", "0.75"):
-            number.fill(value, timeout=PAGE_LIMIT_MS)
+        shown = panel.find("lbw_live_loras")
+        for ten, value in enumerate(("0.4", "1.3", "0.75"), start=1):
+            expect(shown).to_contain_text(re.compile(rf"step {ten}\d of"), timeout=PAGE_LIMIT_MS)
+            number.fill(value)
             number.press("Enter")
-            expect(panel.find("lbw_live_loras")).to_contain_text(f"now {value}", timeout=PAGE_LIMIT_MS)
+            expect(shown).to_contain_text(f"now {value}", timeout=PAGE_LIMIT_MS)
         panel.find("lbw_live").screenshot(path=FOLDER / f"{name}.png")
         panel.page.locator("#txt2img_interrupt").evaluate("button => button.click()")
-        expect(panel.find("lbw_live_loras")).to_contain_text("The image is made.", timeout=PAGE_LIMIT_MS)
+        expect(panel.page.locator("#txt2img_interrupt")).to_be_hidden(timeout=PAGE_LIMIT_MS)
         panel.page.context.close()
 
 

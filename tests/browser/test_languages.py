@@ -100,10 +100,10 @@ def texts_of(panel: Panel) -> set[str]:
     expect(panel.find("lbw_made_notes")).to_contain_text("Not added")
     panel.choose_mode("Effective Block Analyzer")
     gather()
-    gather_live(panel, gather)
     panel.button("lbw_own", "Remove its default").click()
     expect(panel.find("lbw_own")).to_contain_text("Removed.")
     gather()
+    gather_live(panel, gather)
     return {text for text in found if WORDS.search(text)}
 
 
@@ -136,7 +136,7 @@ def gather_live(panel: Panel, gather: Callable[[], None]) -> None:
     expect(shown).to_contain_text("Written into the prompt.")
     job.state |= {"running": False}
     end(panel.page)
-    expect(shown).to_contain_text("The image is made.")
+    expect(shown).to_contain_text("The generation is over.")
     gather()
 
 

@@ -190,7 +190,7 @@ def test_nothing_is_asked_without_a_job_or_while_nobody_looks(panel: Panel, serv
     assert not is_quiet()
     job.state["running"] = False
     end(panel.page)
-    expect(live(panel)).to_contain_text("The image is made.")
+    expect(live(panel)).to_contain_text("The generation is over.")
     assert is_quiet()
     assert set(job.asked) == {"task(1)"}
 
@@ -270,7 +270,7 @@ def test_a_job_that_began_while_the_section_was_closed_is_shown(panel: Panel, se
     begin(panel.page)
     end(panel.page)
     panel.open("lbw_live")
-    expect(live(panel)).to_contain_text("The image is made.")
+    expect(live(panel)).to_contain_text("The generation is over.")
     expect(slider(panel, "one")).to_be_disabled()
 
 

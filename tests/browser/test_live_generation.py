@@ -59,7 +59,7 @@ def submit(panel: Panel) -> None:
 def images(panel: Panel) -> list[Image.Image]:
     """Those of the generation that is under way, once it is over."""
     expect(panel.page.locator("#txt2img_interrupt")).to_be_hidden(timeout=4 * PAGE_LIMIT_MS)
-    expect(live(panel)).to_contain_text("The image is made.", timeout=PAGE_LIMIT_MS)
+    expect(live(panel)).to_contain_text("The generation is over.", timeout=PAGE_LIMIT_MS)
     expect(html(panel.page, "html_info_txt2img")).to_contain_text(f"Steps: {STEPS}", timeout=PAGE_LIMIT_MS)
     panel.page.wait_for_timeout(500)  # until the gallery shows them
     sources = [shown.evaluate("image => image.src") for shown in panel.gallery.locator("img").all()]

@@ -29,7 +29,7 @@ SMALL = {"prompt": "a red cat", "seed": 1, "steps": 2, "width": 64, "height": 64
 ZEROS = ",".join(["0"] * 17)
 ROUTES = {
     "/lbw/v1/presets": "get", "/lbw/v1/elements": "get", "/lbw/v1/blocks": "get", "/lbw/v1/parse": "post",
-    "/lbw/v1/strengths": "get", "/lbw/v1/own_default": "get",
+    "/lbw/v1/strengths": "get", "/lbw/v1/own_default": "get", "/lbw/v1/live": "get",
 }
 
 
@@ -327,10 +327,12 @@ def test_the_routes_are_behind_the_hosts_api_auth(tmp_path: Path, session: reque
     with running_server(tmp_path, "--nowebui", "--api-auth", "user:secret") as server:
         for path, method in ROUTES.items():
             ask = getattr(session, method)
-            body = {"params": {"name": "demo"}} if method == "get" else {"json": {"prompt": ""}}
+            named = {"name": "demo", "id_task": "task(none)"}
+            body = {"params": named} if method == "get" else {"json": {"prompt": ""}}
+            found = 404 if path.endswith("live") else 200
             assert ask(server.url + path, timeout=10, **body).status_code == 401
             assert ask(server.url + path, timeout=10, auth=("user", "wrong"), **body).status_code == 401
-            assert ask(server.url + path, timeout=10, auth=("user", "secret"), **body).status_code == 200
+            assert ask(server.url + path, timeout=10, auth=("user", "secret"), **body).status_code == found
         assert session.get(f"{server.url}/lbw/v1/strengths.png?name=demo", timeout=10).status_code == 401
         wrong = with_args([{"nope": 1}])
         assert session.post(f"{server.url}/sdapi/v1/txt2img", json=wrong, timeout=10).status_code == 401
@@ -377,15 +379,46 @@ def test_a_files_own_default_is_told(server: Server, get):
         file.unlink()
 
 
-def test_without_the_hosts_api_there_is_none_of_ours():
+def test_without_the_hosts_api_there_is_none_of_ours_but_for_what_the_page_needs():
     from fastapi import FastAPI
 
     from lbw.request import routes
 
     app = FastAPI()
-    before = list(app.routes)
+    before = {route.path for route in app.routes}
     routes.add(app, None)  # type: ignore[arg-type]
-    assert app.routes == before
+    assert {route.path for route in app.routes} - before == {"/lbw/v1/live", "/internal/lbw/live"}
+
+
+def played(server: Server, session: requests.Session, task: str, prompt: str) -> tuple[dict[str, Any], list[Any]]:
+    """Make an image, and move its first LoRA as soon as it is under way; the answers to the one and to the other."""
+    body = {**SMALL, "prompt": prompt, "steps": 60, "force_task_id": task}
+    url, answers = f"{server.url}/lbw/v1/live", []
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(lambda: session.post(f"{server.url}/sdapi/v1/txt2img", json=body, timeout=300).json())
+        while not making.done():
+            shown = session.get(url, params={"id_task": task}, timeout=60)
+            if shown.status_code == 200 and shown.json()["loras"] and not answers:
+                move = {"id_task": task, "moves": [{"index": 0, "strength": 0.3}]}
+                answers = [shown, session.post(url, json=move, timeout=60)]
+            time.sleep(0.02)
+        return making.result(), answers
+
+
+def test_a_client_plays_its_own_generation(server: Server, session: requests.Session, get, post):
+    made, (shown, moved) = played(server, session, "task(client)", "a cat <lora:demo:1>")
+    assert (shown.status_code, moved.status_code) == (200, 200)
+    assert moved.json()["running"] and moved.json()["loras"][0]["next"] in (0.3, None)
+    (infotext,) = json.loads(made["info"])["infotexts"]
+    over = get("/lbw/v1/live?id_task=task(client)")
+    assert not over["running"] and over["steps"] == 60
+    tag = over["loras"][0]["played_tag"]
+    assert infotext.startswith(f"a cat {tag}\n") and re.fullmatch(r"<lora:demo:te=1:unet=(1@0,.*)?0\.3(@\d+)?>", tag)
+    again = post("/sdapi/v1/txt2img", {**SMALL, "prompt": f"a cat {tag}", "steps": 60}).json()
+    assert pixels(again) == pixels(made)
+    move = {"id_task": "task(client)", "moves": [{"index": 0, "strength": 0.3}]}
+    assert post("/lbw/v1/live", move).status_code == 409
+    assert get("/lbw/v1/live?id_task=task(other)")["detail"].startswith("no task of this id")
 
 
 def files(folder: Path) -> dict[str, int]:

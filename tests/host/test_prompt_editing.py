@@ -376,7 +376,7 @@ def test_of_too_many_brackets_the_loras_are_told_to_stay(bench: Bench):
     result, found = loras_in_force(bench, prompt=prompt)
     assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
     assert messages(result) == [
-        "the brackets around LoRA tags cannot be read (ValueError: 203 brackets, colons and bars; expected at most "
+        "the brackets around LoRA tags cannot be read (203 brackets, colons and bars; expected at most "
         "150); these LoRAs are on at all times"
     ]
 
@@ -418,7 +418,7 @@ def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):
         result, found = loras_in_force(bench, prompt="[{a}:{b}:3]".format(**TAGS))
     assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
     assert messages(result) == [
-        "the brackets around LoRA tags cannot be read (ValueError: broken); these LoRAs are on at all times"
+        "the brackets around LoRA tags cannot be read (broken); these LoRAs are on at all times"
     ]
 
 

@@ -137,6 +137,7 @@ def generations(draw: Any) -> tuple[Request, Moves]:
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@example((Request(("<lora:a:1>", "<lora:a:1:stop=50%>"), 1), {(False, 0): {("a", 1): 0.0}}))
 @example((Request(("<lora:a:1>",), 2, 2), {(False, 1): {("a", 0): 0.4}, (True, 1): {("a", 0): 0.0}}))
 @example((Request(("<lora:a:1:start=2:stop=5>",), 8, 6), {(True, 3): {("a", 0): 0.4}}))
 @given(generations())
@@ -219,6 +220,9 @@ def test_groups_of_layers_stay_what_they_are_so_that_a_move_is_quick():
         ("<lyco:a:1:lbw=OUTD:lbwe=IN05:attn:0.5:step=2-5>", [0, 0, 1], None,
          "<lyco:a:te=1:unet=0@0,0@1,1@2:lbw=OUTD:lbwe=IN05:attn:0.5>"),
         ("<lora:a:0@0,1@1:curve=cosine:x=2>", [0.25], None, "<lora:a:te=0@0,1@1:unet=0.25:curve=cosine:x=2>"),
+        ("<lora:a:1@0,0.5@1:te=1:curve=step:x=2>", [0.25], None, "<lora:a:te=1:unet=0.25:x=2>"),
+        ("<lora:a:1:lbw=NONE@0,ALL@1:curve=step>", [0.25], None,
+         "<lora:a:te=1:unet=0.25:lbw=NONE@0,ALL@1:curve=step>"),
         ("<lora:a:1:start=2:hr=0.3>", None, [0.5], "<lora:a:te=1:unet=1:hrte=0.3:hrunet=0.5:hrstep=0-100%:start=2>"),
         ("<lora:a:1:hrlbw=OUTD:hrstart=3>", [1], [1, 0], "<lora:a:te=1:unet=1:hrunet=1@0,0@1,0@2:hrlbw=OUTD>"),
     ],
@@ -285,3 +289,91 @@ def test_a_plan_that_is_made_anew_in_the_middle_of_a_pass_has_what_was_played():
     session.step(3, 4, float)
     assert session.plan.coefficients(3, 4)[OUT03] == (0.25, 0.0)
     assert [*played_tags(session.passes).values()] == ["<lora:a:te=1:unet=1@0,0.5@1,0.5@2,0.25@3>"]
+
+
+def left_to_host(asked: Request, begin: Any = None) -> Session:
+    """A session whose first pass is left to the host, until a hand asks for it; ``begin`` begins it then."""
+    _, session = generate(replace(asked, steps=0))
+
+    def begin_pass() -> Any:
+        return session.begin_pass(asked.requests(False), 0, asked.steps)
+
+    session.leave_to_host(asked.requests(False), begin_later=begin or begin_pass)
+    return session
+
+
+def test_a_pass_that_was_left_to_the_host_begins_with_a_step_and_not_inside_one():
+    session = left_to_host(Request(("<lora:a:1>", "<lora:b:0>"), steps=4))
+    session.step(0, 4, float, 0)
+    session.hand.move({("a", 0): 0.5})
+    session.step(0, 4, float, 1)
+    assert session.plan is None
+    assert session.job().faders[0].following == 0.5
+    session.step(1, 4, float, 2)
+    assert session.plan is not None
+    assert session.plan.coefficients(1, 4)[OUT03] == (0.5, 0.0)
+    assert [*played_tags(session.passes).values()] == ["<lora:a:te=1:unet=1@0,0.5@1,0.5@2>"]
+
+
+def test_a_pass_of_as_many_steps_as_it_likes_that_begins_late_knows_its_steps():
+    asked = Request(("<lora:a:1>",), steps=4)
+    session = left_to_host(asked, lambda: session.begin_pass(asked.requests(False), 0, 4, is_open=True))
+    for step in range(7):
+        session.step(step, 4, lambda: 1.0, step)
+    session.hand.move({("a", 0): 0.5})
+    session.step(7, 4, lambda: 1.0, 7)
+    assert [*played_tags(session.passes).values()] == ["<lora:a:te=1:unet=1@0,1@6,0.5@7>"]
+
+
+def test_a_pass_that_cannot_begin_late_stays_the_hosts_and_the_move_is_told():
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    session = left_to_host(Request(("<lora:a:1>",), steps=4), fail)
+    session.step(0, 4, float)
+    session.hand.move({("a", 0): 0.5})
+    session.step(1, 4, float)
+    session.step(2, 4, float)
+    assert [*session.warnings] == [
+        "what was moved by hand cannot be put in force (RuntimeError: no memory); the LoRAs stay as their tags say"
+    ]
+    job = session.job()
+    assert job.faders[0].following is None
+    assert job.obstacle == "the host applies the LoRAs of this pass by itself"
+    assert not session.hand.strengths
+
+
+def test_a_pass_that_is_made_again_has_what_was_played_and_the_move_that_waits(monkeypatch: pytest.MonkeyPatch):
+    """As where the GPU's memory runs out in a step."""
+    _, session = generate(Request(("<lora:a:1>", "<lora:b:0>"), steps=3), {(False, 1): {("a", 0): 0.5}})
+    monkeypatch.setattr(type(session.engine), "held", 1000)
+    session.hand.move({("a", 0): 0.8})
+    assert session.gives_way(RuntimeError())
+    found = []
+    for step in range(5):
+        session.step(step, 5, float)
+        assert session.plan is not None
+        found.append(session.plan.coefficients(step, 5)[OUT03][0])
+    assert found == [1, 0.5, 0.5, 0.8, 0.8]
+    assert [*played_tags(session.passes).values()] == ["<lora:a:te=1:unet=1@0,0.5@1,0.5@2,0.8@3>"]
+
+
+def test_a_lora_that_was_not_loaded_has_no_fader():
+    _, session = generate(Request(("<lora:a:1>", "<lora:b:0>"), steps=1))
+    session.lost["a"] = "not found"
+    assert [fader.key for fader in session.job().faders] == [("b", 0)]
+
+
+def test_while_a_pass_is_planned_nothing_is_in_the_way():
+    session = left_to_host(Request(("<lora:a:1>",), steps=4))
+    seen = []
+    make_plan = session._make_plan
+
+    def noted() -> Any:
+        seen.append(session.job().obstacle)
+        return make_plan()
+
+    session._make_plan = noted  # type: ignore[method-assign]
+    session.hand.move({("a", 0): 0.5})
+    session.step(0, 4, float)
+    assert seen == [""]

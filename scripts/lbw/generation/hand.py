@@ -36,6 +36,12 @@ class Hand:
         with self._lock:
             return dict(self._waiting)
 
+    def drop(self) -> None:
+        """What waits cannot be put in force."""
+        with self._lock:
+            self._waiting = {}
+            self.has_moved = False
+
     def take(self) -> dict[Key, float]:
         """A step begins, from which on all that was moved holds."""
         with self._lock:

@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,7 @@ from lbw.generation.hand import Hand, faders, played_tags
 from lbw.generation.host import Host
 from lbw.plan import windows
 from lbw.plan.plan import Coefficients, Pass, Plan, build
-from lbw.request.live import Job, Key, keys_of
+from lbw.request.live import Fader, Job, Key, keys_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
@@ -34,6 +34,24 @@ logger = logging.getLogger("lbw")
 
 _told_of: set[tuple[str, ...]] = set()
 """The blocks of models that no family is known for, of which users have been told."""
+
+
+@dataclass
+class LeftPass:
+    """A pass that was left to the host.
+
+    Args:
+        requests: one for each tag, in the order of the tags.
+        is_hires: whether it is the hires pass.
+        begin: begins it with :meth:`Session.begin_pass` after all, where a hand asks for it in one of its steps; None
+            where that would fail.
+        steps: how many it has, once it has begun.
+    """
+
+    requests: tuple[LoraRequest, ...]
+    is_hires: bool
+    begin: Callable[[], Pass] | None
+    steps: int = 0
 
 
 class Session:
@@ -112,10 +130,8 @@ class Session:
         """Layers that were at work without what networks add to them."""
         self.hand = Hand()
         """What is played on the strengths while the generation is under way."""
-        self._begin_later: Callable[[], Pass] | None = None
-        """Begins the pass that was left to the host, should a hand ask for it."""
-        self._steps_left = 0
-        """Of such a pass."""
+        self._left_to_host: LeftPass | None = None
+        """The pass that is under way, if it was left to the host."""
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
@@ -171,7 +187,7 @@ class Session:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
         self._requests, self._is_hires = self._held(requests), is_hires
-        self._begin_later = None
+        self._left_to_host = None
         plan = self._make_plan()
         self._tell_of_files(plan.family)
         self._multipliers = {net.name: (net.te_multiplier, net.unet_multiplier) for net in self.host.networks()}
@@ -190,14 +206,19 @@ class Session:
             sigma: tells the noise level of the evaluation; asked only where a strength follows it.
             evaluation: how many the pass has had before, as the host counts where it edits prompts; None: ``step``.
         """
-        if self.plan is None and not (self.hand.has_moved and self._has_begun_later()):
-            self._step, self._steps_left = step, steps
-            return
-        assert self.plan is not None
+        if self.plan is None:
+            is_new, self._step = step != self._step, step
+            if self._left_to_host is not None:
+                self._left_to_host.steps = steps
+            if not (is_new and self.hand.has_moved):
+                return
+            self._begin_late()
+            if self.plan is None:
+                return
         self._evaluation = step if evaluation is None else evaluation
+        self.passes[-1] = replace(self.passes[-1], steps=step + 1 if self.passes[-1].is_open else steps)
         if self.hand.has_moved and step != self._step:
             self._follow_hand(step)
-        self.passes[-1] = replace(self.passes[-1], steps=step + 1 if self.passes[-1].is_open else steps)
         if self.plan.depends_on_noise and step != self._step:
             self.passes[-1] = self.passes[-1].with_level(step, sigma())
         if self.plan.is_edited:
@@ -219,11 +240,19 @@ class Session:
             for key, request in zip(_keys(requests), requests, strict=True)
         )
 
-    def _has_begun_later(self) -> bool:
-        """Begin the pass that was left to the host, if it was; whether it has begun."""
-        if self._begin_later is not None:
-            self._begin_later()
-        return self.plan is not None
+    def _begin_late(self) -> None:
+        """A hand asks for the pass that was left to the host: begin it, if that is possible."""
+        left = self._left_to_host
+        if left is None or left.begin is None:
+            return
+        try:
+            left.begin()
+        except Exception as error:
+            logger.exception("LoRA Block Weight: a pass could not be taken over from the host")
+            reason = f"what was moved by hand cannot be put in force ({type(error).__name__}: {error})"
+            self.warn(f"{reason}; the LoRAs stay as their tags say")
+            self.hand.drop()
+            self.leave_to_host(left.requests, is_hires=left.is_hires)
 
     def _follow_hand(self, step: int) -> None:
         """A step begins: what a hand has moved holds from here on. What was in force in the steps before stays known,
@@ -248,7 +277,7 @@ class Session:
             plan = made.plan
             for index, request in after_move(plan.requests).items():
                 plan = plan.with_request(index, request)
-        self.passes[-1] = replace(made, plan=plan)
+        self.passes[-1], self._applied = replace(made, plan=plan), None
 
     def _make_room(self) -> None:
         """A host that leaves layers in RAM while they are at work counts every byte, and makes smaller batches for what
@@ -367,6 +396,8 @@ class Session:
         if self.plan is None or not held or not self.engine.headroom.has_run_out():
             return False
         self.rest()
+        if self.hand.has_moved and self._step is not None:  # the pass begins anew, and the move is for the step behind
+            self._follow_hand(self._step + 1)
         self.engine.begin_pass(self.plan.reach())
         self.warn(
             f"the GPU's memory ran out while {held / 1e6:.0f} MB of it were held for switches; they are given back, "
@@ -391,8 +422,8 @@ class Session:
                 steps; None where that would fail.
         """
         self.end()
-        self._requests, self._is_hires, self._begin_later = tuple(requests), is_hires, begin_later
-        self._step, self._steps_left, self._is_in_pass = None, 0, True
+        self._left_to_host = LeftPass(tuple(requests), is_hires, begin_later)
+        self._step, self._is_in_pass = None, True
         if self.engine.rests:
             self.rest()
         self._note_networks()
@@ -411,17 +442,41 @@ class Session:
 
     def job(self) -> Job:
         """What is shown of the generation. It may be asked for by any thread, while this one samples."""
-        requests, passes, step = self._requests, self.passes, self._step
+        passes, step, left = self.passes, self._step, self._left_to_host
         tags, waiting = played_tags([*passes]), self.hand.waiting()
+        if left is not None:
+            shown = faders(left.requests, tags, waiting, step=step, steps=left.steps)
+            obstacle = "" if left.begin or not shown else "the host applies the LoRAs of this pass by itself"
+            return Job(True, left.is_hires, step or 0, left.steps, faders=self._found(shown), obstacle=obstacle)
         if self.plan is None or not passes:
-            shown = faders(requests, tags, waiting, step=step, steps=self._steps_left)
-            obstacle = "" if self._begin_later or not shown else "the host applies the LoRAs of this pass by itself"
-            return Job(True, self._is_hires, step or 0, self._steps_left, faders=shown, obstacle=obstacle)
+            return Job()
         made = passes[-1]
         shown = faders(
-            requests, tags, waiting, step=step, steps=made.steps, sigmas=made.sigmas, evaluation=self._evaluation
-        )
-        return Job(True, made.is_hires, step or 0, made.steps, faders=shown)
+            self._requests, tags, waiting,
+            step=step, steps=made.steps, sigmas=made.sigmas, evaluation=self._evaluation,
+        )  # fmt: skip
+        return Job(True, made.is_hires, step or 0, made.steps, faders=self._found(shown))
+
+    def _found(self, shown: Iterable[Fader]) -> tuple[Fader, ...]:
+        """Those whose networks the host could load."""
+        return tuple(fader for fader in shown if fader.key[0] not in self.lost)
+
+    def over(self) -> Job:
+        """What is kept of the generation when it is over: its last pass, and tags that only the prompt of the first one
+        had, so that what was played on them can be written, too."""
+        job = self.job()
+        known = {fader.tag for fader in job.faders}
+        first = [made for made in self.passes if not made.is_hires][-1:] if job.is_hires else []
+        others = [
+            fader
+            for made in first
+            for fader in faders(
+                made.plan.requests, played_tags(self.passes), {}, step=made.steps - 1, steps=made.steps,
+                sigmas=made.sigmas,
+            )
+            if fader.tag not in known
+        ]  # fmt: skip
+        return replace(job, is_running=False, faders=(*job.faders, *others))
 
     def details(self) -> Iterator[str]:
         """Lines that say what the tags came to, and what the switches cost."""
@@ -447,7 +502,7 @@ class Session:
         if self.engine.rests and self.host.moves_parts():
             self.engine.settle()
         self._disown()
-        self.plan, self._loaded, self._begin_later = None, (), None
+        self.plan, self._loaded, self._left_to_host = None, (), None
 
     def suspend(self) -> None:
         """Another generation begins. It may be inside this one, or this one has failed without a word: it holds

@@ -34,7 +34,7 @@ class Backend:
         note_places(text, found)
         adopt_alias(found)
         tags = lora_tags(found)[: MOST_TAGS + 1]
-        presences = presences_of(tags, reckoning, warn) if setting(PROMPT_EDITING) else [None] * len(tags)
+        presences = presences_of(tags, lambda: reckoning, warn) if setting(PROMPT_EDITING) else [None] * len(tags)
         return [*zip([params.items for params in tags], presences, strict=True)]
 
     def evaluations(self, sampler: str, steps: int) -> int:

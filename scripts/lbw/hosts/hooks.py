@@ -202,7 +202,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
     if not is_hires:
         session.begin_batch()
     tags = lora_tags(extra_network_data)
-    presences = presences_of(tags, prompt_editing.reckoning(p, is_hires), session.warn)
+    presences = presences_of(tags, lambda: prompt_editing.reckoning(p, is_hires), session.warn)
     if any(presences):
         session.follows_editing = bool(setting(PROMPT_EDITING))
     requests = [
@@ -228,12 +228,12 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         )
 
     try:
+        if not is_hires:
+            engine.headroom.begin(_work(p), engine.held)
         if is_hosts and not any(map(session.is_beyond_host, adapter.networks())):
             session.leave_to_host(requests, is_hires=is_hires, begin_later=begin_pass)
             caches.drop_others(p, ())
             return
-        if not is_hires:
-            engine.headroom.begin(_work(p), engine.held)
         made = begin_pass()
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
@@ -293,12 +293,11 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
     session = session_of(p)
-    if session is not None:
-        played_prompts.write(p, session)
     take_notes(p)
     if session is not None:
-        played_prompts.note_last(p)
         engine.headroom.end(engine.held)
+        played_prompts.write(p, session)
+        played_prompts.note_last(p)
 
 
 def before_evaluation(params: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lbw.generation.session import Session
@@ -24,7 +25,10 @@ def job(task: str) -> Job | None:
     if found is not None:
         return under_way.job_of(*found)
     kept = tasks.kept(task)
-    return Job() if kept is None and tasks.is_same(tasks.current(), task) else kept
+    if not tasks.is_same(tasks.current(), task):
+        return kept
+    # Between two images of a script, of which each is a generation.
+    return replace(kept or Job(), is_running=True, obstacle="no image of the task is being made")
 
 
 def play(task: str, strengths: Mapping[Key, float]) -> bool:

@@ -5,6 +5,7 @@ The host writes infotexts of a batch from its lists of all prompts, once the bat
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lbw.generation.session import Session
 from lbw.request.live import Key
 from lbw.tags.limits import shortened
 from modules import extra_networks, paths, processing, shared
+
+logger = logging.getLogger("lbw")
 
 _BEFORE = "lora_block_weight_prompts"
 """The attribute of the host's processing object that holds its prompts as they were, {(list, batch): texts}."""
@@ -87,4 +90,7 @@ def note_last(p: Any) -> None:
     """Bring up to date what the host has noted of its last generation before it made the first image."""
     if p.iteration == 0 and vars(p).get(_BEFORE) and not shared.cmd_opts.no_prompt_history:
         text = processing.Processed(p, []).infotext(p, 0)
-        Path(paths.data_path, "params.txt").write_text(text, encoding="utf8")
+        try:
+            Path(paths.data_path, "params.txt").write_text(text, encoding="utf8")
+        except OSError as error:
+            logger.warning("LoRA Block Weight: the file of the last prompt cannot be written: %s", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -116,14 +116,24 @@ _WRITTEN = "lora_block_weight_tag"
 """The attributes of a tag's parsed parameters that hold its place in the brackets of its prompt, and its text."""
 
 
-def presences_of(tags: Sequence[Any], reckoning: Reckoning, warn: prompt.Warn) -> list[Presence | None]:
+def presences_of(
+    tags: Sequence[Any], reckoning: Callable[[], Reckoning], warn: prompt.Warn
+) -> list[Presence | None]:
     """In which evaluations of a pass its prompt has each of its tags, from their parsed parameters; None for one that
-    it has at all times."""
+    it has at all times.
+
+    Args:
+        reckoning: tells what the host reckons with; asked only where a tag stands in brackets.
+    """
+    places = [vars(params).get(_PLACE) for params in tags]
+    if not any(places):
+        return [None] * len(tags)
     try:
-        return prompt_editing.presences([vars(params).get(_PLACE) for params in tags], reckoning)
-    except Exception as error:  # of the host's parser, or of one that took its place
-        logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
-        reason = f"the brackets around LoRA tags cannot be read ({type(error).__name__}: {shortened(str(error))})"
+        return prompt_editing.presences(places, reckoning())
+    except Exception as error:  # of ours, of the host's parser, or of one that took its place
+        if not isinstance(error, ValueError):
+            logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
+        reason = f"the brackets around LoRA tags cannot be read ({shortened(str(error)) or type(error).__name__})"
         warn(f"{reason}; these LoRAs are on at all times")
         return [None] * len(tags)
 

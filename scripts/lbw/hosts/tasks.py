@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from dataclasses import replace
 from threading import Lock
 
 from lbw.request.live import Job
@@ -32,7 +31,7 @@ def keep(task: str, job: Job) -> None:
     """A generation of a task is over. It takes the place of another of the same task, unless it has no LoRAs."""
     with _lock:
         earlier = _kept.pop(task, None)
-        _kept[task] = earlier if earlier is not None and not job.faders else replace(job, is_running=False)
+        _kept[task] = earlier if earlier is not None and not job.faders else job
         for oldest in [*_kept][:-_MOST_KEPT]:
             del _kept[oldest]
 

@@ -58,8 +58,12 @@ def end(session: Session) -> None:
     """It is over; what it was is kept for whoever knows the id of its task."""
     with _lock:
         generation = _generations.pop(session, None)
-    if generation is not None and generation.task:
-        tasks.keep(generation.task, job_of(generation.p(), session))
+    if generation is None or not generation.task:
+        return
+    try:
+        tasks.keep(generation.task, _with_batch(session.over(), generation.p()))
+    except Exception:  # it ends all the same
+        logger.exception("LoRA Block Weight: what was played cannot be kept")
 
 
 def end_failed() -> bool:
@@ -78,8 +82,11 @@ def end_failed() -> bool:
 
 
 def job_of(p: Any, session: Session) -> Job:
-    """What is shown of a generation; of one whose processing object is gone, not which batch it was at."""
-    job = session.job()
+    """What is shown of a generation that is under way."""
+    return _with_batch(session.job(), p)
+
+
+def _with_batch(job: Job, p: Any) -> Job:
     return job if p is None else replace(job, batch=p.iteration, batches=p.n_iter)
 
 

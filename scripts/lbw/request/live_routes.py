@@ -1,7 +1,8 @@
 """The routes to a generation while it is under way: what is in force in it, and moves of its strengths.
 
-They name a generation by the id of the host's task, which is random, and which the host tells whoever began it alone.
-Nobody can see or move another's, and an id that is not known is answered alike whatever is running. Besides:
+They name a generation by the id of the host's task, which is random: who does not know it can neither see nor move
+anything, and an id that is not known is answered alike whatever is running. The host tells it whoever began the task;
+but some list the ids of tasks that wait to anybody who reaches them, at ``/internal/pending-tasks``. Besides:
 
 * Where the host has its API, the routes are behind the API's dependencies, so behind ``--api-auth``.
 * The panel has them at a path of its own, as the host's page has its progress: a browser has no credentials for the
@@ -81,8 +82,9 @@ def _moved(job: Job, moves: Iterable[Move]) -> Mapping[Key, float]:
     """
     if not job.is_running:
         raise HTTPException(409, "the task is over; nothing can be moved in it")
-    if job.obstacle:
-        raise HTTPException(409, f"nothing can be moved now: {job.obstacle}")
+    obstacle = job.obstacle or ("" if job.faders else "no pass with LoRA tags is under way")
+    if obstacle:
+        raise HTTPException(409, f"nothing can be moved now: {obstacle}")
     return {_key(move, job.faders): move.strength for move in moves}
 
 

@@ -14,7 +14,7 @@ from lbw.tags.limits import MOST_KEYFRAMES, number
 from lbw.tags.positions import Position
 from lbw.tags.prompt import LoraRequest, is_strength, parse
 from lbw.tags.schedule import Schedule
-from lbw.tags.slips import split_arguments
+from lbw.tags.slips import WEIGHTS_KEYS, split_arguments
 
 Course = Sequence[float]
 
@@ -114,5 +114,8 @@ def played_tag(written: str, first: Course | None, hires: Course | None = None) 
         if first is None and has_window:
             said["hrstep"] = _WHOLE_PASS
     words = [item for item in positional if not is_strength(item)]
+    as_written = [te, hrte, *([unet] if first is None else []), *(kept[key] for key in ("hr", "hrunet") if key in kept)]
+    if not (words or kept.keys() & set(WEIGHTS_KEYS) or any(map(is_curve, as_written))):
+        kept.pop("curve", None)  # of what is played, each step is said
     arguments = [*(f"{key}={value}" for key, value in said.items()), *words]
     return f"<{':'.join([kind, name, *arguments, *(f'{key}={value}' for key, value in kept.items())])}>"
