@@ -356,7 +356,23 @@ def test_steps_are_told(bench: Bench):
     assert "edit_b: steps 4-7 of 8" in status(result)
     told = bench.webui.parse_infotext(result.infotexts[0])["LBW steps"]
     assert told == "edit_a: 0-3 of 8; edit_b: 4-7 of 8; edit_c: none of 8"
-    assert messages(result) == ["<lora:edit_c>: its brackets in the prompt have it in none of the pass's 8 steps"]
+    assert messages(result) == ["<lora:edit_c>: its brackets in the prompt have it in no step of the image"]
+
+
+def test_of_a_tag_that_one_of_two_passes_has_nothing_is_told(bench: Bench):
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.8}
+    result = bench.webui.generate(prompt="[{a}:{b}:0.5] [{c}:1.5]".format(**TAGS), **hires)
+    assert messages(result) == []
+
+
+@pytest.mark.parametrize("position", ["50%", "2.5sigma", "0,5"])
+def test_what_is_no_position_for_the_host_is_told(bench: Bench, position: str):
+    result, found = loras_in_force(bench, prompt=f"[{{a}}:{{b}}:{position}]".format(**TAGS))
+    assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
+    assert messages(result) == [
+        f"[...:{position}]: {position!r} is no position in a prompt's brackets; expected a share (0.5) or a step (10); "
+        "LoRAs in the brackets are on at all times"
+    ]
 
 
 @pytest.mark.parametrize("tag", ["<lora:edit_a:1>", "<LoRA:edit_a:1>", "<lyco:edit_a>"])
