@@ -356,7 +356,23 @@ def test_steps_are_told(bench: Bench):
     assert "edit_b: steps 4-7 of 8" in status(result)
     told = bench.webui.parse_infotext(result.infotexts[0])["LBW steps"]
     assert told == "edit_a: 0-3 of 8; edit_b: 4-7 of 8; edit_c: none of 8"
-    assert messages(result) == ["<lora:edit_c>: its brackets in the prompt have it in none of the pass's 8 steps"]
+    assert messages(result) == ["<lora:edit_c>: its brackets in the prompt have it in no step of the image"]
+
+
+def test_of_a_tag_that_one_of_two_passes_has_nothing_is_told(bench: Bench):
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.8}
+    result = bench.webui.generate(prompt="[{a}:{b}:0.5] [{c}:1.5]".format(**TAGS), **hires)
+    assert messages(result) == []
+
+
+@pytest.mark.parametrize("position", ["50%", "2.5sigma", "0,5"])
+def test_what_is_no_position_for_the_host_is_told(bench: Bench, position: str):
+    result, found = loras_in_force(bench, prompt=f"[{{a}}:{{b}}:{position}]".format(**TAGS))
+    assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
+    assert messages(result) == [
+        f"[...:{position}]: {position!r} is no position in a prompt's brackets; expected a share (0.5) or a step (10); "
+        "LoRAs in the brackets are on at all times"
+    ]
 
 
 @pytest.mark.parametrize("tag", ["<lora:edit_a:1>", "<LoRA:edit_a:1>", "<lyco:edit_a>"])
@@ -397,7 +413,45 @@ def test_emphases_without_a_tag_are_not_parsed(bench: Bench):
     prompt = "(best (quality:1.2):1.1), [[art]], " * 40 + "[{a}:(cat):3] [dog:(x|y):0.5]"
     with replaced(prompt_parser, "get_learned_conditioning_prompt_schedules", note):
         bench.webui.generate(prompt=prompt.format(**TAGS), steps=1)
-    assert ", , " * 40 + "[::3] [dog:(x|y):0.5]" in asked
+    assert "x[::3] [x:(x|x):0.5]" in asked
+
+
+def test_the_batches_of_a_generation_ask_the_parser_once(bench: Bench):
+    """It takes seconds for prompts that it still reads, and the host itself encodes a prompt once."""
+    from modules import prompt_parser
+
+    asked: list[Any] = []
+
+    def note(original: Any) -> Any:
+        def schedules(prompts: Any, *args: Any, **kwargs: Any) -> Any:
+            asked.extend(text for text in prompts if "[x" in text)
+            return original(prompts, *args, **kwargs)
+
+        return schedules
+
+    with replaced(prompt_parser, "get_learned_conditioning_prompt_schedules", note):
+        bench.webui.generate(prompt="[owls {a}:{b}:1]".format(**TAGS), steps=1, n_iter=3)
+    assert len(asked) == 2  # with words in the place of the tags, and without
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        " AND ".join(f"[{{a}}:{number}]" for number in range(60)),
+        "[cat:dog:3{a}] " + "[{b}:{c}:4]" * 20,  # each tag would be asked for alone
+    ],
+)
+def test_the_parts_of_a_prompt_are_bounded_together(bench: Bench, prompt: str):
+    result, found = loras_in_force(bench, prompt=prompt.format(**TAGS), steps=1)
+    assert [{key for key, strength in each.items() if abs(strength) > 0.1} for each in found] == [
+        {key for key in TAGS if f"{{{key}}}" in prompt}
+    ]
+    assert "brackets, colons and bars; expected at most 150" in messages(result)[0]
+
+
+def test_a_prompt_may_have_every_sign_there_is(bench: Bench):
+    signs = "".join(chr(code) for code in range(0xE000, 0xF900))
+    bench.webui.generate(prompt=f"[{TAGS['a']}:3] {signs}", steps=1)
 
 
 def test_a_parser_that_fails_leaves_the_loras_on(bench: Bench):

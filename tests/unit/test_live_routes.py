@@ -116,6 +116,8 @@ def test_moves_go_to_the_tags_that_they_name(
         ({"index": 0, "strength": float("inf")}, "strength"),
         ({"index": 0, "strength": 1_000_001}, "strength"),
         ({"index": 0, "strength": "x"}, "strength"),
+        ({"index": 0, "strength": "\ud800"}, "strength"),
+        ({"index": 0, "strength": 1, "\ud800": 3}, "extra"),
         ({"index": 0}, "strength"),
         ({"index": 0, "strength": 1, "step": 3}, "step"),
     ],

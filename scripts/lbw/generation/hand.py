@@ -117,7 +117,7 @@ def faders(
         presence = request.schedule.presence
         found.append(Fader(
             key, request.written, strengths[now], waiting.get(key), request.is_played,
-            () if step is None else strengths[: step + 1],
+            () if step is None else request.unet_strengths(max(steps, now + 1), sigmas)[: step + 1],
             presence is None or presence.contains(evaluation),
             tags.get(written[id(request)]),
         ))  # fmt: skip

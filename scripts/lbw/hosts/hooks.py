@@ -42,6 +42,7 @@ from lbw.hosts.settings import (
 )
 from lbw.hosts.tags import TagReader, is_of_hires_pass, lora_tags, presences_of, request_of, written_tag
 from lbw.hosts.xyz_axes import add as add_axes
+from lbw.plan import windows
 from lbw.plan.plan import Pass
 from lbw.request import infotext, routes
 from lbw.request.arguments import ArgumentError, Arguments
@@ -295,6 +296,10 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
+    session = session_of(p)
+    if session is not None:
+        for message in windows.told_of_absence(session.passes):
+            session.warn(message)
     session = session_of(p)
     take_notes(p)
     if session is not None:

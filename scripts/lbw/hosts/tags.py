@@ -176,6 +176,18 @@ def _texts(p: Any, *names: str) -> list[str]:
     return [text for texts in lists if isinstance(texts, list) for text in texts]
 
 
+_NO_POSITION = re.compile(r":\s*([0-9.]+\s*(?:%|sigma)|[0-9]+,[0-9]+)\s*\]")
+"""What a tag's own keys would take for a position, at the end of a bracket."""
+
+
+def _tell_of_no_positions(text: str, warn: prompt.Warn) -> None:
+    """Say which brackets around tags are no prompt editing, because of what stands at their end."""
+    place = next((place for kind, _tag, place in prompt_editing.places(text) if place and _is_lora_tag(kind)), None)
+    for found in islice(_NO_POSITION.finditer(place.text if place else ""), MOST_TAGS):
+        warn(f"[...:{found[1]}]: {found[1]!r} is no position in a prompt's brackets; expected a share (0.5) or a step "
+             "(10); LoRAs in the brackets are on at all times")
+
+
 def _tell_of_negative_tags(prompts: Iterable[str], warn: prompt.Warn) -> None:
     """Say which tags stand where the host reads none."""
     for text in dict.fromkeys(prompts):
@@ -207,6 +219,8 @@ class TagReader:
         result = self._parse()
         tell_of_what_is_no_tag(_texts(self._p, "prompts", "hr_prompts"), self._session.warn)
         _tell_of_negative_tags(_texts(self._p, "negative_prompts", "hr_negative_prompts"), self._session.warn)
+        for text in dict.fromkeys(written):
+            _tell_of_no_positions(text, self._session.warn)
         for is_hires, name in ((False, "extra_network_data"), (True, "hr_extra_network_data")):
             data = getattr(self._p, name, None) or {}
             note_places(written[is_hires], data)

@@ -24,7 +24,7 @@ def current() -> str:
 
 def is_same(one: str, other: str) -> bool:
     """Whether two ids are the same and none is empty, in a time that does not tell how much of them is."""
-    return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace")) and bool(one)
+    return hmac.compare_digest(one.encode(errors="surrogatepass"), other.encode(errors="surrogatepass")) and bool(one)
 
 
 def keep(task: str, job: Job) -> None:

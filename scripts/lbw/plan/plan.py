@@ -212,6 +212,10 @@ class Pass:
         first = min(known[step].start, evaluation) if known[step] else evaluation
         return replace(self, evaluations=(*known[:step], range(first, evaluation + 1)))
 
+    def evaluations_of(self, step: int) -> Sequence[int]:
+        """Those of a step, as far as they have been made."""
+        return self.evaluations[step] if step < len(self.evaluations) else ()
+
     def strengths(self, schedule: Schedule) -> tuple[float, ...]:
         """The factor of a schedule in each step."""
         return schedule.strengths(self.steps, self.sigmas, self.evaluations)

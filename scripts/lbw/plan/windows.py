@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lbw.plan.plan import Pass
 from lbw.tags.limits import shortened
@@ -20,7 +20,6 @@ def told_before(made: Pass) -> Iterator[str]:
             yield f"{_tag(request)}: its start is not before its stop, so it is never on in the U-Net"
         elif not made.is_open:
             yield from _late_start(request, made)
-            yield from _absent(request, made)
 
 
 def told_after(made: Pass) -> Iterator[str]:
@@ -38,11 +37,17 @@ def _late_start(request: LoraRequest, made: Pass) -> Iterator[str]:
         yield f"{_tag(request)}: start={late}: the {title} has {count}; it is never on in the U-Net"
 
 
-def _absent(request: LoraRequest, made: Pass) -> Iterator[str]:
-    presence = request.schedule.presence
-    if presence is not None and not any(presence.share(step) for step in range(made.steps)):
-        count = f"{made.steps} step{'s' * (made.steps != 1)}"
-        yield f"{_tag(request)}: its brackets in the prompt have it in none of the pass's {count}"
+def told_of_absence(passes: Sequence[Pass]) -> Iterator[str]:
+    """Which tags their prompts' brackets have in no step of the passes of a batch."""
+    present: dict[str, bool] = {}
+    for made in passes:
+        for request in made.plan.requests:
+            presence = request.schedule.presence
+            steps = range(made.steps)
+            is_there = presence is None or any(presence.share(step, made.evaluations_of(step)) for step in steps)
+            present[request.name] = present.get(request.name, False) or is_there
+    for name in (name for name, is_there in present.items() if not is_there):
+        yield f"<lora:{shortened(name)}>: its brackets in the prompt have it in no step of the image"
 
 
 def _tag(request: LoraRequest) -> str:

@@ -23,10 +23,11 @@ def keys_of(names: Iterable[str]) -> list[Key]:
 class Fader:
     """One tag of the pass that is under way, or was the last.
 
-    ``tag`` is as the prompt has it. ``strength`` is that in the U-Net in this step, block weights apart, and
-    ``following`` the one that has been moved to and waits for the next step. ``course`` are those of the steps so far.
-    ``is_in_prompt`` is false while the brackets of the prompt have the tag off. ``played_tag`` is the tag that repeats
-    what was played; None if nothing was, or if that needs more changes than a tag may have.
+    ``tag`` is as the prompt has it. ``strength`` is that in the U-Net in this step, block weights and the prompt's
+    brackets apart, and ``following`` the one that has been moved to and waits for the next step. ``course`` are those
+    that were in force in the steps so far, brackets counted. ``is_in_prompt`` is false while the brackets have the tag
+    off. ``played_tag`` is the tag that repeats what was played; None if nothing was, or if that needs more changes than
+    a tag may have.
     """
 
     key: Key

@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from lbw.request.arguments import TITLE
 from lbw.request.live import Fader, Job, Key
 from lbw.request.preview import Backend
+from lbw.request.refusals import Route
 from lbw.request.route_models import LONGEST_TASK, Live, LiveLora, Move, MoveRequest
 from lbw.tags.limits import shortened
 
@@ -117,7 +118,7 @@ def add(app: FastAPI, backend: Backend, of_api: Sequence[Any] | None) -> None:
     for path, dependencies in ((PATH, login if of_api is None else of_api), (PAGE_PATH, login)):
         more: dict[str, Any] = {
             "response_model": Live, "tags": [TITLE], "dependencies": dependencies,
-            "include_in_schema": path == PATH and of_api is not None,
+            "include_in_schema": path == PATH and of_api is not None, "route_class_override": Route,
         }  # fmt: skip
-        app.get(path, **more)(show)
-        app.post(path, **more)(move)
+        app.router.add_api_route(path, show, methods=["GET"], **more)
+        app.router.add_api_route(path, move, methods=["POST"], **more)

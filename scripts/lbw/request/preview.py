@@ -110,6 +110,6 @@ def preview(
         parts={name: backend.changed_layers(name) or () for name in names},
     )
     made = Pass(plan, steps, tuple(sigmas), is_hires=hires)
-    for message in windows.told_before(made):
+    for message in (*windows.told_before(made), *(() if hires else windows.told_of_absence([made]))):
         warn(message)
     return made

@@ -23,6 +23,7 @@ from lbw.request import live_routes
 from lbw.request.arguments import TITLE
 from lbw.request.check import check_request
 from lbw.request.preview import Backend, preview
+from lbw.request.refusals import Route
 from lbw.request.route_models import (
     FAMILIES,
     Blocks,
@@ -258,9 +259,11 @@ def add(app: FastAPI, backend: Backend) -> None:
         """The same as a picture."""
         return Response(png(draw(_measured(backend, name), theme)), media_type="image/png")
 
-    @app.post(
-        "/lbw/v1/parse", response_model=ParseAnswer, tags=[TITLE], dependencies=makers[0].dependencies
-    )
     def parse(asked: ParseRequest) -> ParseAnswer:
         """What the LoRA tags of a prompt come to, on the loaded model: ratios, coefficients of each step, warnings."""
         return parse_prompt(asked, backend)
+
+    app.router.add_api_route(
+        "/lbw/v1/parse", parse, methods=["POST"], response_model=ParseAnswer, tags=[TITLE],
+        dependencies=makers[0].dependencies, route_class_override=Route,
+    )  # fmt: skip
