@@ -16,7 +16,7 @@ others() {
     for family in forge-g1 forge-g2 forge-g3; do
         echo "== $family"
         WEBUI_FAMILY=$family .venv/bin/python -m pytest -q -W ignore \
-            tests/host/test_{exactness,forge_forward,forge_neighbours,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
+            tests/host/test_{exactness,forge_forward,forge_neighbours,live,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
     done
     return "$failed"
 }
