@@ -393,7 +393,7 @@ def test_of_too_many_brackets_the_loras_are_told_to_stay(bench: Bench):
     assert all(each["a"] == pytest.approx(1, abs=5e-3) for each in found)
     assert messages(result) == [
         "the brackets around LoRA tags cannot be read (203 brackets, colons and bars; expected at most "
-        "150); these LoRAs are on at all times"
+        "100); these LoRAs are on at all times"
     ]
 
 
@@ -446,7 +446,7 @@ def test_the_parts_of_a_prompt_are_bounded_together(bench: Bench, prompt: str):
     assert [{key for key, strength in each.items() if abs(strength) > 0.1} for each in found] == [
         {key for key in TAGS if f"{{{key}}}" in prompt}
     ]
-    assert "brackets, colons and bars; expected at most 150" in messages(result)[0]
+    assert "brackets, colons and bars; expected at most 100" in messages(result)[0]
 
 
 def test_a_prompt_may_have_every_sign_there_is(bench: Bench):

@@ -151,7 +151,7 @@ def _parts(text: str) -> list[str]:
 
 _SIGNS = re.compile(r"[()[\]:|]")
 
-_MOST_SIGNS = 150
+_MOST_SIGNS = 100
 """In all that the host's parser is asked for a prompt: it takes seconds for some hundreds."""
 
 _MOST_CHARACTERS = 1_000_000
