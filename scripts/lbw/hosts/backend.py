@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from lbw.engine.strengths import Strengths
 from lbw.hosts import live, network_files, noise, own_defaults, preset_files, prompt_editing
@@ -33,9 +34,10 @@ class Backend:
         _, found = extra_networks.parse_prompt(text[: text.rfind(">") + 1])
         note_places(text, found)
         adopt_alias(found)
-        tags = lora_tags(found)[: MOST_TAGS + 1]
-        presences = presences_of(tags, lambda: reckoning, warn) if setting(PROMPT_EDITING) else [None] * len(tags)
-        return [*zip([params.items for params in tags], presences, strict=True)]
+        tags = lora_tags(found)
+        counted = tags[:MOST_TAGS] if setting(PROMPT_EDITING) else []
+        presences = presences_of(counted, lambda: reckoning, warn)
+        return [*zip_longest([params.items for params in tags], presences)]
 
     def evaluations(self, sampler: str, steps: int) -> int:
         return prompt_editing.evaluations(sampler, steps)
