@@ -109,15 +109,16 @@ def faders(
     keys = keys_of(request.name for request in requests)
     written = {id(request): key for key, request in written_keys(requests)}
     now = step or 0
+    count = max(steps, now + 1)
     found = []
     for key, request in zip(keys, requests, strict=True):
         if id(request) not in written:
             continue
-        strengths = request.present(None).unet_strengths(max(steps, now + 1), sigmas)
+        strengths = request.present(None).unet_strengths(count, sigmas)
         presence = request.schedule.presence
         found.append(Fader(
             key, request.written, strengths[now], waiting.get(key), request.is_played,
-            () if step is None else request.unet_strengths(max(steps, now + 1), sigmas)[: step + 1],
+            () if step is None else request.unet_strengths(count, sigmas)[: step + 1],
             presence is None or presence.contains(evaluation),
             tags.get(written[id(request)]),
         ))  # fmt: skip

@@ -297,14 +297,15 @@ class Session:
 
         changed = after_move(self._requests)
         self._requests = tuple(changed.get(index, request) for index, request in enumerate(self._requests))
-        is_first_plan = made.plan is self.plan  # it has been made anew for a refiner
-        for index, request in after_move(self.plan.requests).items():
-            self.plan = self.plan.with_request(index, request)
-        plan = self.plan
-        if not is_first_plan:
-            plan = made.plan
+
+        def followed(plan: Plan) -> Plan:
             for index, request in after_move(plan.requests).items():
                 plan = plan.with_request(index, request)
+            return plan
+
+        is_first_plan = made.plan is self.plan  # else it has been made anew for a refiner
+        self.plan = followed(self.plan)
+        plan = self.plan if is_first_plan else followed(made.plan)
         self.passes[-1], self._applied = replace(made, plan=plan), None
 
     def _make_room(self) -> None:

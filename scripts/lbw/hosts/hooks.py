@@ -297,15 +297,14 @@ def sampled(p: Any, launch: Callable[..., Any]) -> Callable[..., Any]:
 def batch_made(p: Any) -> None:
     """The images of a batch have been decoded."""
     session = session_of(p)
-    if session is not None:
-        for message in windows.told_of_absence(session.passes):
-            session.warn(message)
-    session = session_of(p)
+    if session is None:
+        return
+    for message in windows.told_of_absence(session.passes):
+        session.warn(message)
     take_notes(p)
-    if session is not None:
-        engine.headroom.end(engine.held)
-        played_prompts.write(p, session)
-        played_prompts.note_last(p)
+    engine.headroom.end(engine.held)
+    played_prompts.write(p, session)
+    played_prompts.note_last(p)
 
 
 def before_evaluation(params: Any) -> None:
