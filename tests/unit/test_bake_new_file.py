@@ -287,7 +287,7 @@ def test_names_that_can_be_used(written: str, used: str):
         ("", "empty"), (" \t", "empty"), (".safetensors", "empty"), (" .safetensors", "empty"),
         ("a/b", "it has /,"), ("..\\b", r"it has \\,"), ("/etc/passwd", "it has /,"), ("C:a", "it has :,"),
         ("a<b>c", "it has < >,"), ('a"', 'it has ",'), ("a|b", r"it has \|,"), ("a?", r"it has \?,"),
-        ("a*b*", r"it has \*,"), ("a\uff1ab", "it has \uff1a,"), ("a=b", "it has =,"), ("..", "begins with a dot"),
+        ("a*b*", r"it has \*,"), ("a\uff1ab", "it has \uff1a,"), ("a=b", "it has =,"), ("{}", "it has { },"), ("..", "begins with a dot"),
         (".hidden", "begins with a dot"), ("a.", "ends with a dot"), ("a..safetensors", "ends with a dot"),
         ("a\nb", "control characters"), ("a\0", "control characters"), ("a\x7fb", "control characters"),
         ("a\u2028b", "line breaks"), ("a\ud800", "half a character"), ("CON", "CON is a device"),
