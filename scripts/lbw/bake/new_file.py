@@ -156,8 +156,8 @@ def _exists(path: Path) -> FileExistsError:
 
 
 _IMPOSSIBLE = '<>:"/\\|?*=\uff1a{}'
-"""Separators of paths, what Windows has no files with, what has a meaning in a tag, and braces: hosts read metadata that
-begin with one as JSON, and ``{}`` in place of a name breaks their lists."""
+"""Separators of paths, what Windows has no files with, what has a meaning in a tag, and braces: hosts read metadata
+that begin with one as JSON, and ``{}`` in place of a name breaks their lists."""
 
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])\s*(?:\..*)?", re.IGNORECASE)
 """Names of devices on Windows, which have no files, whatever their ending is."""
