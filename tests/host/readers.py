@@ -216,16 +216,16 @@ def _quiet(*names: str) -> Iterator[None]:
 
 def diffusers(path: Path, model: Model) -> dict[str, Change]:
     """As ``pipeline.load_lora_weights`` and ``fuse_lora`` of SD1 or SDXL."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     components = pipeline_components(model)
-    is_sdxl = "text_encoder_2" in components
-    pipeline = (StableDiffusionXLLoraLoaderMixin if is_sdxl else StableDiffusionLoraLoaderMixin)()
-    for component, module in components.items():
-        setattr(pipeline, component, module)
-    if is_sdxl:
-        pipeline.components = components
+    absent = {"vae": AutoencoderKL(block_out_channels=(8,), norm_num_groups=8), "tokenizer": None, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False)}
+    if "text_encoder_2" in components:
+        pipeline = StableDiffusionXLPipeline(**components, **absent, tokenizer_2=None, add_watermarker=False)
+    else:
+        absent |= {"safety_checker": None, "feature_extractor": None}
+        pipeline = StableDiffusionPipeline(**components, **absent, requires_safety_checker=False)
     with _quiet("diffusers", "transformers"):
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
         for module in components.values():
