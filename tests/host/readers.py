@@ -159,10 +159,8 @@ def kohya(path: Path, model: Model) -> dict[str, Change]:
         up, down = tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"]
         rank = down.shape[0]
         scale = float(tensors.get(f"{name}.alpha", torch.tensor(rank))) / rank
-        if down.dim() == 2:
-            delta = up @ down
-        else:  # the kernel of one convolution after another is the first one's, mixed by the second one
-            delta = F.conv2d(down.transpose(0, 1), up).transpose(0, 1)
+        # the kernel of two convolutions in a row is the first one's, mixed by the second one
+        delta = up @ down if down.dim() == 2 else F.conv2d(down.transpose(0, 1), up).transpose(0, 1)
         if delta.shape != model[name].layer.weight.shape:
             raise UnreadError(f"kohya: {name} is of shape {tuple(delta.shape)}")
         found[name] = (scale * delta, None)
@@ -178,7 +176,9 @@ def lycoris(path: Path, model: Model) -> dict[str, Change]:
 
     components = {part.component for part in model.values()}
     roots = {component: nn.Module() for component in components}
-    copies = {name: copy.deepcopy(part.layer) for name, part in model.items()}
+    # Its rotations are in float32, and are not taken to weights of another type.
+    dtype = torch.float32 if any(".oft_" in key for key in load_file(path)) else torch.float64
+    copies = {name: copy.deepcopy(part.layer).to(dtype) for name, part in model.items()}
     is_sdxl = "text_encoder_2" in components
     for name, layer in copies.items():
         component = model[name].component
@@ -193,7 +193,7 @@ def lycoris(path: Path, model: Model) -> dict[str, Change]:
         read = {f"{name}.{part}" for name, each in modules.items() for part in type(each).weight_list}
         if unread := tensors.keys() - read:
             raise UnreadError(f"LyCORIS: {sorted(unread)[:3]}")
-        network.merge_to(encoders, roots["unet"], tensors, torch.float64, "cpu")
+        network.merge_to(encoders, roots["unet"], tensors, dtype, "cpu")
     return _changes(model, {name: copies[name] for name in modules})
 
 
@@ -219,13 +219,16 @@ def diffusers(path: Path, model: Model) -> dict[str, Change]:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if any(key.endswith(".dora_scale") for key in load_file(path)):
+        raise UnreadError("diffusers: it leaves out dora_scale, with a warning")
     components = pipeline_components(model)
-    absent = {"vae": AutoencoderKL(block_out_channels=(8,), norm_num_groups=8), "tokenizer": None, "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False)}
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=8)
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
+    rest = {"vae": vae, "scheduler": scheduler, "tokenizer": None, "feature_extractor": None}
     if "text_encoder_2" in components:
-        pipeline = StableDiffusionXLPipeline(**components, **absent, tokenizer_2=None, add_watermarker=False)
+        pipeline = StableDiffusionXLPipeline(**components, **rest, tokenizer_2=None, add_watermarker=False)
     else:
-        absent |= {"safety_checker": None, "feature_extractor": None}
-        pipeline = StableDiffusionPipeline(**components, **absent, requires_safety_checker=False)
+        pipeline = StableDiffusionPipeline(**components, **rest, safety_checker=None, requires_safety_checker=False)
     with _quiet("diffusers", "transformers"):
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
         for module in components.values():
