@@ -1356,6 +1356,11 @@ def test_points_hide_no_label_of_the_drawing(panel: Panel):
     expect(panel.find("lbw_curve", "svg").locator("text.lbw-selected")).to_have_text("WWWWWWWWWWWWWW19")
 
 
+def wait_for_transitions(page: Page) -> None:
+    """Gradio fades what an event changes in and out; half faded, every colour is too pale."""
+    page.wait_for_function("() => document.getAnimations().every(each => each.playState !== 'running')")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
     open_page(page, server, f"?__theme={theme}")
@@ -1369,9 +1374,11 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     panel.find("lbw_strength_picture", "summary").click()
     panel.presets.fill("BAD:1,2\n")
     expect(panel.notes).to_contain_text("Line 1")
+    wait_for_transitions(page)
     found = Axe().run(page, context=panel.id("lbw_panel")).response["violations"]
     target_of(panel).select_option("Block weights")
     points_of(panel).first.focus()
+    wait_for_transitions(page)
     found += Axe().run(page, context=panel.id("lbw_curve")).response["violations"]
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []

@@ -19,10 +19,11 @@ MAY_IMPORT = {
     "plots": ["plan", "tags"],
     "engine": ["plan", "tags"],
     "pictures": ["engine", "plan", "tags"],
-    "request": ["pictures", "engine", "plots", "plan", "tags"],
+    "bake": ["engine", "plan", "files", "tags"],
+    "request": ["bake", "pictures", "engine", "plots", "plan", "tags"],
     "generation": ["request", "engine", "plan", "files", "tags"],
-    "ui": ["request", "pictures", "engine", "plots", "plan", "tags"],
-    "hosts": ["generation", "request", "pictures", "engine", "plots", "plan", "files", "tags"],
+    "ui": ["request", "bake", "pictures", "engine", "plots", "plan", "tags"],
+    "hosts": ["generation", "request", "bake", "pictures", "engine", "plots", "plan", "files", "tags"],
     "lora_block_weight": ["hosts", "ui", "request"],
 }
 """What each room may import, besides itself."""

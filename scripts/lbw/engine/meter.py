@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,9 +16,9 @@ from lbw.engine.ledger import Ledger, Page
 from lbw.engine.parameters import Layer, Slot, device_of
 from lbw.engine.parts import Network, Parts
 from lbw.engine.stand_ins import MissingBaseError
-from lbw.engine.strengths import Norms, Part, Strengths
+from lbw.engine.strengths import Label, Norms, Part, Strengths
 from lbw.tags.elements import element_of
-from lbw.tags.families import family_of_layers
+from lbw.tags.families import Family, family_of_layers
 
 
 class StrengthMeter:
@@ -41,6 +41,11 @@ class StrengthMeter:
             layers: {the host's layer name: layer} of the model.
         """
         family = family_of_layers(layers)
+        parts, messages = self.parts_of(net, layers, family)
+        return Strengths(net.name, blocks_of(layers, family), tuple(parts), tuple(messages))
+
+    def parts_of(self, net: Network, layers: Mapping[str, Layer], family: Family) -> tuple[list[Part], list[str]]:
+        """As :meth:`measure`, for some of the model's layers: what is in them, and what of it could not be used."""
         binding = bind(self, layers, [net], self._ledger, self._parts, self._float_delta, {})
         messages, parts = list(binding.messages), []
         for bound in binding.layers:
@@ -49,9 +54,7 @@ class StrengthMeter:
                 parts += [Part(key, block, element_of(key), norms) for key, norms in self._norms(bound)]
             except MissingBaseError as error:
                 messages.append(f"layer {bound.keys[0]}: {error}; reload the checkpoint")
-        existing = {family.block_of(layer) for layer in layers}
-        blocks = tuple(label for label in (*family.labels, None) if label in existing)
-        return Strengths(net.name, blocks, tuple(parts), tuple(messages))
+        return parts, messages
 
     def _norms(self, bound: BoundLayer) -> list[tuple[str, Norms]]:
         """For each of the layer's parts that the network has: its key, and its norms."""
@@ -71,6 +74,12 @@ class StrengthMeter:
     def _float_delta(self, net: Network, part: Any, weight: Tensor) -> Delta:
         """The delta as it is on a float32 weight, for which no factor is split in two."""
         return self._parts.delta(net, part, weight.shape, torch.float32)
+
+
+def blocks_of(layers: Iterable[str], family: Family) -> tuple[Label, ...]:
+    """The blocks that layers are in, in their order."""
+    existing = {*map(family.block_of, layers)}
+    return tuple(label for label in (*family.labels, None) if label in existing)
 
 
 def _pristine(page: Page, slot: Slot) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from lbw.engine.ledger import Ledger
 from lbw.engine.parts import Network, Parts
 from lbw.generation.host import Host
@@ -99,6 +101,10 @@ class Adapter(Host, Protocol):
         Raises:
             UnmeasurableError: it cannot be read.
         """
+        ...
+
+    def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Network:
+        """As :meth:`read_network`, of some of the file's tensors, or of others in their place."""
         ...
 
     def not_loaded(self, wanted: Iterable[str]) -> Mapping[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import zip_longest
+from typing import Any
 
 from lbw.engine.strengths import Strengths
 from lbw.hosts import live, network_files, noise, own_defaults, preset_files, prompt_editing
+from lbw.hosts.bake_host import BakeHost
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import PROMPT_EDITING, setting
 from lbw.hosts.tags import adopt_alias, lora_tags, note_places, presences_of
@@ -15,6 +17,7 @@ from lbw.tags.limits import MOST_TAGS
 from lbw.tags.presence import Presence, Reckoning
 from lbw.tags.prompt import Warn
 from modules import extra_networks
+from modules.call_queue import queue_lock
 
 
 class Backend:
@@ -53,6 +56,14 @@ class Backend:
 
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)
+
+    def bake_host(self) -> BakeHost:
+        return BakeHost()
+
+    def network_file(self, name: str) -> tuple[Any, str]:
+        with queue_lock:
+            file = adapter.network_file(name)
+        return file, file.filename
 
     def own_default(self, name: str) -> str:
         return own_defaults.get(name)

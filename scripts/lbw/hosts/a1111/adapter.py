@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 import networks as host_networks
 from lbw.hosts import file_lists, solver_steps
@@ -130,6 +131,9 @@ class A1111:
 
     def read_network(self, file: Any) -> Any:
         return network_files.read(file, self._loading.load)
+
+    def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Any:
+        return network_files.read(file, partial(self._loading.load_of, tensors))
 
     def not_found(self, wanted: Iterable[str]) -> list[str]:
         return file_lists.missing(host_networks, wanted, {net.name for net in self.networks()})

@@ -10,7 +10,7 @@ import copy
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -80,12 +80,8 @@ class OwnParts:
                 unread = [name for name in stored if _BIAS.search(name)]
                 if unread:
                     logger.warning("LoRA Block Weight: %s: biases such as %s are not read", path, unread[0])
-                wanted = {
-                    key: names
-                    for key, names in foreign_names.parts(stored, self.names()).items()
-                    if key not in network.modules or MAGNITUDE in names  # which the host leaves out of a part it knows
-                }
-                return self._made(network, file, wanted)
+                wanted = self._unknown_to_host(network, stored)
+                return self._made(network, file.get_tensor, file.metadata() or {}, wanted)
         except Exception as error:  # whatever is wrong with a file that the host has read, or that is gone
             logger.warning("LoRA Block Weight: %s: its names cannot be read: %s", path, error)
             return {}
@@ -115,15 +111,32 @@ class OwnParts:
         """{what the host calls a part: the layer that it is for}."""
         return {name + slot.suffix: layer for name, layer in self._layers().items() for slot in self._slots(layer)}
 
-    def _made(self, network: Any, file: Any, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, OwnPart]:
+    def put(self, network: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Have a network that was made of some tensors have its parts of these, and not of a file."""
+        is_read = self.is_wanted() and not self.is_for_another_model(network.network_on_disk.filename)
+        wanted = self._unknown_to_host(network, tensors) if is_read else {}
+        made = self._made(network, tensors.__getitem__, metadata, wanted)
+        self._known[network] = WeakKeyDictionary({self._model(): made})
+
+    def _unknown_to_host(self, network: Any, stored: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What the host leaves out of a network: a part, or the magnitude of one that it knows."""
+        found = foreign_names.parts(stored, self.names())
+        return {key: names for key, names in found.items() if key not in network.modules or MAGNITUDE in names}
+
+    def _made(
+        self,
+        network: Any,
+        tensor: Callable[[str], Tensor],
+        metadata: Mapping[str, str],
+        wanted: Mapping[str, Mapping[str, str]],
+    ) -> dict[str, OwnPart]:
         if not wanted:
             return {}
         stand_alone = copy.copy(network)  # the network itself would be kept alive by its own parts
         stand_alone.modules = {}
-        layers, metadata = self._by_key(), file.metadata() or {}
-        found = {}
+        layers, found = self._by_key(), {}
         for key, names in wanted.items():
-            tensors = {kind: file.get_tensor(name) for kind, name in names.items()}
+            tensors = {kind: tensor(name) for kind, name in names.items()}
             down = tensors.get("lora_down.weight")
             if down is not None and not {"alpha", "scale"} & tensors.keys():
                 scale = foreign_names.scale(metadata, names["lora_down.weight"], len(down))
@@ -191,6 +204,32 @@ class Loading:
         network.mtime = 0.0
         self._refused[key] = network
         return network
+
+
+    def load_of(self, tensors: Mapping[str, Tensor], name: str, file: Any) -> Any:
+        """The host's network of a file that has these tensors, with the parts of our own."""
+        load = self._original or self._module.load_network
+        try:
+            with _instead_of_files(tensors):
+                network = load(name, file)
+        except Exception:
+            if not self._parts.is_wanted():
+                raise
+            with _instead_of_files({}):
+                network = load(name, file)
+        self._parts.put(network, tensors, file.metadata)
+        return network
+
+
+@contextmanager
+def _instead_of_files(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While the block runs, the host finds these tensors in every file, which it does not read."""
+    read = sd_models.read_state_dict
+    sd_models.read_state_dict = lambda *_args, **_kwargs: dict(tensors)
+    try:
+        yield
+    finally:
+        sd_models.read_state_dict = read
 
 
 @contextmanager

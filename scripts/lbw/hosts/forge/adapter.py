@@ -200,11 +200,17 @@ class Forge:
         return file_lists.known(host_networks, name)
 
     def read_network(self, file: Any) -> Network:
+        return self._read_network(file, None)
+
+    def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Network:
+        return self._read_network(file, tensors)
+
+    def _read_network(self, file: Any, tensors: Mapping[str, Tensor] | None) -> Network:
         objects = shared.sd_model.forge_objects_original
         if self._gives_networks_by_itself():
             raise UnmeasurableError(f"{file.name}: this model gets LoRAs from the host alone, as a whole")
         try:
-            tensors = self._loading.tensors(file.filename)
+            tensors = self._loading.tensors(file.filename) if tensors is None else tensors
             return self._loading.read(objects.unet, objects.clip, dict(tensors), file.filename)
         except Exception as error:  # whatever is wrong with a file of whatever type; the message may have its path
             raise UnmeasurableError(f"{file.name}: the file cannot be read ({type(error).__name__})") from error

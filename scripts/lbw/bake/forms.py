@@ -1,0 +1,163 @@
+"""What a layer's parts become in the new file: as they are, joined, cut to a rank, or as a whole difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from lbw.engine.deltas import Delta, LowRank, StandAlone, frobenius
+
+UP, DOWN, MID, ALPHA, SCALE, DIFF, DIFF_BIAS = (
+    "lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "diff", "diff_b",
+)  # fmt: skip
+"""Tensors of parts, as kohya's scripts and LyCORIS call them."""
+
+_SCALED = {
+    UP, DIFF, DIFF_BIAS, "hada_w1_a", "lokr_w1", "lokr_w1_a", "a2.weight", "b2.weight", "weight", "w_norm", "b_norm",
+    "bias", "bias_values",
+}  # fmt: skip
+"""The tensors that take the ratio: what a part adds is proportional to them, each sum in it to one of them."""
+
+_FIXED = {
+    DOWN, MID, ALPHA, SCALE, "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2", "a1.weight", "b1.weight", "on_input",
+    "bias_indices", "bias_size",
+}  # fmt: skip
+"""Those that the ratio leaves as they are."""
+
+
+class Form(str, Enum):
+    """How a layer's parts are kept."""
+
+    KEPT = "kept"
+    """Each tensor of the only part, with the ratio in one of the factors."""
+    JOINED = "joined"
+    """LoRAs side by side: their ranks add up."""
+    CUT = "cut"
+    """The LoRA of a rank that is nearest to what the parts add."""
+    FULL = "full"
+    """All that the parts add to the model's weight."""
+
+
+def is_proportional(kinds: Iterable[str]) -> bool:
+    """Whether a part of these tensors stays one of its type at any ratio."""
+    return {*kinds} <= _SCALED | _FIXED and not _SCALED.isdisjoint(kinds)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one network has for a layer, and how much of it counts."""
+
+    delta: Delta
+    coefficient: float
+
+
+def is_joinable(shares: Sequence[Share]) -> bool:
+    return all(isinstance(share.delta, LowRank) and share.delta.bias is None for share in shares)
+
+
+def scaled(tensors: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    """A part at a ratio, as a part at 1."""
+    return {
+        kind: tensor.double() * ratio if kind in _SCALED and ratio != 1 else tensor for kind, tensor in tensors.items()
+    }
+
+
+def joined_alpha(shares: Sequence[Share]) -> float:
+    """The alpha of LoRAs that are joined: that of the one that its own alpha makes the strongest, for all ranks."""
+    deltas = [share.delta for share in shares]
+    return max(abs(delta.scale) for delta in deltas if isinstance(delta, LowRank)) * joined_rank(shares)
+
+
+def joined_rank(shares: Sequence[Share]) -> int:
+    return sum(share.delta.rank for share in shares if isinstance(share.delta, LowRank))
+
+
+def joined(shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
+    """(up [out, ranks], down [ranks, in * height * width]) at :func:`joined_alpha`. The ratios are in ``up``, and what
+    the scales differ by."""
+    scale = joined_alpha(shares) / joined_rank(shares)
+    ups, downs = [], []
+    for share in shares:
+        assert isinstance(share.delta, LowRank)
+        ups.append(share.delta.up.cpu().double() * (share.coefficient * share.delta.scale / scale))
+        downs.append(share.delta.down.cpu().double())
+    return torch.cat(ups, 1), torch.cat(downs)
+
+
+def total(shares: Sequence[Share], weight: Tensor) -> Tensor:
+    """All that parts add to a pristine weight, in float64, by the rule of
+    :class:`lbw.engine.deltas.kinds.WeightDependent`.
+
+    Args:
+        weight: on the device to compute on.
+    """
+    base = weight.double()
+    added = torch.zeros_like(base)
+    for share in shares:
+        if isinstance(share.delta, StandAlone):
+            added += share.delta.materialize(base.device, torch.float64).reshape(base.shape) * share.coefficient
+        else:
+            added += share.delta.compute(base + added) * share.coefficient
+    return added
+
+
+def bias_of(shares: Sequence[Share]) -> Tensor | None:
+    """What parts add to the layer's bias, in float64; None if nothing."""
+    found = [
+        share.delta.bias.detach().cpu().double().flatten() * share.coefficient
+        for share in shares if share.delta.bias is not None
+    ]
+    return sum(found[1:], found[0]) if found else None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """``up`` [out, rank] times ``down`` [rank, in * height * width], and the Frobenius norms of what it is nearest to,
+    and of what is lost."""
+
+    up: Tensor
+    down: Tensor
+    whole: float
+    lost: float
+
+
+def cut(matrix: Tensor, rank: int) -> Cut:
+    """The nearest matrix of a rank (Eckart and Young 1936), by the eigenvectors of the smaller one of the products with
+    its transpose: in float64 that loses nothing that counts, and takes a fraction of a whole decomposition's time.
+
+    Args:
+        matrix: [out, in * height * width], float64.
+    """
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    product = matrix @ matrix.T if is_wide else matrix.T @ matrix
+    vectors = torch.linalg.eigh(product).eigenvectors[:, -rank:].flip(1)
+    up, down = (vectors, vectors.T @ matrix) if is_wide else (matrix @ vectors, vectors.T)
+    lost = frobenius(matrix - up @ down)
+    return Cut(*_balanced(up, down), frobenius(matrix), lost)
+
+
+def cut_product(up: Tensor, down: Tensor, rank: int) -> Cut:
+    """As :func:`cut`, of ``up @ down``, without making the product.
+
+    Args:
+        up: [out, ranks], float64.
+        down: [ranks, in * height * width], float64.
+    """
+    up_basis, up_rest = torch.linalg.qr(up)
+    down_basis, down_rest = torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(up_rest @ down_rest.T, full_matrices=False)
+    near_up, near_down = up_basis @ (left[:, :rank] * values[:rank]), right[:rank] @ down_basis.T
+    return Cut(*_balanced(near_up, near_down), float(values.norm()), float(values[rank:].norm()))
+
+
+def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with columns of ``up`` as long as the rows of ``down``, so that both have their range of a
+    16-bit type."""
+    ups, downs = up.norm(dim=0), down.norm(dim=1)
+    gains = torch.where((ups > 0) & (downs > 0), (downs / ups.clamp(min=1e-300)).sqrt(), 1.0)
+    return (up * gains).cpu(), (down / gains[:, None]).cpu()

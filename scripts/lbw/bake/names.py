@@ -1,0 +1,23 @@
+"""What kohya's scripts call the layers of a model, in the files that they write for it."""
+
+from __future__ import annotations
+
+from lbw.files.layer_names import ModelLayers, names_of
+from lbw.tags.families import SD1, Family
+
+_ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
+
+
+def layer_name(key: str, layers: ModelLayers, family: Family) -> str:
+    """The name of a layer, or of a projection in it, by the host's key of it.
+
+    The U-Net of SD1 and SD2 has diffusers' names there, SDXL's its own, as transformers have. Text encoders have those
+    of the library transformers; the only one of a model is ``te``.
+    """
+    part, paths = names_of(key)
+    if key.startswith("diffusion_model_"):
+        is_renamed = family.architecture is SD1.architecture and len(paths) > 1
+        return f"lora_unet_{paths[1] if is_renamed else paths[0]}"
+    is_only_one = sum(map(layers.has_part, _ENCODERS)) == 1
+    encoder = "te" if is_only_one else _ENCODERS.get(part, "te")
+    return f"lora_{encoder}_{next((path for path in paths if path.startswith('text_model_')), paths[0])}"

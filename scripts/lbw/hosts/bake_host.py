@@ -1,0 +1,51 @@
+"""The model in use, while something is baked with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from weakref import ref
+
+from torch import Tensor
+
+from lbw.bake.host import BakeError
+from lbw.engine.parameters import Layer
+from lbw.engine.parts import Network
+from lbw.engine.strengths import UnmeasurableError
+from lbw.hosts import network_files
+from lbw.hosts.serving import adapter
+from modules import devices
+from modules.call_queue import queue_lock
+
+
+class BakeHost:
+    """The protocol of :mod:`lbw.bake.host`.
+
+    Raises:
+        BakeError: no model is loaded.
+    """
+
+    ledger, parts, meter = adapter.ledger, adapter.parts, network_files.meter
+
+    def __init__(self) -> None:
+        if not adapter.is_loaded():
+            raise BakeError("no model is loaded, and block weights are those of its layers; load a checkpoint")
+        self._model = ref(adapter.model())
+        self.device = devices.device
+
+    @contextmanager
+    def turn(self) -> Iterator[Mapping[str, Layer]]:
+        with queue_lock:
+            if not adapter.is_loaded() or adapter.model() is not self._model():
+                raise BakeError("another model has been loaded meanwhile; nothing was written")
+            yield adapter.layers()
+
+    def network_of(self, file: Any, tensors: Mapping[str, Tensor], dyn_dim: int | None = None) -> Network:
+        try:
+            network = adapter.network_of(file, tensors)
+        except UnmeasurableError as error:
+            raise BakeError(str(error)) from None
+        if hasattr(network, "dyn_dim"):
+            network.dyn_dim = dyn_dim
+        return network
