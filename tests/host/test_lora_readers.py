@@ -68,9 +68,9 @@ OWN: dict[str, Callable[[Tensor, Random], Made]] = {
 }
 
 
-def write(path: Path, kind: str, model: Model) -> Formulas:
-    """A file of a type for those of ``SOME`` layers that can have a part of it."""
-    layers = {name: part.layer for name, part in model.items() if SOME.search(name)}
+def write(path: Path, kind: str, model: Model, some: re.Pattern[str] = SOME) -> Formulas:
+    """A file of a type for those of ``some`` layers that can have a part of it."""
+    layers = {name: part.layer for name, part in model.items() if some.search(name)}
     if kind == "boft":  # its stages pair blocks, their number being a power of two
         layers = {name: layer for name, layer in layers.items() if len(layer.weight).bit_count() == 1}
     if kind in MAKERS:
@@ -154,6 +154,14 @@ element). All other types, a reader refuses."""
 
 def close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+def at(strength: float, formulas: Formulas) -> Formulas:
+    """What a tag of a strength makes of formulas."""
+    return {
+        name: (lambda w, formula=formula: strength * formula(w), None if bias is None else strength * bias)
+        for name, (formula, bias) in formulas.items()
+    }
 
 
 def assert_made(found: Mapping[str, Change], formulas: Formulas, model: Model, tolerance: float) -> None:
