@@ -178,7 +178,7 @@ class Baking:
         for name, piece in part.pieces:
             wanted = {kind: stored for kind, stored in piece.tensors.items() if self._is_computed(part, name, kind)}
             stored = source.tensors(wanted.values())
-            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient)
+            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient * part.gain)
             if part.rank is not None and MID not in tensors:
                 tensors |= {UP: tensors[UP][:, : part.rank], DOWN: tensors[DOWN][: part.rank]}
             made |= {f"{name}.{kind}": tensor for kind, tensor in tensors.items()}
@@ -233,6 +233,8 @@ class Baking:
         return up, down[:, : prod(part.shape[1:])]
 
     def _factors(self, part: BakedPart, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+        assert part.rank and part.alpha
+        up = up * (part.rank / part.alpha)
         shapes = {entry.name: entry.shape for entry in part.entries}
         names = f"{part.name}.{UP}", f"{part.name}.{DOWN}"
         return {name: value.reshape(shapes[name]) for name, value in zip(names, (up, down), strict=True)}
