@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -133,6 +133,10 @@ class Cut:
     lost: float
 
 
+_NOTHING = 1e-14
+"""Of the square of the largest length of a direction, what float64 does not tell from 0."""
+
+
 def cut(matrix: Tensor, rank: int) -> Cut:
     """The nearest matrix of a rank (Eckart and Young 1936), by the eigenvectors of the smaller one of the products with
     its transpose: in float64 that loses nothing that counts, and takes a fraction of a whole decomposition's time.
@@ -155,11 +159,12 @@ def cut_product(up: Tensor, down: Tensor, rank: int) -> Cut:
         up: [out, ranks], float64.
         down: [ranks, in * height * width], float64.
     """
-    up_basis, up_rest = torch.linalg.qr(up)
-    down_basis, down_rest = torch.linalg.qr(down.T)
-    left, values, right = torch.linalg.svd(up_rest @ down_rest.T, full_matrices=False)
-    near_up, near_down = up_basis @ (left[:, :rank] * values[:rank]), right[:rank] @ down_basis.T
-    return Cut(*_balanced(near_up, near_down), float(values.norm()), float(values[rank:].norm()))
+    lengths, vectors = torch.linalg.eigh(up.T @ up)
+    counting = lengths > lengths[-1] * _NOTHING
+    lengths, vectors = lengths[counting].sqrt(), vectors[:, counting]
+    basis, rest = up @ (vectors / lengths), (vectors * lengths).T @ down  # up @ down, with columns of length 1
+    found = cut(rest, rank)
+    return replace(found, up=basis @ found.up)
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,4 +172,4 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     16-bit type."""
     ups, downs = up.norm(dim=0), down.norm(dim=1)
     gains = torch.where((ups > 0) & (downs > 0), (downs / ups.clamp(min=1e-300)).sqrt(), 1.0)
-    return (up * gains).cpu(), (down / gains[:, None]).cpu()
+    return up * gains, down / gains[:, None]
