@@ -17,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,26 @@ def sdxl_layers(scale: int, device: str) -> dict[str, nn.Module]:
     for name, out, into in attention_layers():
         layer = nn.Linear(into // scale, out // scale, bias=False, device=device, dtype=torch.float16)
         layers[name] = layer.requires_grad_(False)
-        layer.weight.normal_(std=0.02)
+        layer.weight.copy_(_random(layer.weight.shape, len(layers), 0.02))
     return layers
 
 
+_drawn = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)).half()
+
+
+def _random(shape: Sequence[int], seed: int, size: float) -> Tensor:
+    """Random numbers, which are not drawn anew: a model of two thousand million takes longer than what is measured."""
+    count = prod(shape)
+    return _drawn.roll(seed * 997).repeat(-(-count // len(_drawn)))[:count].reshape(*shape) * size
+
+
 def write_lora(path: Path, scale: int, rank: int, seed: int, *, dora: bool) -> None:
-    random = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, out, into in attention_layers():
+    for number, (name, out, into) in enumerate(attention_layers()):
         layer = name.replace("diffusion_model", "lora_unet", 1)
         out, into = out // scale, into // scale
-        tensors[f"{layer}.lora_up.weight"] = torch.randn(out, rank, generator=random).half() * 0.01
-        tensors[f"{layer}.lora_down.weight"] = torch.randn(rank, into, generator=random).half()
+        tensors[f"{layer}.lora_up.weight"] = _random((out, rank), 3 * number + seed, 0.01)
+        tensors[f"{layer}.lora_down.weight"] = _random((rank, into), 3 * number + seed + 5000, 1.0)
         tensors[f"{layer}.alpha"] = torch.tensor(rank / 2).half()
         if dora:
             tensors[f"{layer}.dora_scale"] = torch.full((1, into), 1.5).half()
