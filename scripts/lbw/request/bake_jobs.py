@@ -271,6 +271,7 @@ class Jobs:
         """What it has made to be fetched; None if that is no longer there."""
         with self._changed:
             self._drop_files()
+            self._changed.notify_all()
             return job.outcome.file if job.outcome else None
 
     def _run(self) -> None:

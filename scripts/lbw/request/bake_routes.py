@@ -251,7 +251,9 @@ def add(app: FastAPI, backend: BakeBackend, of_api: Sequence[Any] | None, jobs: 
         work = partial(bake_jobs.look, _order(asked), _name(asked), backend)
         return _answer(await _done(jobs, work, request), not backend.keeping_obstacle())
 
-    file: dict[int | str, Any] = {200: {"content": {"application/octet-stream": {}}, "description": "a .safetensors file"}}
+    file: dict[int | str, Any] = {
+        200: {"content": {"application/octet-stream": {}}, "description": "a .safetensors file"}
+    }
     more: dict[str, Any] = {
         "methods": ["POST"], "tags": [TITLE], "dependencies": of_api, "route_class_override": Route,
     }  # fmt: skip
