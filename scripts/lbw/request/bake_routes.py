@@ -156,7 +156,7 @@ def _file(file: TemporaryFile) -> StreamingResponse:
 
 
 async def _left(request: Request) -> None:
-    """Wait for the client to go away. Behind the host's middleware, ``is_disconnected`` of a request does not see it."""
+    """Wait for the client to go away, which ``is_disconnected`` of a request does not see behind hosts' middleware."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
