@@ -253,6 +253,14 @@ def test_more_than_may_wait_are_refused(client: TestClient, host: Server):
     assert {state(client, job)["state"] for job in waiting} == {"waiting"}
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}])
+def test_a_page_of_another_origin_can_have_nothing_baked(client: TestClient, host: Server, headers: dict[str, str]):
+    """Browsers send what is no JSON without asking."""
+    body = json.dumps({"prompt": "<lora:a:1>", "action": "keep", "name": "new"})
+    answer = client.post(PAGE, content=body, headers=headers)
+    assert (answer.status_code, host.orders) in ((415, []), (422, []))
+
+
 def refusing(status: int) -> Any:
     def check() -> None:
         raise HTTPException(status)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from lbw.bake.forms import Form
@@ -182,14 +182,25 @@ async def _done(jobs: Jobs, work: Work, request: Request) -> Job:
     return job
 
 
+def _require_json(content_type: str = Header("")) -> None:
+    """Anything but JSON, a page of whatever origin can have a user's browser send.
+
+    Raises:
+        HTTPException: 415 for something else.
+    """
+    if not content_type.startswith("application/json"):
+        raise HTTPException(415, "expected JSON, and a header that says so")
+
+
 def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
     secret = Query(..., max_length=LONGEST_NAME)
-    more: dict[str, Any] = {
-        "dependencies": page_login(app), "include_in_schema": False, "route_class_override": Route,
-    }  # fmt: skip
+    login = page_login(app)
 
     def add(path: str, method: str, endpoint: Callable[..., Any], **named: Any) -> None:
-        app.router.add_api_route(PAGE_PATH + path, endpoint, methods=[method], **more, **named)
+        app.router.add_api_route(
+            PAGE_PATH + path, endpoint, methods=[method], include_in_schema=False, route_class_override=Route,
+            dependencies=[*login, Depends(_require_json)] if method == "POST" else login, **named,
+        )  # fmt: skip
 
     def may_keep() -> bool:
         return not backend.keeping_obstacle()
