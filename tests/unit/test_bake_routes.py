@@ -110,6 +110,15 @@ def ended(client: TestClient, job: str) -> dict[str, Any]:
     raise AssertionError(found)
 
 
+def running(client: TestClient, host: Server, **body: Any) -> str:
+    """A job that has been begun, and does not end by itself."""
+    host.held.clear()
+    job = begin(client, **body)
+    while state(client, job)["state"] == "waiting":
+        threading.Event().wait(0.01)
+    return job
+
+
 FOUND = {
     "state": "done", "done": 7, "total": 7, "message": "", "warnings": ["one", "two?"], "size": 1234,
     "layers": {"kept": 1, "joined": 2, "cut": 3, "full": 0}, "left_out": 5,
@@ -219,8 +228,7 @@ def test_the_api_says_by_its_status_what_is_wrong(
 
 
 def test_a_secret_that_is_not_known_is_answered_alike(client: TestClient, host: Server):
-    host.held.clear()
-    job = begin(client)
+    job = running(client, host)
     answers = []
     for wrong in ("", job[:-1], "é", "x" * 22):
         answers += [client.get(PAGE + path, params={"job": wrong}) for path in ("", "/picture.png", "/file")]
@@ -231,8 +239,8 @@ def test_a_secret_that_is_not_known_is_answered_alike(client: TestClient, host: 
 
 
 def test_one_user_stops_and_another_goes_on(client: TestClient, host: Server):
-    host.held.clear()
-    first, second, third = (begin(client, prompt=f"<lora:{name}:1>") for name in "abc")
+    first = running(client, host, prompt="<lora:a:1>")
+    second, third = (begin(client, prompt=f"<lora:{name}:1>") for name in "bc")
     assert send(client, f"{PAGE}/cancel", job=second).json()["state"] == "cancelled"
     send(client, f"{PAGE}/cancel", job=first)
     assert ended(client, first)["state"] == "cancelled"
@@ -242,10 +250,7 @@ def test_one_user_stops_and_another_goes_on(client: TestClient, host: Server):
 
 
 def test_more_than_may_wait_are_refused(client: TestClient, host: Server):
-    host.held.clear()
-    running = begin(client)
-    while state(client, running)["state"] == "waiting":
-        pass
+    running(client, host)
     waiting = [begin(client) for _ in range(MOST_WAITING)]
     for path, more in ((API, {}), (f"{API}/look", {}), (PAGE, {"action": "look"})):
         answer = send(client, path, prompt="<lora:a:1>", **more)
