@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from tests.host import readers
 from tests.host.checkpoints import use
@@ -17,12 +16,9 @@ from tests.host.test_lora_readers import (
     OWN,
     SINGLE,
     Formulas,
-    as_it_is,
     assert_made,
     at,
     reader_of,
-    scale_of_one,
-    with_alpha,
     write,
 )  # fmt: skip
 
@@ -31,19 +27,16 @@ STRENGTH = 0.8
 LORAS = ("lora", "peft", "scale")
 """Those that are a product of two factors, whatever a file calls them: all programs read what is baked of them."""
 
-AS_THEY_ARE = {"loha": scale_of_one, "loha_high": scale_of_one, "lokr": scale_of_one, "lokr_whole": with_alpha}
-"""Types that stay what they are, and what a file has to be for LyCORIS to read it as hosts do."""
-
 IN_LYCORIS = (
-    *LORAS, "lora_cp", "full", "full_bias", "norm", *AS_THEY_ARE,
-    "oft", "oft_diag", "boft", "dora", "dora_by_output", "dora_loha", "dora_full", "dora_ia3",
+    *LORAS, "lora_cp", "full", "full_bias", "norm", "loha", "loha_high", "lokr", "lokr_whole",
+    "addend", "oft", "oft_diag", "boft", "dora", "dora_by_output", "dora_loha", "dora_full", "dora_ia3",
 )  # fmt: skip
 """The types of which LyCORIS reads what is baked: the last of them, which no ratio scales, become differences."""
 
 READ = [(reader, kind) for reader in ("kohya", "diffusers") for kind in LORAS]
 READ += [("LyCORIS", kind) for kind in IN_LYCORIS]
 
-REFUSED = ("addend", "ia3", "ia3_output", "glora")
+REFUSED = ("ia3", "ia3_output", "glora")
 """What is baked of these has tensors that LyCORIS does not know, in whole or in part."""
 
 
@@ -51,8 +44,6 @@ def write_for_host(bench: Bench, name: str, kind: str, some: re.Pattern[str] | N
     path = bench.webui.lora_folder / f"{name}.safetensors"
     model = readers.model_of(bench.webui)
     formulas = write(path, kind, model) if some is None else write(path, kind, model, some)
-    tensors = AS_THEY_ARE.get(kind, as_it_is)(load_file(path))
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     return formulas
 
 
@@ -60,7 +51,7 @@ def bake_type(bench: Bench, folder: Path, kind: str) -> tuple[Path, Formulas]:
     bench.not_on_forge("what other programs read is no matter of the host")
     formulas = write_for_host(bench, f"t_read_{kind}", kind)
     path = folder / "baked.safetensors"
-    bake(bench, path, f"<lora:t_read_{kind}:{STRENGTH}>", dtype="fp32")
+    bake(path, f"<lora:t_read_{kind}:{STRENGTH}>")
     return path, at(STRENGTH, formulas)
 
 
@@ -102,7 +93,7 @@ def test_joined_loras_are_read(bench: Bench, checkpoints: list[str], tmp_path: P
     use(checkpoints, family)
     wanted = joined(write_for_host(bench, "t_read_1", "lora"), write_for_host(bench, "t_read_2", "peft"))
     path, model = tmp_path / "baked.safetensors", readers.model_of(bench.webui)
-    bake(bench, path, f"<lora:t_read_1:{STRENGTH}> <lora:t_read_2:-0.5>", dtype="fp32")
+    bake(path, f"<lora:t_read_1:{STRENGTH}> <lora:t_read_2:-0.5>")
     assert_made(read(path, model), wanted, model, SINGLE)
 
 
@@ -114,5 +105,5 @@ def test_loras_joined_in_some_layers_are_read(bench: Bench, tmp_path: Path, read
     second = write_for_host(bench, "t_read_2", "peft", re.compile(r"mid_block_.*(attn[12]_to_q|conv1)$"))
     wanted = joined(write_for_host(bench, "t_read_1", "lora"), second)
     path, model = tmp_path / "baked.safetensors", readers.model_of(bench.webui)
-    bake(bench, path, f"<lora:t_read_1:{STRENGTH}> <lora:t_read_2:-0.5>", dtype="fp32")
+    bake(path, f"<lora:t_read_1:{STRENGTH}> <lora:t_read_2:-0.5>")
     assert_made(read(path, model), wanted, model, SINGLE)

@@ -20,7 +20,7 @@ from lbw.bake.safetensors_file import Entry
 from lbw.bake.workbench import Joined, Workbench
 from lbw.engine.base_weights import pristine_view
 from lbw.engine.binding import BoundLayer
-from lbw.engine.deltas import InThird
+from lbw.engine.deltas import InThird, fault_in
 from lbw.engine.stand_ins import MissingBaseError
 from lbw.engine.strengths import Label, Strengths
 from lbw.engine.strengths import Part as StrengthPart
@@ -178,7 +178,7 @@ class Baking:
         for name, piece in part.pieces:
             wanted = {kind: stored for kind, stored in piece.tensors.items() if self._is_computed(part, name, kind)}
             stored = source.tensors(wanted.values())
-            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient)
+            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient * part.gain)
             if part.rank is not None and MID not in tensors:
                 tensors |= {UP: tensors[UP][:, : part.rank], DOWN: tensors[DOWN][: part.rank]}
             made |= {f"{name}.{kind}": tensor for kind, tensor in tensors.items()}
@@ -233,6 +233,8 @@ class Baking:
         return up, down[:, : prod(part.shape[1:])]
 
     def _factors(self, part: BakedPart, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+        assert part.rank and part.alpha
+        up = up * (part.rank / part.alpha)
         shapes = {entry.name: entry.shape for entry in part.entries}
         names = f"{part.name}.{UP}", f"{part.name}.{DOWN}"
         return {name: value.reshape(shapes[name]) for name, value in zip(names, (up, down), strict=True)}
@@ -241,7 +243,7 @@ class Baking:
         found = self._on_device(make)
         block = self.bench.family.block_of(part.key)
         self.losses[block] = self.losses.get(block, Loss()) + Loss(1, found.whole, found.lost)
-        return self._factors(part, found.up, found.down)
+        return self._factors(part, found.up.cpu(), found.down.cpu())
 
     def _on_device(self, make: Callable[[torch.device], _Made]) -> _Made:
         """Where there is most power to compute with, or on the CPU where that has no memory left."""
@@ -255,6 +257,6 @@ class Baking:
         """Tensors in the file's type."""
         fitted = {name: value.to(self.dtype).contiguous() for name, value in tensors.items()}
         for name, value in fitted.items():
-            if not bool(value.isfinite().all()):
+            if fault_in([(name, value)]) is not None:
                 raise BakeError(f"{name}: a value is beyond {self.dtype}; choose bf16 or fp32. Nothing was written")
         return fitted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -18,16 +18,20 @@ UP, DOWN, MID, ALPHA, SCALE, DIFF, DIFF_BIAS = (
 
 _SCALED = {
     UP, DIFF, DIFF_BIAS, "hada_w1_a", "lokr_w1", "lokr_w1_a", "a2.weight", "b2.weight", "weight", "w_norm", "b_norm",
-    "bias", "bias_values",
 }  # fmt: skip
 """The tensors that take the ratio: what a part adds is proportional to them, each sum in it to one of them."""
 
 _FIXED = {
     DOWN, MID, ALPHA, SCALE, "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
     "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2", "a1.weight", "b1.weight", "on_input",
-    "bias_indices", "bias_size",
 }  # fmt: skip
 """Those that the ratio leaves as they are."""
+
+ADDENDS = {"bias", "bias_indices", "bias_values", "bias_size"}
+"""Of a sum beside a part's own, which AUTOMATIC1111 alone knows: other programs read such a part without it."""
+
+_PRODUCTS = (("hada_w1_b",), ("lokr_w2_b", "lokr_w1_b"))
+"""LoHa, and LoKr with factors: the tensor whose length is the rank that ``alpha`` is divided by, the first there is."""
 
 
 class Form(str, Enum):
@@ -56,19 +60,24 @@ class Share:
     coefficient: float
 
 
+def rank_tensor(kinds: Collection[str]) -> str | None:
+    """The tensor with the rank of a LoHa or a LoKr; None for other types, and where ``scale`` stands for the alpha."""
+    return next((kind for names in _PRODUCTS for kind in names if kind in kinds and SCALE not in kinds), None)
+
+
 def is_joinable(shares: Sequence[Share]) -> bool:
     return all(isinstance(share.delta, LowRank) and share.delta.bias is None for share in shares)
 
 
 def scaled(tensors: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """A part at a ratio, as a part at 1."""
+    """A part of a type that :func:`is_proportional`, or of any at 1: at a ratio, as a part at 1."""
     return {
         kind: tensor.double() * ratio if kind in _SCALED and ratio != 1 else tensor for kind, tensor in tensors.items()
     }
 
 
 def joined_alpha(shares: Sequence[Share]) -> float:
-    """The alpha of LoRAs that are joined: that of the one that its own alpha makes the strongest, for all ranks."""
+    """An alpha for LoRAs that are joined: that of the one that its own alpha makes the strongest, for all ranks."""
     deltas = [share.delta for share in shares]
     return max(abs(delta.scale) for delta in deltas if isinstance(delta, LowRank)) * joined_rank(shares)
 
@@ -78,13 +87,11 @@ def joined_rank(shares: Sequence[Share]) -> int:
 
 
 def joined(shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
-    """(up [out, ranks], down [ranks, in * height * width]) at :func:`joined_alpha`. The ratios are in ``up``, and what
-    the scales differ by."""
-    scale = joined_alpha(shares) / joined_rank(shares)
+    """(up [out, ranks], down [ranks, in * height * width]) in float64, with ratios and scales in ``up``."""
     ups, downs = [], []
     for share in shares:
         assert isinstance(share.delta, LowRank)
-        ups.append(share.delta.up.cpu().double() * (share.coefficient * share.delta.scale / scale))
+        ups.append(share.delta.up.cpu().double() * (share.coefficient * share.delta.scale))
         downs.append(share.delta.down.cpu().double())
     return torch.cat(ups, 1), torch.cat(downs)
 
@@ -126,6 +133,10 @@ class Cut:
     lost: float
 
 
+_NOTHING = 1e-14
+"""Of the square of the largest length of a direction, what float64 does not tell from 0."""
+
+
 def cut(matrix: Tensor, rank: int) -> Cut:
     """The nearest matrix of a rank (Eckart and Young 1936), by the eigenvectors of the smaller one of the products with
     its transpose: in float64 that loses nothing that counts, and takes a fraction of a whole decomposition's time.
@@ -148,11 +159,12 @@ def cut_product(up: Tensor, down: Tensor, rank: int) -> Cut:
         up: [out, ranks], float64.
         down: [ranks, in * height * width], float64.
     """
-    up_basis, up_rest = torch.linalg.qr(up)
-    down_basis, down_rest = torch.linalg.qr(down.T)
-    left, values, right = torch.linalg.svd(up_rest @ down_rest.T, full_matrices=False)
-    near_up, near_down = up_basis @ (left[:, :rank] * values[:rank]), right[:rank] @ down_basis.T
-    return Cut(*_balanced(near_up, near_down), float(values.norm()), float(values[rank:].norm()))
+    lengths, vectors = torch.linalg.eigh(up.T @ up)
+    counting = lengths > lengths[-1] * _NOTHING
+    lengths, vectors = lengths[counting].sqrt(), vectors[:, counting]
+    basis, rest = up @ (vectors / lengths), (vectors * lengths).T @ down  # up @ down, with columns of length 1
+    found = cut(rest, rank)
+    return replace(found, up=basis @ found.up)
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,4 +172,4 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     16-bit type."""
     ups, downs = up.norm(dim=0), down.norm(dim=1)
     gains = torch.where((ups > 0) & (downs > 0), (downs / ups.clamp(min=1e-300)).sqrt(), 1.0)
-    return (up * gains).cpu(), (down / gains[:, None]).cpu()
+    return up * gains, down / gains[:, None]

@@ -22,7 +22,7 @@ from lbw.engine.deltas.shapes import trained_shape
 from lbw.engine.parameters import parameter_of
 from lbw.tags.limits import shortened
 
-_NUMBERS = {ALPHA, SCALE, "on_input", "bias_indices", "bias_size"}
+_NUMBERS = {ALPHA, SCALE, "on_input"}
 """Tensors that keep a type of their own, in which they are exact."""
 
 
@@ -48,7 +48,9 @@ class BakedPart:
         shape: of its weight, as the file has it; empty where that is not known.
         pieces: what is kept of the only ingredient's file, with the names that they get.
         coefficient: of these.
-        rank: that of the LoRA that it becomes, or up to which the LoRA that is kept counts.
+        rank: that of the LoRA that it becomes, or up to which the LoRA that is kept counts; ``alpha``: what the file
+            says beside it.
+        gain: what the ratio is multiplied with, to make up for another alpha than the ingredient's.
         entries: the tensors that are computed.
         ready: those that are known already, by their names.
         members: the slots of the layer that go into it.
@@ -64,6 +66,7 @@ class BakedPart:
     coefficient: float = 1.0
     rank: int | None = None
     alpha: float | None = None
+    gain: float = 1.0
     entries: tuple[Entry, ...] = ()
     ready: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     members: frozenset[int] = frozenset()
@@ -160,7 +163,7 @@ class _Finder:
         ones = (1,) * (len(part.shape) - 2)
         return replace(
             part, form=form, rank=rank, alpha=alpha,
-            ready={f"{part.name}.{ALPHA}": self._scalar(torch.tensor(alpha, dtype=torch.float64))},
+            ready={f"{part.name}.{ALPHA}": _scalar(torch.tensor(alpha, dtype=torch.float64), self._dtype)},
             entries=(
                 Entry(f"{part.name}.{UP}", (part.shape[0], rank, *ones), self._dtype),
                 Entry(f"{part.name}.{DOWN}", (rank, *part.shape[1:]), self._dtype),
@@ -169,6 +172,8 @@ class _Finder:
 
     def _can_keep(self, index: int, pieces: Sequence[Named], share: Share) -> bool:
         if not pieces:
+            return False
+        if any(not forms.ADDENDS.isdisjoint(piece.tensors) for piece in pieces):
             return False
         if all(forms.is_proportional(piece.tensors) for piece in pieces):
             return True
@@ -189,12 +194,26 @@ class _Finder:
         part = BakedPart(
             key, layer, named[0][0], Form.KEPT, shape, ingredient=index, pieces=named, coefficient=share.coefficient
         )
-        rank = alpha = None
-        if len(pieces) == 1 and UP in pieces[0].tensors and isinstance(share.delta, LowRank):
-            down = self._source(index).shape(pieces[0].tensors[DOWN])
-            rank = share.delta.rank if MID not in pieces[0].tensors else down[0]
-            alpha = share.delta.scale * rank
-        return self._with_tensors(replace(part, rank=rank, alpha=alpha))
+        if len(pieces) == 1:
+            part = self._with_alpha(part, index, pieces[0], share)
+        return self._with_tensors(part)
+
+    def _with_alpha(self, part: BakedPart, index: int, piece: Named, share: Share) -> BakedPart:
+        """A kept part with the alpha that all programs read alike: a LoRA's own. That of a LoHa or a LoKr is its rank,
+        because LyCORIS counts any other twice when it reads a file."""
+        source, tensors = self._source(index), piece.tensors
+        if UP in tensors and isinstance(share.delta, LowRank):
+            rank = share.delta.rank if MID not in tensors else source.shape(tensors[DOWN])[0]
+            return replace(part, rank=rank, alpha=share.delta.scale * rank)
+        ranked = forms.rank_tensor(tensors) if forms.is_proportional(tensors) else None
+        if ranked is not None:
+            rank = source.shape(tensors[ranked])[0]
+            stored = source.tensors([tensors[ALPHA]]) if ALPHA in tensors else {}
+            gain = next((float(value) / rank for value in stored.values()), 1.0)
+            return replace(part, alpha=float(rank), gain=gain)
+        if "lokr_w1" in tensors and ALPHA not in tensors:  # of two whole matrices: LyCORIS asks for it, and no host
+            return replace(part, alpha=1.0)
+        return part
 
     def _with_tensors(self, part: BakedPart) -> BakedPart:
         """A kept part with the tensors of its pieces."""
@@ -204,10 +223,10 @@ class _Finder:
         for name, piece in part.pieces:
             for kind, stored in piece.tensors.items():
                 shape = source.shape(stored)
-                if part.alpha is not None and kind in (ALPHA, SCALE):
+                if part.alpha is not None and (kind == ALPHA or (part.rank is not None and kind == SCALE)):
                     continue
                 if kind in _NUMBERS:
-                    ready[f"{name}.{kind}"] = self._scalar(source.tensors([stored])[stored])
+                    ready[f"{name}.{kind}"] = _scalar(source.tensors([stored])[stored], self._dtype)
                     continue
                 if part.rank is not None and kind == UP:
                     shape = (shape[0], min(shape[1], part.rank), *shape[2:])
@@ -215,7 +234,7 @@ class _Finder:
                     shape = (min(shape[0], part.rank), *shape[1:])
                 entries.append(Entry(f"{name}.{kind}", shape, self._dtype))
             if part.alpha is not None:
-                ready[f"{name}.{ALPHA}"] = self._scalar(torch.tensor(part.alpha, dtype=torch.float64))
+                ready[f"{name}.{ALPHA}"] = _scalar(torch.tensor(part.alpha, dtype=torch.float64), self._dtype)
         return replace(part, entries=tuple(entries), ready=ready)
 
     def _without_weight(self, name: str, indices: Sequence[int]) -> Iterator[BakedPart]:
@@ -240,12 +259,13 @@ class _Finder:
             return pieces[0].layer
         return layer_name(key, self._bench.names, self._bench.family)
 
-    def _scalar(self, value: Tensor) -> Tensor:
-        """A number in the file's type where that has it, else in one that is precise."""
-        if not value.is_floating_point():
-            return value
-        short = value.to(self._dtype)
-        return short if torch.equal(short.double(), value.double()) else value.float()
+
+def _scalar(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number in the file's type where that has it, else in one that is precise."""
+    if not value.is_floating_point():
+        return value
+    short = value.to(dtype)
+    return short if torch.equal(short.double(), value.double()) else value.float()
 
 
 def _inner(share: Share) -> Share:
@@ -281,8 +301,26 @@ def find(bench: Workbench, dtype: torch.dtype, rank: int | None, tick: Callable[
                 for index in indices:
                     used[index].add(name)
         tick(len(portion))
+    parts = _with_one_alpha(parts, dtype)
     parts.sort(key=lambda part: part.name)
     return Recipe(tuple(parts), _copied(bench), tuple(_messages(bench, used, misfits, finder.unmade)))
+
+
+def _with_one_alpha(parts: Sequence[BakedPart], dtype: torch.dtype) -> list[BakedPart]:
+    """Parts of which all LoRAs have the smallest of their alphas, unless all are kept as one file has them: where ranks
+    differ, diffusers reads all layers' alphas as that of the first. A larger alpha would make factors smaller than 16
+    bits hold well."""
+    alphas = [abs(part.alpha) for part in parts if part.alpha and part.rank is not None]
+    if not alphas or (len({(part.form, part.ingredient) for part in parts}) == 1 and parts[0].form is Form.KEPT):
+        return [*parts]
+    alpha = min(alphas)
+    return [
+        part if part.rank is None or part.alpha is None else replace(
+            part, alpha=alpha, gain=part.gain * part.alpha / alpha if part.form is Form.KEPT else part.gain,
+            ready={**part.ready, f"{part.name}.{ALPHA}": _scalar(torch.tensor(alpha, dtype=torch.float64), dtype)},
+        )
+        for part in parts
+    ]
 
 
 def _copied(bench: Workbench) -> dict[str, int]:
