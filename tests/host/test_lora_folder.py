@@ -22,10 +22,10 @@ TAG = "<lora:t_source:0.5>"
 def keep(name: str = "t_new", *, words: bool = False) -> Any:
     from lbw.bake.baking import Progress
     from lbw.hosts.backend import Backend
-    from lbw.request import bake_jobs
+    from lbw.request import bake_actions
     from lbw.request.bake import Order
 
-    return bake_jobs.keep(Order(TAG), name, words, Backend(), Progress())
+    return bake_actions.keep(Order(TAG), name, words, Backend(), Progress())
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_full_disk_for_temporary_files(
     from lbw.bake.baking import Progress
     from lbw.hosts.backend import Backend
     from lbw.request.bake import Order
-    from lbw.request.bake_jobs import NoRoomError, download
+    from lbw.request.bake_actions import NoRoomError, download
 
     (small_disk / "other").write_bytes(bytes(200_000))
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
@@ -241,7 +241,7 @@ def test_one_that_is_cancelled_at_its_last_layer_leaves_nothing(folder: Path, mo
 
 def test_one_that_is_cancelled_while_its_sources_are_hashed_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
     from lbw.bake.host import CancelledError
-    from lbw.request import bake, bake_jobs
+    from lbw.request import bake, bake_actions
 
     chunks: list[int] = []
 
@@ -251,18 +251,18 @@ def test_one_that_is_cancelled_while_its_sources_are_hashed_ends(folder: Path, m
         return bake.hashes_of(sources, progress)
 
     monkeypatch.setattr(bake, "_CHUNK", 1000)
-    monkeypatch.setattr(bake_jobs, "hashes_of", hashes_of)
+    monkeypatch.setattr(bake_actions, "hashes_of", hashes_of)
     with pytest.raises(CancelledError):
         keep()
     assert (chunks, names(folder)) == ([0], ["t_source.safetensors"])
 
 
 def test_a_source_that_goes_away_is_told_without_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    from lbw.request import bake, bake_jobs
+    from lbw.request import bake, bake_actions
 
     def hashes_of(sources: Any, progress: Any) -> Any:
         (folder / "t_source.safetensors").unlink()
         return bake.hashes_of(sources, progress)
 
-    monkeypatch.setattr(bake_jobs, "hashes_of", hashes_of)
+    monkeypatch.setattr(bake_actions, "hashes_of", hashes_of)
     assert told() == "a LoRA file cannot be read any longer (No such file or directory). Nothing was written"

@@ -18,17 +18,8 @@ from lbw.bake.host import BakeError
 from lbw.engine.strengths import UnknownNetworkError
 from lbw.request import bake_jobs
 from lbw.request.bake import OrderError, Report
-from lbw.request.bake_jobs import (
-    MOST_WAITING,
-    Cause,
-    Job,
-    Jobs,
-    NoRoomError,
-    Outcome,
-    State,
-    TemporaryFile,
-    TooManyJobsError,
-)
+from lbw.request.bake_actions import NoRoomError, Outcome, TemporaryFile
+from lbw.request.bake_jobs import MOST_WAITING, Cause, Job, Jobs, State, TooManyJobsError
 
 REPORT = Report((), (), 0, dict.fromkeys(Form, 0), 0, {})
 

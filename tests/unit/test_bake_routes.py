@@ -18,9 +18,10 @@ from lbw.bake.baking import Loss, Progress
 from lbw.bake.forms import Form
 from lbw.bake.host import BakeError, CancelledError
 from lbw.engine.strengths import Norms, Part, Strengths, UnknownNetworkError
-from lbw.request import bake_jobs, bake_routes
+from lbw.request import bake_actions, bake_jobs, bake_routes
 from lbw.request.bake import Order, OrderError, Report
-from lbw.request.bake_jobs import MOST_WAITING, Jobs, NoRoomError, Outcome, TemporaryFile
+from lbw.request.bake_actions import NoRoomError, Outcome, TemporaryFile
+from lbw.request.bake_jobs import MOST_WAITING, Jobs
 
 API, PAGE = bake_routes.PATH, bake_routes.PAGE_PATH
 
@@ -66,7 +67,7 @@ class Server:
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     host = Server()
     for what in ("look", "keep", "download"):
-        monkeypatch.setattr(bake_jobs, what, partial(host.do, what))
+        monkeypatch.setattr(bake_actions, what, partial(host.do, what))
     yield host
     host.held.set()
 
@@ -303,6 +304,6 @@ def test_nothing_that_an_api_client_made_can_be_fetched_at_the_page(client: Test
 
 
 def test_a_report_of_nothing_lost_says_so(client: TestClient, host: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bake_jobs, "look", lambda *_: Outcome(replace(REPORT, losses={})))
+    monkeypatch.setattr(bake_actions, "look", lambda *_: Outcome(replace(REPORT, losses={})))
     found = ended(client, begin(client))
     assert (found["losses"], found["lost_share"]) == ([], 0.0)

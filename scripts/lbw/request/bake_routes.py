@@ -20,10 +20,11 @@ from lbw.bake.forms import Form
 from lbw.bake.new_file import ENDING, require_name
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
-from lbw.request import bake_jobs
+from lbw.request import bake_actions
 from lbw.request.arguments import TITLE
 from lbw.request.bake import BakeBackend, Order, Report
-from lbw.request.bake_jobs import JOBS, Cause, Job, Jobs, TemporaryFile, TooManyJobsError, Work
+from lbw.request.bake_actions import TemporaryFile
+from lbw.request.bake_jobs import JOBS, Cause, Job, Jobs, TooManyJobsError, Work
 from lbw.request.bake_models import (
     LONGEST_NAME,
     Action,
@@ -83,14 +84,14 @@ def _work(asked: PageBakeRequest, backend: BakeBackend) -> Work:
     """
     order = _order(asked)
     if asked.action is Action.LOOK:
-        return partial(bake_jobs.look, order, _name(asked) if asked.name.strip() else _NAMELESS, backend)
+        return partial(bake_actions.look, order, _name(asked) if asked.name.strip() else _NAMELESS, backend)
     name = _name(asked)
     if asked.action is Action.DOWNLOAD:
-        return partial(bake_jobs.download, order, name, asked.words, backend)
+        return partial(bake_actions.download, order, name, asked.words, backend)
     obstacle = backend.keeping_obstacle()
     if obstacle:
         raise HTTPException(403, f"nothing is kept: {obstacle}; download the file instead")
-    return partial(bake_jobs.keep, order, name, asked.words, backend)
+    return partial(bake_actions.keep, order, name, asked.words, backend)
 
 
 def _begin(jobs: Jobs, work: Work, *, is_listed: bool) -> Job:
@@ -259,14 +260,14 @@ def add(app: FastAPI, backend: BakeBackend, of_api: Sequence[Any] | None, jobs: 
 
         Nothing is written into the server's folders. What its user has to know is in the file's metadata.
         """
-        work = partial(bake_jobs.download, _order(asked), _name(asked), asked.words, backend)
+        work = partial(bake_actions.download, _order(asked), _name(asked), asked.words, backend)
         job = await _done(jobs, work, request)
         assert job.outcome is not None and job.outcome.file is not None
         return _file(job.outcome.file)
 
     async def look(asked: BakeRequest, request: Request) -> Baked:
         """What would be in the file, which is not made."""
-        work = partial(bake_jobs.look, _order(asked), _name(asked), backend)
+        work = partial(bake_actions.look, _order(asked), _name(asked), backend)
         return _answer(await _done(jobs, work, request), not backend.keeping_obstacle())
 
     file: dict[int | str, Any] = {
