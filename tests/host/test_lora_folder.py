@@ -137,15 +137,28 @@ def test_a_kept_file_has_no_name_until_it_is_whole(bench: Bench, folder: Path, m
     assert "t_new" in bench.webui.networks.available_networks
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_full_disk(small_disk: Path, use_folder, monkeypatch: pytest.MonkeyPatch, known: bool):
-    """Which is known before, or found while the file is written."""
+@pytest.fixture
+def written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The bakings that came to be written."""
     from lbw.bake.baking import Baking
 
-    use_folder(small_disk)
-    written: list[Any] = []
+    found: list[Any] = []
     write = Baking.write
-    monkeypatch.setattr(Baking, "write", lambda *args: written.append(args) or write(*args))  # type: ignore[func-returns-value]
+
+    def watched(self: Any, *args: Any) -> None:
+        found.append(self)
+        write(self, *args)
+
+    monkeypatch.setattr(Baking, "write", watched)
+    return found
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_full_disk(
+    small_disk: Path, use_folder, written: list[Any], monkeypatch: pytest.MonkeyPatch, known: bool
+):
+    """Which is known before, or found while the file is written."""
+    use_folder(small_disk)
     if not known:
         usage = shutil.disk_usage(small_disk)._replace(free=1 << 40)
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
@@ -155,7 +168,7 @@ def test_a_full_disk(small_disk: Path, use_folder, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_full_disk_for_temporary_files(
-    folder: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+    folder: Path, small_disk: Path, written: list[Any], monkeypatch: pytest.MonkeyPatch, known: bool
 ):
     from lbw.bake.baking import Progress
     from lbw.hosts.backend import Backend
@@ -169,7 +182,7 @@ def test_a_full_disk_for_temporary_files(
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(NoRoomError, match="temporary files has no room"):
         download(Order(TAG, dtype="fp32"), "t_new", False, Backend(), Progress())  # type: ignore[arg-type]
-    assert names(small_disk) == ["other"]
+    assert (names(small_disk), bool(written)) == (["other"], not known)
 
 
 def test_a_disk_that_cannot_be_written(small_disk: Path, use_folder):
@@ -239,7 +252,9 @@ def test_one_that_is_cancelled_at_its_last_layer_leaves_nothing(folder: Path, mo
     assert names(folder) == ["t_source.safetensors"]
 
 
-def test_one_that_is_cancelled_while_its_sources_are_hashed_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_that_is_cancelled_while_its_sources_are_hashed_ends(
+    folder: Path, written: list[Any], monkeypatch: pytest.MonkeyPatch
+):
     from lbw.bake.host import CancelledError
     from lbw.request import bake, bake_actions
 
@@ -254,7 +269,7 @@ def test_one_that_is_cancelled_while_its_sources_are_hashed_ends(folder: Path, m
     monkeypatch.setattr(bake_actions, "hashes_of", hashes_of)
     with pytest.raises(CancelledError):
         keep()
-    assert (chunks, names(folder)) == ([0], ["t_source.safetensors"])
+    assert (chunks, written, names(folder)) == ([0], [], ["t_source.safetensors"])
 
 
 def test_a_source_that_goes_away_is_told_without_its_path(folder: Path, monkeypatch: pytest.MonkeyPatch):
