@@ -168,11 +168,16 @@ def test_a_name_that_the_host_knows_is_taken(bake, post, loras: Path, name: str)
     assert files(loras) == before
 
 
-def test_a_file_that_the_host_cannot_read_is_not_written_over(bake, loras: Path):
+def test_what_the_host_does_not_list_is_in_the_way_all_the_same(bake, loras: Path):
     (loras / "broken.safetensors").symlink_to("nowhere")
-    for name in ("broken", "Broken"):
-        assert "is there already" in bake(action="keep", name=name)["message"]
-    assert (loras / "broken.safetensors").is_symlink() and "Broken.safetensors" not in names(loras)
+    (loras / "folder.safetensors").mkdir()
+    try:
+        for name in ("broken", "Broken", "folder", "Folder"):
+            assert "is there already" in bake(action="keep", name=name)["message"]
+    finally:
+        (loras / "folder.safetensors").rmdir()
+    assert (loras / "broken.safetensors").is_symlink()
+    assert not {"Broken.safetensors", "Folder.safetensors"} & names(loras)
 
 
 @pytest.mark.parametrize("name", ["../new", "/tmp/new", "a\\b", ".new", "a<b", "", "x" * 300])
