@@ -6,6 +6,9 @@ from pathlib import Path
 
 MODULES = [
     "request.arguments",
+    "bake.hashes",
+    "bake.metadata",
+    "bake.new_file",
     "tags.blocks",
     "plan.courses",
     "files.head",

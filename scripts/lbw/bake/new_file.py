@@ -155,8 +155,9 @@ def _exists(path: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
-_IMPOSSIBLE = '<>:"/\\|?*=\uff1a'
-"""Separators of paths, what Windows has no files with, and what has a meaning in a tag."""
+_IMPOSSIBLE = '<>:"/\\|?*=\uff1a{}'
+"""Separators of paths, what Windows has no files with, what has a meaning in a tag, and braces: hosts read metadata
+that begin with one as JSON, and ``{}`` in place of a name breaks their lists."""
 
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])\s*(?:\..*)?", re.IGNORECASE)
 """Names of devices on Windows, which have no files, whatever their ending is."""

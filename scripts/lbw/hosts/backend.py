@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import zip_longest
-from typing import Any
+from typing import Any, BinaryIO
 
 from lbw.engine.strengths import Strengths
-from lbw.hosts import live, network_files, noise, own_defaults, preset_files, prompt_editing
+from lbw.hosts import live, lora_folder, network_files, noise, own_defaults, preset_files, prompt_editing
 from lbw.hosts.bake_host import BakeHost
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import PROMPT_EDITING, setting
@@ -64,6 +65,18 @@ class Backend:
         with queue_lock:
             file = adapter.network_file(name)
         return file, file.filename
+
+    def keeping_obstacle(self) -> str:
+        return lora_folder.obstacle()
+
+    def require_free(self, name: str) -> None:
+        lora_folder.require_free(name)
+
+    def new_network(self, name: str, size: int) -> AbstractContextManager[BinaryIO]:
+        return lora_folder.new_network(name, size)
+
+    def list_network(self, name: str, sources: Sequence[str], with_words: bool) -> list[str]:
+        return lora_folder.list_network(name, sources, with_words)
 
     def own_default(self, name: str) -> str:
         return own_defaults.get(name)

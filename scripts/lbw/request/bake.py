@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, BinaryIO, Protocol
 
-from lbw.bake.baking import Baking, Progress
+from lbw.bake import metadata, safetensors_file
+from lbw.bake.baking import Baking, Loss, Progress
+from lbw.bake.forms import DIFF, UP, Form
 from lbw.bake.host import BakeError, Host
-from lbw.bake.recipe import Dtype
+from lbw.bake.recipe import BakedPart, Dtype
 from lbw.bake.sources import Source
 from lbw.bake.workbench import Ingredient, Workbench
+from lbw.engine.strengths import Label
 from lbw.plan.plan import Pass
 from lbw.request.preview import Backend, preview
 from lbw.tags.library import Library
@@ -18,6 +24,10 @@ from lbw.tags.limits import shortened
 from lbw.tags.presence import Reckoning
 from lbw.tags.schedule import ALWAYS
 from lbw.tags.weights import has_random_value
+
+
+class OrderError(BakeError):
+    """What is asked for is nothing that could be baked, whatever the host's state is."""
 
 
 class BakeBackend(Backend, Protocol):
@@ -30,6 +40,25 @@ class BakeBackend(Backend, Protocol):
     def network_file(self, name: str) -> tuple[Any, str]:
         """The host's object for the network file that a tag with this name means, and its path; raises
         UnknownNetworkError."""
+        ...
+
+    def keeping_obstacle(self) -> str:
+        """Why nobody may have a file kept in the host's LoRA folder; empty where that is allowed."""
+        ...
+
+    def require_free(self, name: str) -> None:
+        """Raises FileExistsError where the host lists a LoRA of this name, whatever its case or folder is, and OSError
+        where it cannot look."""
+        ...
+
+    def new_network(self, name: str, size: int) -> AbstractContextManager[BinaryIO]:
+        """A new file in the host's LoRA folder, which is there once the block has ended without an error. Otherwise
+        there is none. Raises OSError; for want of room for ``size`` bytes, before anything is written."""
+        ...
+
+    def list_network(self, name: str, sources: Sequence[str], with_words: bool) -> list[str]:
+        """Have the host list a new network; if that is wanted with the picture and the words of those that it was made
+        of, whose paths are given. Returns messages of what could not be done, and raises nothing."""
         ...
 
 
@@ -68,11 +97,117 @@ class Begun:
     tags: tuple[str, ...]
     messages: tuple[str, ...]
 
+    @property
+    def sources(self) -> list[Source]:
+        """The files of which something is in the new one."""
+        return [each.source for each in self.baking.bench.ingredients if any(each.coefficients.values())]
+
+    def describe(self, name: str, with_words: bool, hashes: Mapping[str, str]) -> dict[str, str]:
+        """The new file's metadata.
+
+        Args:
+            name: of the new network.
+            with_words: whether it has its sources' trigger words.
+            hashes: {path of a source: see :func:`hashes_of`}.
+        """
+        parts = self.baking.recipe.parts
+        return metadata.describe(
+            name,
+            [metadata.Source(each.name, each.metadata, hashes[each.path]) for each in self.sources],
+            self.tags,
+            self.baking.bench.family,
+            kinds={kind for part in parts for kind in _kinds(part)},
+            ranks=[part.rank for part in parts if part.rank is not None],
+            alphas=[part.alpha for part in parts if part.alpha is not None],
+            made=datetime.now(),
+            notes=self.messages,
+            with_words=with_words,
+        )
+
+    def report(self, described: Mapping[str, str], further: Iterable[str] = ()) -> Report:
+        """What the file is, or would be.
+
+        Args:
+            described: its metadata.
+            further: messages, besides those that were known at the start.
+        """
+        bench, parts = self.baking.bench, self.baking.recipe.parts
+        layers = {bench.layer_of[key] for by_key in bench.pieces for key in by_key}
+        return Report(
+            tags=self.tags,
+            messages=tuple(dict.fromkeys((*self.messages, *further))),
+            bytes=safetensors_file.size(self.baking.entries, described),
+            layers={form: len({part.layer for part in parts if part.form is form}) for form in Form},
+            left_out=len(layers - {part.layer for part in parts}),
+            losses={block: self.baking.losses[block] for block in bench.blocks if block in self.baking.losses},
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a file is, without its data.
+
+    ``layers`` are counted by the form that they have in it, ``left_out`` are those that the sources have parts for and
+    it has none. ``losses`` are those of what was cut, by block.
+    """
+
+    tags: tuple[str, ...]
+    messages: tuple[str, ...]
+    bytes: int
+    layers: Mapping[Form, int]
+    left_out: int
+    losses: Mapping[Label, Loss]
+
+    @property
+    def lost(self) -> Loss:
+        """That of all blocks."""
+        return sum(self.losses.values(), Loss())
+
+
+_MARKS = {
+    "lora": UP, "loha": "hada_w1_a", "lokr": "lokr_", "glora": "a1.weight", "ia3": "on_input", "oft": "oft_",
+    "full": DIFF, "norm": "w_norm", "dora": "dora_scale",
+}  # fmt: skip
+"""What tensors of each kind of part begin with; a DoRA is another kind in addition."""
+
+
+def _kinds(part: BakedPart) -> set[str]:
+    """What trainers call the kinds of a part's tensors."""
+    tensors = {kind for _name, piece in part.pieces for kind in piece.tensors} or part.kinds
+    found = {kind for kind, mark in _MARKS.items() if any(tensor.startswith(mark) for tensor in tensors)}
+    if any(entry.name.endswith("oft_blocks") and len(entry.shape) == 4 for entry in part.entries):
+        found = {"boft"}
+    return found or {"other"}
+
+
+_CHUNK = 1 << 24
+"""Bytes of a file that are read at once."""
+
+
+def hashes_of(sources: Iterable[Source], progress: Progress) -> dict[str, str]:
+    """{path: SHA-256 of the file, in hexadecimal digits}.
+
+    Raises:
+        BakeError: a file cannot be read any longer, or nobody wants it.
+    """
+    found = {}
+    for path in {source.path: source for source in sources}:
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    progress.tick(0)
+        except OSError as error:
+            raise BakeError(f"a LoRA file cannot be read any longer ({error.strerror}). Nothing was written") from None
+        found[path] = digest.hexdigest()
+    return found
+
 
 def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     """
     Raises:
-        BakeError: nothing can be baked, or it is not wanted any longer.
+        BakeError: nothing can be baked, or it is not wanted any longer; OrderError if there is no tag.
         UnknownNetworkError: a tag's network is not known.
     """
     messages: dict[str, None] = {}
@@ -85,7 +220,7 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     )
     made = preview(order.prompt, library, backend, warn, steps=order.steps, seed=order.seed)
     if not made.plan.requests:
-        raise BakeError("the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written")
+        raise OrderError("the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written")
     for message in _told_of_schedules(made, order):
         warn(message)
     bench = Workbench(backend.bake_host(), _ingredients(made, order.step, backend))

@@ -14,20 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query
-from fastapi.routing import APIRoute
+from fastapi import FastAPI, HTTPException, Query
 
 from lbw.request.arguments import TITLE
 from lbw.request.live import Fader, Job, Key
 from lbw.request.preview import Backend
-from lbw.request.refusals import Route
+from lbw.request.refusals import Route, page_login
 from lbw.request.route_models import LONGEST_TASK, Live, LiveLora, Move, MoveRequest
 from lbw.tags.limits import shortened
 
 PATH = "/lbw/v1/live"
 PAGE_PATH = "/internal/lbw/live"
-
-_LOGIN_CHECKS = ("/login_check", "/login_check/")
 
 
 def _lora(index: int, fader: Fader) -> LiveLora:
@@ -89,12 +86,6 @@ def _moved(job: Job, moves: Iterable[Move]) -> Mapping[Key, float]:
     return {_key(move, job.faders): move.strength for move in moves}
 
 
-def _login(app: FastAPI) -> list[Any]:
-    """The check of the page's login, which refuses nobody where there is none."""
-    checks = [route.endpoint for route in app.routes if isinstance(route, APIRoute) and route.path in _LOGIN_CHECKS]
-    return [Depends(check) for check in checks[:1]]
-
-
 def add(app: FastAPI, backend: Backend, of_api: Sequence[Any] | None) -> None:
     """Add the routes to the host's application.
 
@@ -114,7 +105,7 @@ def add(app: FastAPI, backend: Backend, of_api: Sequence[Any] | None) -> None:
             raise HTTPException(409, "the task is over; nothing can be moved in it")
         return _answer(_job(backend, asked.id_task))
 
-    login = _login(app)
+    login = page_login(app)
     for path, dependencies in ((PATH, login if of_api is None else of_api), (PAGE_PATH, login)):
         more: dict[str, Any] = {
             "response_model": Live, "tags": [TITLE], "dependencies": dependencies,

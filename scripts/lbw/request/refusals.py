@@ -1,4 +1,4 @@
-"""Refusals of what a route cannot read."""
+"""Refusals of what a route cannot read, and of whom the page does not know."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+
+_LOGIN_CHECKS = ("/login_check", "/login_check/")
+
+
+def page_login(app: FastAPI) -> list[Any]:
+    """The check of the page's login, which refuses nobody where there is none."""
+    checks = [route.endpoint for route in app.routes if isinstance(route, APIRoute) and route.path in _LOGIN_CHECKS]
+    return [Depends(check) for check in checks[:1]]
 
 
 class Route(APIRoute):

@@ -1,7 +1,8 @@
 """The HTTP API: what a client can ask about presets, tags, blocks and the strength of a LoRA.
 
 Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
-dependencies, so behind the same ``--api-auth``. Those in :mod:`lbw.request.live_routes` are for the page, too.
+dependencies, so behind the same ``--api-auth``. Those in :mod:`lbw.request.live_routes` are for the page, too, and so
+are those in :mod:`lbw.request.bake_routes`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
 from lbw.plan.courses import Kind, blocks_at_0, layers_by_kind
 from lbw.plan.plan import Pass
-from lbw.request import live_routes
+from lbw.request import bake_routes, live_routes
 from lbw.request.arguments import TITLE
+from lbw.request.bake import BakeBackend
 from lbw.request.check import check_request
 from lbw.request.preview import Backend, preview
 from lbw.request.refusals import Route
@@ -208,10 +210,12 @@ def _host_routes(app: FastAPI) -> list[APIRoute]:
     return [route for route in app.routes if isinstance(route, APIRoute) and route.path in paths]
 
 
-def add(app: FastAPI, backend: Backend) -> None:
+def add(app: FastAPI, backend: BakeBackend) -> None:
     """Add the routes to the host's application, and the check to its routes that make images."""
     makers = _host_routes(app)
-    live_routes.add(app, backend, makers[0].dependencies if makers else None)
+    of_api = makers[0].dependencies if makers else None
+    live_routes.add(app, backend, of_api)
+    bake_routes.add(app, backend, of_api)
     if not makers:
         return  # the host runs without its API
     for route in makers:

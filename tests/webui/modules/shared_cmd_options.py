@@ -13,4 +13,4 @@ def parse(argv: list[str]) -> None:
     parsed, _ = parser.parse_known_args(argv)
     vars(cmd_opts).update(vars(parsed))
     cmd_opts.webui_is_non_local = bool(cmd_opts.share or cmd_opts.listen or cmd_opts.server_name)
-    cmd_opts.disable_extension_access = cmd_opts.webui_is_non_local
+    cmd_opts.disable_extension_access = cmd_opts.webui_is_non_local and not cmd_opts.enable_insecure_extension_access

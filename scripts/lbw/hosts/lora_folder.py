@@ -1,0 +1,165 @@
+"""The host's folder of network files, where a new one can be kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lbw.bake.new_file import ENDING, new_file
+from lbw.hosts.serving import adapter
+from lbw.tags.own_default import metadata_file
+from modules import shared
+
+logger = logging.getLogger("lbw")
+
+_PICTURES = tuple(
+    f"{middle}.{ending}" for ending in ("png", "jpg", "jpeg", "webp", "gif") for middle in (".preview", "")
+)
+"""What a network's picture is called behind the network's name."""
+
+_TEXTS = ("activation text", "negative text", "description")
+"""What users have noted of a network, by the host's names of it; what several networks have of it is put together."""
+
+_VERSION, _WEIGHT = "sd version", "preferred weight"
+
+_LONGEST = 10_000
+"""Characters of a text of these; a longer one is left out."""
+
+_MOST_BYTES = 1 << 20
+"""Of a file with them; what is in a larger one is left out."""
+
+
+def obstacle() -> str:
+    """Why nobody may have a file kept in the folder; empty where that is allowed."""
+    if not getattr(shared.cmd_opts, "lora_dir", None):
+        return "this WebUI has no LoRA folder that is known"
+    if getattr(shared.cmd_opts, "hide_ui_dir_config", False):
+        return "this WebUI runs with --hide-ui-dir-config"
+    if getattr(shared.cmd_opts, "disable_extension_access", False):
+        return "this WebUI is open to others (--listen, --share) and lets nobody change what is installed"
+    return ""
+
+
+def require_free(name: str) -> None:
+    """
+    Raises:
+        FileExistsError: the host lists a file under this name, in whatever folder, or in another case.
+        OSError: it cannot look for files.
+    """
+    taken = {each.casefold() for each in _taken_names()}
+    if name.casefold() in taken or adapter.listed_file(name) is not None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _taken_names() -> Iterator[str]:
+    for name in adapter.network_names(renewed=True):
+        yield name
+        alias = getattr(adapter.listed_file(name), "alias", None)
+        if isinstance(alias, str):
+            yield alias
+    yield from (entry[: -len(ENDING)] for entry in os.listdir(_folder()) if entry.lower().endswith(ENDING))
+
+
+def _folder() -> Path:
+    return Path(shared.cmd_opts.lora_dir)
+
+
+@contextmanager
+def new_network(name: str, size: int) -> Iterator[BinaryIO]:
+    """A new file in the folder, see :func:`lbw.bake.new_file.new_file`.
+
+    Args:
+        size: its bytes.
+
+    Raises:
+        OSError: the folder does not take it; for want of room, before anything is written.
+    """
+    if shutil.disk_usage(_folder()).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with new_file(_folder() / f"{name}{ENDING}") as file:
+        yield file
+
+
+def list_network(name: str, sources: Sequence[str], with_words: bool) -> list[str]:
+    """Have the host list a new file, which is meant for strength 1.
+
+    Args:
+        sources: the files that it was made of.
+        with_words: whether it gets the picture of the first of them that has one, and the words of all.
+
+    Returns:
+        Messages of what could not be done.
+    """
+    path = _folder() / f"{name}{ENDING}"
+    messages = _noted(path, sources if with_words else ())
+    if with_words:
+        messages += _pictured(path, sources)
+    try:
+        adapter.network_names(renewed=True)
+    except OSError as error:
+        logger.exception("LoRA Block Weight: the host cannot look for LoRA files")
+        messages.append(f"the WebUI could not look for it ({error.strerror}); use its refresh button")
+    return messages
+
+
+def _noted(path: Path, sources: Iterable[str]) -> list[str]:
+    content = {**_joined([_read(metadata_file(source)) for source in sources]), _WEIGHT: 1}
+    text = json.dumps(content, indent=4, ensure_ascii=False).encode(errors="replace")
+    return _beside(metadata_file(str(path)), lambda file: file.write(text))
+
+
+def _pictured(path: Path, sources: Iterable[str]) -> list[str]:
+    found = (
+        (Path(stem + ending), Path(os.path.splitext(path)[0] + ending))
+        for stem in (os.path.splitext(source)[0] for source in sources) for ending in _PICTURES
+    )
+    for picture, copied in found:
+        if picture.is_file():
+            return _beside(copied, partial(_copy, picture))
+    return []
+
+
+def _copy(picture: Path, file: BinaryIO) -> None:
+    with picture.open("rb") as source:
+        shutil.copyfileobj(source, file)
+
+
+def _beside(path: Path, write: Callable[[BinaryIO], Any]) -> list[str]:
+    """Make a file beside the new one, unless one is there. Returns a message if it could not be made."""
+    try:
+        with new_file(path) as file:
+            write(file)
+    except FileExistsError:
+        return [f"{path.name} was there already, and is left as it is"]
+    except OSError as error:
+        return [f"{path.name} could not be written ({error.strerror})"]
+    return []
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What is noted of a network; nothing where it cannot be read."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _joined(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for key in _TEXTS:
+        texts = [text for each in notes if isinstance(text := each.get(key), str) and 0 < len(text) <= _LONGEST]
+        if texts:
+            found[key] = ", ".join(dict.fromkeys(text.strip() for text in texts))
+    versions = {each.get(_VERSION) for each in notes if isinstance(each.get(_VERSION), str)}
+    return {**found, _VERSION: versions.pop()} if len(versions) == 1 else found
