@@ -166,8 +166,8 @@ const lbwBake = (() => {
                     tell(page.replace(itsTags, page.newTag(ended.file)) ? REPLACED : NOT_REPLACED))));
             } else {
                 tell(TO_DOWNLOAD);
-                const link = element("a", {href: addressOf("/file", {job}), download: "", textContent: "Download it again"});
-                parts.unshift(element("p", {className: "lbw-said"}, link));
+                const link = element("a", {href: addressOf("/file", {job}), download: "", textContent: "Download it again", className: "lbw-button"});
+                parts.unshift(element("div", {className: "lbw-tools"}, link));
                 link.click();
             }
             if (ended.losses.length) parts.push(tableOf(ended.losses));

@@ -9,16 +9,20 @@ from urllib.parse import parse_qs, urlsplit
 from playwright.sync_api import Page, Route
 
 DONE: dict[str, Any] = {
-    "state": "done", "done": 310, "total": 310, "message": "", "warnings": [], "size": 22_650_000,
-    "layers": {"kept": 300, "joined": 0, "cut": 0, "full": 0}, "left_out": 0, "tags": [], "losses": [], "lost_share": 0.0,
-    "file": None, "may_keep": True,
+    "state": "done", "done": 310, "total": 310, "message": "", "warnings": [], "size": 22_700_000,
+    "layers": {"kept": 300, "joined": 0, "cut": 0, "full": 0}, "left_out": 0, "tags": [],
+    "losses": [], "lost_share": 0.0, "file": None, "may_keep": True,
 }  # fmt: skip
 LOSSY = DONE | {
     "layers": {"kept": 180, "joined": 12, "cut": 8, "full": 2}, "left_out": 3, "lost_share": 0.01234,
-    "losses": [{"block": "IN01", "parts": 4, "lost_share": 0.02}, {"block": "OUT05", "parts": 4, "lost_share": 0.00012345}],
+    "losses": [
+        {"block": "IN01", "parts": 4, "lost_share": 0.02}, {"block": "OUT05", "parts": 4, "lost_share": 0.00012345},
+    ],
     "warnings": [
-        "<lora:one>: a file has no schedule; baked is what counts at step 0 of 20, counted from 0: strength 1 in the U-Net",
-        "<lora:two>: 3 parts are for no layer of this SD1 model, first lora_unet_a; left out, as in images of this model",
+        "<lora:one>: a file has no schedule; baked is what counts at step 0 of 20, counted from 0: strength 1 in the "
+        "U-Net",
+        "<lora:two>: 3 parts are for no layer of this SD1 model, first lora_unet_a; left out, as in images of this "
+        "model",
     ],
 }  # fmt: skip
 _PIXEL = base64.b64decode(
@@ -33,7 +37,6 @@ class Bakings:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.orders: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
-        self.files: list[str] = []
         self.themes: list[str] = []
         self.place: dict[str, Any] = {"may_keep": True, "reason": ""}
         self.picture = _PIXEL
@@ -59,13 +62,10 @@ class Bakings:
         elif what == "/picture.png":
             self.themes.append(query["theme"])
             route.fulfill(body=self.picture, content_type="image/png")
-        elif what == "/file":
-            self.files.append(query["job"])
-            route.fulfill(body=b"file", headers={"Content-Disposition": 'attachment; filename="new.safetensors"'})
         elif route.request.method == "POST":
             self.orders.append(route.request.post_data_json)
             token = f"token{len(self.jobs) + 1}"
-            self.jobs[token] = DONE | {"state": "waiting", "done": 0}
+            self.jobs[token] = DONE | {"state": "waiting", "done": 0, "size": None, "layers": None}
             route.fulfill(json={"job": token})
         else:
             route.fulfill(json=self.jobs[query["job"]])
