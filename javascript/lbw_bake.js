@@ -6,7 +6,7 @@ const lbwBake = (() => {
     const ADDRESS = "./internal/lbw/bake";
     const ASK_EVERY_MS = 500;
     const ASK_SILENT_EVERY_MS = 5000;
-    const TYPES = ["fp16", "bf16", "fp32"];
+    const PRECISIONS = ["fp16", "bf16", "fp32"];
     const HIGHEST_RANK = 1024;
     const FORMS = {
         kept: "Layers as they are", joined: "Layers with joined ranks", cut: "Layers cut to the rank",
@@ -49,7 +49,7 @@ const lbwBake = (() => {
     function summaryOf({layers, left_out: leftOut, size, lost_share: lostShare}) {
         return [
             ...Object.entries(FORMS).filter(([form]) => layers[form]).map(([form, title]) => `${title}: ${layers[form]}`),
-            ...(leftOut ? [`Parts left out: ${leftOut}`] : []),
+            ...(leftOut ? [`Layers left out: ${leftOut}`] : []),
             ...(layers.cut ? [`Lost: ${percent(lostShare)}`] : []),
             `Size: ${Number((size / 1e6).toPrecision(3))} MB`,
         ].join("; ");
@@ -59,9 +59,9 @@ const lbwBake = (() => {
         const {element} = lbwDom;
         const heading = text => element("th", {scope: "col", textContent: text});
         const rows = losses.map(({block, parts, lost_share: share}) => element("tr", {},
-            element("th", {scope: "row", textContent: block, translate: false}),
+            element("th", {scope: "row", textContent: block ?? "other", translate: block === null}),
             element("td", {textContent: parts}), element("td", {textContent: percent(share)})));
-        const table = element("table", {}, element("thead", {}, element("tr", {}, ...["Block", "Layers", "Lost"].map(heading))),
+        const table = element("table", {}, element("thead", {}, element("tr", {}, ...["Block", "Parts cut", "Lost"].map(heading))),
             element("tbody", {}, ...rows));
         return element("details", {className: "lbw-numbers"}, element("summary", {textContent: "What is lost in each block"}),
             element("div", {className: "lbw-scroll"}, table));
@@ -77,7 +77,7 @@ const lbwBake = (() => {
         const tags = text({placeholder: "those of the prompt"});
         const name = text({placeholder: "of the new LoRA"});
         const rank = number({min: 1, max: HIGHEST_RANK, placeholder: "exact"});
-        const type = element("select", {}, ...TYPES.map(each => element("option", {value: each, textContent: each, translate: false})));
+        const precision = element("select", {}, ...PRECISIONS.map(each => element("option", {value: each, textContent: each, translate: false})));
         const step = number({min: 0, value: 0, required: true});
         const words = element("input", {type: "checkbox", checked: true});
         const look = button("Look", () => begin("look"));
@@ -91,7 +91,7 @@ const lbwBake = (() => {
         frame.replaceChildren(
             element("div", {className: "lbw-bake-fields"},
                 labelled("Tags", tags, id("lbw_bake_tags")), labelled("Name", name, id("lbw_bake_name")),
-                labelled("Rank", rank, id("lbw_bake_rank")), labelled("Type", type, id("lbw_bake_type")),
+                labelled("Rank", rank, id("lbw_bake_rank")), labelled("Precision", precision, id("lbw_bake_precision")),
                 labelled("Step", step, id("lbw_bake_step"))),
             element("label", {id: id("lbw_bake_words"), className: "lbw-group"}, words,
                 element("span", {textContent: "Preview image and trigger words of the source"})),
@@ -123,7 +123,7 @@ const lbwBake = (() => {
             job = null;
             show({state: "waiting", done: 0, total: 1});
             const {answer, said: refusal} = await ask(ADDRESS, {
-                ...page.order(), prompt, name: name.value, rank: rank.value === "" ? null : Number(rank.value), dtype: type.value,
+                ...page.order(), prompt, name: name.value, rank: rank.value === "" ? null : Number(rank.value), dtype: precision.value,
                 step: Number(step.value), steps: page.steps(), action, words: words.checked,
             });
             job = answer?.job ?? null;

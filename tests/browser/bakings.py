@@ -16,7 +16,8 @@ DONE: dict[str, Any] = {
 LOSSY = DONE | {
     "layers": {"kept": 180, "joined": 12, "cut": 8, "full": 2}, "left_out": 3, "lost_share": 0.01234,
     "losses": [
-        {"block": "IN01", "parts": 4, "lost_share": 0.02}, {"block": "OUT05", "parts": 4, "lost_share": 0.00012345},
+        {"block": "IN01", "parts": 4, "lost_share": 0.02}, {"block": "OUT05", "parts": 3, "lost_share": 0.00012345},
+        {"block": None, "parts": 1, "lost_share": 0.0},
     ],
     "warnings": [
         "<lora:one>: a file has no schedule; baked is what counts at step 0 of 20, counted from 0: strength 1 in the "

@@ -67,7 +67,7 @@ def test_what_is_asked_for_is_what_the_tab_is_set_to(panel: Panel, bakings: Baki
     field(panel, "Tags").fill("<lora:two:0.5>")
     field(panel, "Name").fill("new")
     field(panel, "Rank").fill("16")
-    panel.pick("lbw_bake_type", "bf16")
+    panel.pick("lbw_bake_precision", "bf16")
     field(panel, "Step").fill("19")
     field(panel, "Preview image and trigger words of the source").uncheck()
     press(panel, IN_FOLDER)
@@ -112,14 +112,14 @@ def test_a_look_shows_the_picture_and_what_is_lost(panel: Panel, bakings: Baking
     expect(section(panel)).to_contain_text("This is what would be in the file.")
     expect(section(panel)).to_contain_text(
         "Layers as they are: 180; Layers with joined ranks: 12; Layers cut to the rank: 8; "
-        "Layers as whole differences: 2; Parts left out: 3; Lost: 1.23 %; Size: 22.7 MB"
+        "Layers as whole differences: 2; Layers left out: 3; Lost: 1.23 %; Size: 22.7 MB"
     )
     assert section(panel).locator(".lbw-notes li").all_inner_texts() == LOSSY["warnings"]
     picture = section(panel).get_by_role("img", name="Strength of the new LoRA by block and element")
     expect(picture).to_have_js_property("naturalWidth", 1)
     assert bakings.themes == ["light"]
     section(panel).locator("summary").click()
-    assert section(panel).locator("tbody tr").all_inner_texts() == ["IN01\t4\t2 %", "OUT05\t4\t0.012 %"]
+    assert section(panel).locator("tbody tr").all_inner_texts() == ["IN01\t4\t2 %", "OUT05\t3\t0.012 %", "other\t1\t0 %"]
     press(panel, "Look")  # what was shown is of the one before
     expect(picture).to_have_count(0)
     bakings.set(**DONE)

@@ -41,7 +41,7 @@ def section(panel: Panel, inside: str = "") -> Locator:
 
 def ask(panel: Panel, name: str, button: str) -> None:
     panel.find("lbw_bake_name", "input").fill(name)
-    panel.pick("lbw_bake_type", "fp32")
+    panel.pick("lbw_bake_precision", "fp32")
     panel.button("lbw_bake_form", button).click()
 
 
