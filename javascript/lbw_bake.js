@@ -8,10 +8,7 @@ const lbwBake = (() => {
     const ASK_SILENT_EVERY_MS = 5000;
     const PRECISIONS = ["fp16", "bf16", "fp32"];
     const HIGHEST_RANK = 1024;
-    const FORMS = {
-        kept: "Layers as they are", joined: "Layers with joined ranks", cut: "Layers cut to the rank",
-        full: "Layers as whole differences",
-    };
+    const FORMS = {kept: "as they are", joined: "with joined ranks", cut: "cut to the rank", full: "as whole differences"};
 
     const WAITING = "Waiting until other bakings are done.";
     const RUNNING = "Baking.";
@@ -47,12 +44,13 @@ const lbwBake = (() => {
     const percent = share => `${Number(Number((100 * share).toPrecision(3)).toFixed(3))} %`;
 
     function summaryOf({layers, left_out: leftOut, size, lost_share: lostShare}) {
-        return [
-            ...Object.entries(FORMS).filter(([form]) => layers[form]).map(([form, title]) => `${title}: ${layers[form]}`),
-            ...(leftOut ? [`Layers left out: ${leftOut}`] : []),
-            ...(layers.cut ? [`Lost: ${percent(lostShare)}`] : []),
-            `Size: ${Number((size / 1e6).toPrecision(3))} MB`,
-        ].join("; ");
+        const said = [
+            ...Object.entries(FORMS).filter(([form]) => layers[form]).map(([form, title]) => `${layers[form]} ${title}`),
+            ...(leftOut ? [`${leftOut} left out`] : []),
+            ...(layers.cut ? [`${percent(lostShare)} lost`] : []),
+            `${Number((size / 1e6).toPrecision(3))} MB`,
+        ];
+        return `Layers: ${said.join("; ")}`;
     }
 
     function tableOf(losses) {

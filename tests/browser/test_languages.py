@@ -164,7 +164,7 @@ def gather_bake(panel: Panel, gather: Callable[[], None]) -> None:
     expect(shown).to_contain_text("This is what would be")
     gather()
     bake("Look", "Not baked", state="failed", message=BAKE[0])
-    bake("Bake into the LoRA folder", "Kept as", **bakings.DONE, file="new")
+    bake("Bake into the LoRA folder", "Kept as", **bakings.DONE | {"file": "new"})
     for said in ("The tag is in", "The prompt does not"):
         panel.button("lbw_bake_form", "Put it in the place of its tags").click()
         expect(shown).to_contain_text(said)
@@ -179,8 +179,8 @@ BAKE = [
     "the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written",
     "nothing is left to bake; <lora:a>: 8 parts are not read by this WebUI, first a_b; left out, as in images",
     "<lora:a>: 1 part is for no layer of this SD1 model, first a_b; left out, as in images of this model",
-    "2 parts are for layers whose weights cannot be read here (quantised), first a_b, and could be baked with them only; "
-    "left out",
+    "2 parts are for layers whose weights cannot be read here (quantised), first a_b, and could be baked with them "
+    "only; left out",
     "<lora:a>: a file has no schedule; baked is what counts at step 3 of 20, counted from 0: strength 0.5 in the U-Net",
     "<lora:a>: a file has nothing of its own for the hires pass; baked is the first pass",
     "<lora:a>: its random block weights are baked as seed 5 has them",
