@@ -22,8 +22,13 @@ from tests.host.lora_files import attention_layers, conv_layers
 
 RANK, ALPHA = 4, 2.0
 
-_RESNET = {"in_layers.2": "conv1", "out_layers.3": "conv2", "emb_layers.1": "time_emb_proj",
-           "skip_connection": "conv_shortcut"}  # fmt: skip
+_RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "out_layers.0": "norm2", "out_layers.3": "conv2",
+           "emb_layers.1": "time_emb_proj", "skip_connection": "conv_shortcut"}  # fmt: skip
+_UNET_ENDS = {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+              "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
+              "out.0": "conv_norm_out", "out.2": "conv_out"}  # fmt: skip
+_OPEN_CLIP_PARTS = {".attn": ".self_attn", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", ".ln_1": ".layer_norm1",
+                    ".ln_2": ".layer_norm2", "model.ln_final": "text_model.final_layer_norm"}  # fmt: skip
 
 
 def dotted_names(webui: Any) -> dict[str, str]:
@@ -49,12 +54,13 @@ def in_diffusers(name: str, path: str) -> tuple[str, str]:
         second = name.startswith("1_")
         path = re.sub(r"^(model\.)?transformer\.resblocks", "text_model.encoder.layers", path)
         path = path.removeprefix("transformer.")
-        for theirs, ours in ((".attn", ".self_attn"), ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2")):
+        for theirs, ours in _OPEN_CLIP_PARTS.items():
             path = path.replace(theirs, ours)
         return "text_encoder_2" if second else "text_encoder", path
-    if path == "diffusion_model.out.2":
-        return "unet", "conv_out"
-    area, block, *inside = path.removeprefix("diffusion_model.").split(".")
+    path = path.removeprefix("diffusion_model.")
+    if path in _UNET_ENDS:
+        return "unet", _UNET_ENDS[path]
+    area, block, *inside = path.split(".")
     if area == "middle_block":
         kind = "attentions.0" if block == "1" else f"resnets.{int(block) // 2}"
         rest = ".".join(inside)

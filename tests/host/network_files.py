@@ -256,9 +256,9 @@ def _fits(kind: str, layer: nn.Module) -> bool:
 
 
 def write_network(
-    path: Path, kind: str, layers: Mapping[str, nn.Module], seed: int
+    path: Path, kind: str, layers: Mapping[str, nn.Module], seed: int, naming: Callable[[str], str] = kohya_name
 ) -> dict[str, tuple[Formula, Tensor | None]]:
-    """Write a file of a type for those of ``layers`` that can have a part of it.
+    """Write a file of a type for those of ``layers`` that can have a part of it; ``naming`` gives a layer's name in it.
 
     Returns:
         {layer name: (its formula, what is added to its bias)}.
@@ -268,7 +268,7 @@ def write_network(
     for number, (name, layer) in enumerate(layers.items()):
         if _fits(kind, layer):
             made, formula, bias = MAKERS[kind][0](layer.weight.detach().cpu().float(), Random(1000 * seed + number))
-            tensors |= {f"{kohya_name(name)}.{part}": value.contiguous() for part, value in made.items()}
+            tensors |= {f"{naming(name)}.{part}": value.contiguous() for part, value in made.items()}
             formulas[name] = (formula, bias)
     save_file(tensors, path)
     return formulas

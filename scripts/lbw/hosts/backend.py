@@ -69,8 +69,8 @@ class Backend:
     def keeping_obstacle(self) -> str:
         return lora_folder.obstacle()
 
-    def require_free(self, name: str) -> None:
-        lora_folder.require_free(name)
+    def is_free(self, name: str) -> bool:
+        return lora_folder.is_free(name)
 
     def new_network(self, name: str, size: int) -> AbstractContextManager[BinaryIO]:
         return lora_folder.new_network(name, size)

@@ -48,15 +48,17 @@ def obstacle() -> str:
     return ""
 
 
-def require_free(name: str) -> None:
-    """
+def is_free(name: str) -> bool:
+    """Whether the host lists no file under a name, in whatever folder, and in no other case; and none is in its way.
+
     Raises:
-        FileExistsError: the host lists a file under this name, in whatever folder, or in another case.
         OSError: it cannot look for files.
     """
-    taken = {each.casefold() for each in _taken_names()}
-    if name.casefold() in taken or adapter.listed_file(name) is not None:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    try:
+        taken = {each.casefold() for each in _taken_names()}
+    except FileExistsError:  # of the host, which makes the folder if there is none
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+    return name.casefold() not in taken and adapter.listed_file(name) is None
 
 
 def _taken_names() -> Iterator[str]:

@@ -46,9 +46,9 @@ class BakeBackend(Backend, Protocol):
         """Why nobody may have a file kept in the host's LoRA folder; empty where that is allowed."""
         ...
 
-    def require_free(self, name: str) -> None:
-        """Raises FileExistsError where the host lists a LoRA of this name, whatever its case or folder is, and OSError
-        where it cannot look."""
+    def is_free(self, name: str) -> bool:
+        """Whether the host lists no LoRA of this name, whatever its case or folder is; raises OSError where it cannot
+        look."""
         ...
 
     def new_network(self, name: str, size: int) -> AbstractContextManager[BinaryIO]:

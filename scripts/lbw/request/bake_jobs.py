@@ -132,7 +132,8 @@ def keep(order: Order, name: str, with_words: bool, backend: BakeBackend, progre
     """
     place = "the LoRA folder"
     with _writing(place):
-        backend.require_free(name)
+        if not backend.is_free(name):
+            raise FileExistsError
     begun = begin(order, backend, progress)
     described = _described(begun, name, with_words, progress)
     size = begun.report(described).bytes

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from lbw.bake.forms import Form
@@ -23,7 +23,7 @@ from lbw.pictures.strengths import draw
 from lbw.request import bake_jobs
 from lbw.request.arguments import TITLE
 from lbw.request.bake import BakeBackend, Order, Report
-from lbw.request.bake_jobs import JOBS, Cause, Job, Jobs, State, TemporaryFile, TooManyJobsError, Work
+from lbw.request.bake_jobs import JOBS, Cause, Job, Jobs, TemporaryFile, TooManyJobsError, Work
 from lbw.request.bake_models import (
     LONGEST_NAME,
     Action,
@@ -155,6 +155,12 @@ def _file(file: TemporaryFile) -> StreamingResponse:
     return StreamingResponse(file.chunks(), headers=headers, media_type="application/octet-stream")
 
 
+async def _left(request: Request) -> None:
+    """Wait for the client to go away, which ``is_disconnected`` of a request does not see behind hosts' middleware."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _done(jobs: Jobs, work: Work, request: Request) -> Job:
     """A job when it is done. Where the client goes away meanwhile it is cancelled.
 
@@ -162,12 +168,12 @@ async def _done(jobs: Jobs, work: Work, request: Request) -> Job:
         HTTPException: it failed.
     """
     job = _begin(jobs, work, is_listed=False)
+    leaving = asyncio.ensure_future(_left(request))
     try:
-        while not job.is_over:
+        while not job.is_over and not leaving.done():
             await asyncio.sleep(_WAIT_S)
-            if await request.is_disconnected():
-                break
     finally:
+        leaving.cancel()
         jobs.cancel(job)
     if job.failure is not None:
         raise HTTPException(_STATUSES[job.failure.cause], job.failure.message)
@@ -176,14 +182,25 @@ async def _done(jobs: Jobs, work: Work, request: Request) -> Job:
     return job
 
 
+def _require_json(content_type: str = Header("")) -> None:
+    """Anything but JSON, a page of whatever origin can have a user's browser send.
+
+    Raises:
+        HTTPException: 415 for something else.
+    """
+    if not content_type.startswith("application/json"):
+        raise HTTPException(415, "expected JSON, and a header that says so")
+
+
 def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
     secret = Query(..., max_length=LONGEST_NAME)
-    more: dict[str, Any] = {
-        "dependencies": page_login(app), "include_in_schema": False, "route_class_override": Route,
-    }  # fmt: skip
+    login = page_login(app)
 
     def add(path: str, method: str, endpoint: Callable[..., Any], **named: Any) -> None:
-        app.router.add_api_route(PAGE_PATH + path, endpoint, methods=[method], **more, **named)
+        app.router.add_api_route(
+            PAGE_PATH + path, endpoint, methods=[method], include_in_schema=False, route_class_override=Route,
+            dependencies=[*login, Depends(_require_json)] if method == "POST" else login, **named,
+        )  # fmt: skip
 
     def may_keep() -> bool:
         return not backend.keeping_obstacle()
@@ -207,7 +224,8 @@ def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
 
     def fetch(job: str = secret) -> Response:
         found = _job(jobs, job)
-        if found.state is not State.DONE:
+        outcome = found.outcome
+        if outcome is None or outcome.kept is not None or outcome.strengths is not None:
             raise HTTPException(404, "this baking has no file")
         file = jobs.file_of(found)
         if file is None:
