@@ -80,7 +80,7 @@ def take_bake(browser: Browser, server: Server) -> None:
     """What two tags would be as a file of one rank."""
     panel = panel_on(browser, server, "light", 1400).open("lbw_bake")
     panel.write("a red cat <lora:style:0.8:lbw=OUTD> <lora:demo2:0.5>")
-    for name, value in (("name", "cat-style"), ("rank", "4")):
+    for name, value in (("name", "cat-style"), ("rank", "6")):
         panel.find(f"lbw_bake_{name}", "input").fill(value)
     panel.button("lbw_bake_form", "Look").click()
     expect(panel.find("lbw_bake_form", "img")).to_be_visible(timeout=PAGE_LIMIT_MS)
