@@ -97,9 +97,11 @@ const lbwBake = (() => {
             placeSaid, said, result,
         );
         let job = null;
+        let told = "";
 
+        // Once, because it is read out; what stands there may be its translation.
         function tell(message) {
-            if (said.textContent !== message) said.textContent = message;
+            if (told !== message) said.textContent = told = message;
         }
 
         // Whether something is under way, and how far it is.

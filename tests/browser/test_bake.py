@@ -95,9 +95,14 @@ def test_it_is_shown_how_far_it_is(panel: Panel, bakings: Bakings):
     press(panel, "Look")
     expect(bar).to_be_visible()
     bakings.set(state="running", done=31)
-    expect(section(panel).get_by_role("status").first).to_have_text("Baking.")
+    said = section(panel).get_by_role("status").first
+    expect(said).to_have_text("Baking.")
     expect(bar).to_have_js_property("value", 31)
     expect(bar).to_have_js_property("max", 310)
+    said.evaluate("said => { said.textContent = 'in another language'; }")
+    bakings.set(done=62)
+    expect(bar).to_have_js_property("value", 62)
+    expect(said).to_have_text("in another language")  # and not read out again
     for name in ("Look", IN_FOLDER, "Download"):
         expect(panel.button("lbw_bake_form", name)).to_be_disabled()
     bakings.set(**DONE)
