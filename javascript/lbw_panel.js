@@ -230,6 +230,39 @@ const loraBlockWeight = (() => {
         });
     }
 
+    // Several tags that are one now. They may stand in the prompt and in that of the hires pass.
+    function replaceTags(tabname, tags, replacement) {
+        const made = promptsOf(tabname).map(area => [area, lbwPrompt.replaceTags(area.value, tags, replacement)]);
+        const found = made.filter(([, text]) => text !== null);
+        for (const [area, text] of found) retype(area, text, area.selectionStart);
+        return found.length > 0;
+    }
+
+    function buildBake(tabname) {
+        const valueOf = selector => find(tabname, selector)?.value ?? "";
+        const field = selector => gradioApp().querySelector(`#${tabname}_${selector}`)?.value ?? "";
+        const defaultPreset = () => valueOf("lbw_default_preset input");
+        lbwBake.build({
+            frame: find(tabname, "lbw_bake_form .lbw-bake"),
+            id: name => idOf(tabname, name),
+            theme,
+            page: {
+                prompt: () => field("prompt textarea"),
+                steps: () => stepsOf(tabname),
+                order: () => ({
+                    // The host draws a seed for -1, which is not known before.
+                    seed: Math.max(Number(field("seed input")) || 0, 0),
+                    presets: valueOf("lbw_ratiospreset textarea"),
+                    elements: valueOf("element textarea"),
+                    default_preset: defaultPreset(),
+                }),
+                // What was baked has its block weights in it, and must not get the default's again.
+                newTag: name => `<lora:${name}:1${defaultPreset() ? ":lbw=ALL" : ""}>`,
+                replace: (...change) => replaceTags(tabname, ...change),
+            },
+        });
+    }
+
     // Saving and loading check the text too, and a check that came after them would take their message away.
     function pressOnPause(area, button, instead) {
         let timer;
@@ -332,6 +365,7 @@ const loraBlockWeight = (() => {
         onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
         onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
         if (jobs[tabname]) onFirstSight(find(tabname, "lbw_live_loras"), () => buildLive(tabname));
+        onFirstSight(find(tabname, "lbw_bake_form"), () => buildBake(tabname));
         onFirstSight(find(tabname, "lbw_sliders"), () => buildSliders(tabname));
     }
 

@@ -198,5 +198,31 @@ const lbwPrompt = (() => {
         return place < 0 ? null : text.slice(0, place) + replacement + text.slice(place + tag.length);
     }
 
-    return {setArguments, getArgument, tagAt, argumentsOf, replaceTag};
+    const tagTexts = text => tagsIn(text).map(({start, end}) => text.slice(start, end));
+
+    // Without what stands from `start` to `end`, and without the blanks and the comma that would stand twice then.
+    function without(text, {start, end}) {
+        const tail = text.slice(end);
+        let head = text.slice(0, start);
+        if (/^(\s|,|$)/.test(tail)) head = head.replace(/ +$/, "");
+        if (/^\s*(,|$)/.test(tail)) head = head.replace(/,$/, "");
+        return head + tail;
+    }
+
+    // The text with something else in the place of the first of several tags, and without the others; null where one of
+    // them is not in it.
+    function replaceTags(text, tags, replacement) {
+        const left = [...tags];
+        const found = tagsIn(text).filter(({start, end}) => {
+            const index = left.indexOf(text.slice(start, end));
+            if (index >= 0) left.splice(index, 1);
+            return index >= 0;
+        });
+        if (!found.length || left.length) return null;
+        const [first, ...others] = found;
+        const alone = others.reverse().reduce(without, text);
+        return alone.slice(0, first.start) + replacement + alone.slice(first.end);
+    }
+
+    return {setArguments, getArgument, tagAt, argumentsOf, replaceTag, tagTexts, replaceTags};
 })();

@@ -76,6 +76,17 @@ def take_pictures(browser: Browser, server: Server) -> None:
     take(panel, "strength", "lbw_strength")
 
 
+def take_bake(browser: Browser, server: Server) -> None:
+    """What two tags would be as a file of one rank."""
+    panel = panel_on(browser, server, "light", 1400).open("lbw_bake")
+    panel.write("a red cat <lora:style:0.8:lbw=OUTD> <lora:demo2:0.5>")
+    for name, value in (("name", "cat-style"), ("rank", "6")):
+        panel.find(f"lbw_bake_{name}", "input").fill(value)
+    panel.button("lbw_bake_form", "Look").click()
+    expect(panel.find("lbw_bake_form", "img")).to_be_visible(timeout=PAGE_LIMIT_MS)
+    take(panel, "bake", "lbw_bake")
+
+
 def take_live(browser: Browser, server: Server) -> None:
     """The section in the middle of an image, where one of two LoRAs was played; narrow ones, too."""
     for name, theme, width in (("live", "light", 1400), ("live_dark", "dark", 1400), ("live_narrow", "dark", 420)):
@@ -157,6 +168,7 @@ def main() -> None:
         expect(panel.slider("D18")).to_have_value("1")
         take(panel, "make_weights_flux", "lbw_make_weights")
         take_pictures(browser, server)
+        take_bake(browser, server)
         take_live(browser, server)
         take_plots(browser, server)
         browser.close()

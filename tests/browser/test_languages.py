@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from lbw.bake.new_file import require_name
 from lbw.engine.binding import misfits_told
 from lbw.files.origin import Origin
 from lbw.generation.fits import Fit, explanation
@@ -18,6 +20,7 @@ from lbw.tags.preset_lines import read_line
 from lbw.tags.presets import DEFAULT_PRESETS
 from lbw.tags.prompt import parse
 from lbw.tags.slips import KEYS
+from tests.browser import bakings
 from tests.browser.jobs import Job, begin, end, put_in_place
 from tests.browser.panel import SCRIPTS, Panel
 
@@ -104,6 +107,7 @@ def texts_of(panel: Panel) -> set[str]:
     expect(panel.find("lbw_own")).to_contain_text("Removed.")
     gather()
     gather_live(panel, gather)
+    gather_bake(panel, gather)
     return {text for text in found if WORDS.search(text)}
 
 
@@ -138,6 +142,77 @@ def gather_live(panel: Panel, gather: Callable[[], None]) -> None:
     end(panel.page)
     expect(shown).to_contain_text("The generation is over.")
     gather()
+
+
+def gather_bake(panel: Panel, gather: Callable[[], None]) -> None:
+    """What is said of a baking, at each of its ends."""
+    made = bakings.put_in_place(panel.page)
+    made.place = {"may_keep": True, "reason": ""}
+    shown = panel.open("lbw_bake").find("lbw_bake_form", ".lbw-bake")
+
+    def bake(button: str, said: str, **values: Any) -> None:
+        panel.button("lbw_bake_form", button).click()
+        expect(shown).to_contain_text("Waiting until")
+        gather()
+        made.set(**values)
+        expect(shown).to_contain_text(said)
+        gather()
+
+    panel.write("<lora:one:1>")
+    bake("Look", "Baking.", state="running")
+    made.set(**bakings.LOSSY)
+    expect(shown).to_contain_text("This is what would be")
+    gather()
+    bake("Look", "Not baked", state="failed", message=BAKE[0])
+    bake("Bake into the LoRA folder", "Kept as", **bakings.DONE | {"file": "new"})
+    for said in ("The tag is in", "The prompt does not"):
+        panel.button("lbw_bake_form", "Put it in the place of its tags").click()
+        expect(shown).to_contain_text(said)
+        gather()
+    with panel.page.expect_download():
+        bake("Download", "The file is ready", **bakings.DONE)
+    bake("Look", "Cancelled", state="cancelled")
+
+
+# What is said of bakings that are not possible, or not wholly.
+BAKE = [
+    "the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written",
+    "nothing is left to bake; <lora:a>: 8 parts are not read by this WebUI, first a_b; left out, as in images",
+    "<lora:a>: 1 part is for no layer of this SD1 model, first a_b; left out, as in images of this model",
+    "2 parts are for layers whose weights cannot be read here (quantised), first a_b, and could be baked with them "
+    "only; left out",
+    "<lora:a>: a file has no schedule; baked is what counts at step 3 of 20, counted from 0: strength 0.5 in the U-Net",
+    "<lora:a>: a file has nothing of its own for the hires pass; baked is the first pass",
+    "<lora:a>: its random block weights are baked as seed 5 has them",
+    "no model is loaded, and block weights are those of its layers; load a checkpoint",
+    "another model has been loaded meanwhile; nothing was written",
+    "layer a_b: its weights are patched and have no backup; reload the checkpoint. Nothing was written",
+    "a.b: a value is beyond torch.float16; choose bf16 or fp32. Nothing was written",
+    "a: expected a .safetensors file that can be read (OSError)",
+    "a LoRA file cannot be read any longer (EIO). Nothing was written",
+    "a LoRA of this name is there already; choose another name. Nothing was written",
+    "the LoRA folder has no room for the file (ENOSPC). Nothing was written",
+    "the folder for temporary files does not take the file (EIO). Nothing was written",
+    "an error of the server (KeyError), which its console shows. Nothing was written",
+    "8 bakings are waiting already; try again later",
+    "nothing is kept: this WebUI has no LoRA folder that is known; download the file instead",
+    "nothing is kept: this WebUI runs with --hide-ui-dir-config; download the file instead",
+    "nothing is kept: this WebUI is open to others (--listen, --share) and lets nobody change what is installed; "
+    "download the file instead",
+    "the WebUI could not look for it (EIO); use its refresh button",
+    "new.png was there already, and is left as it is",
+    "new.json could not be written (EIO)",
+]
+
+
+def names_refused() -> list[str]:
+    """What is said of names that no new LoRA can have."""
+    found = []
+    for name in ("", "a\ud800", "a\nb", "a/b", ".a", "a.", "con", "a" * 300):
+        with pytest.raises(ValueError) as refusal:
+            require_name(name)
+        found.append(str(refusal.value))
+    return found
 
 
 # Tags with what people get wrong most.
@@ -199,10 +274,13 @@ LINES = [
 ]
 
 
-LIVE_SCRIPT = (SCRIPTS.parent / "javascript" / "lbw_live.js").read_text(encoding="utf-8")
-# What the section Live says in one line, and of a server that refuses.
+ASKING_SCRIPTS = [SCRIPTS.parent / "javascript" / f"lbw_{name}.js" for name in ("live", "bake")]
+# What the sections Live and Bake say in one line, and of a server that refuses.
 LIVE = [
-    *re.findall(r'^    const [A-Z_]+ = "([^"]* [^"]*)";$', LIVE_SCRIPT, re.MULTILINE),
+    *re.findall(
+        r'^    const [A-Z_]+ = "([^"]* [^"]*)";$',
+        "".join(path.read_text(encoding="utf-8") for path in ASKING_SCRIPTS), re.MULTILINE,
+    ),
     "The server answered 409: nothing can be moved now: the host applies the LoRAs of this pass by itself",
     "The server answered 409: the task is over; nothing can be moved in it",
 ]
@@ -231,6 +309,7 @@ def later_messages() -> list[str]:
         "0; expected 12 or 20 values, or blocks by name",
         "the host has unloaded all LoRAs to load the refiner, which works without them",
         *LIVE,
+        *(f"Not baked: {said}" for said in [*BAKE, *names_refused()]),
         "Not saved: demo.json is not JSON, so that it is left alone.",
         "Not saved: demo.json holds no JSON object, so that it is left alone.",
         "The file was read as GBK; it is saved as UTF-8, and kept beside as it was.",

@@ -9,7 +9,19 @@ import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
 from lbw.request.preview import Backend
-from lbw.ui import curve, elemental, insert, live, make_weights, own_default, plots, presets_text, schedule, strengths
+from lbw.ui import (
+    bake,
+    curve,
+    elemental,
+    insert,
+    live,
+    make_weights,
+    own_default,
+    plots,
+    presets_text,
+    schedule,
+    strengths,
+)
 from lbw.ui.tab import Tab, on_page_load
 from modules.ui_components import InputAccordion
 
@@ -52,6 +64,7 @@ def build(
         components["schedule_picture"] = schedule.build(tab, backend, presets.area, rule_sets.area, default_preset)
         live.build(tab)
         strengths.build(tab, backend)
+        bake.build(tab)
         components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
     on_page_load(lambda: [presets.read(), rule_sets.read()], [presets.area, rule_sets.area])
