@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import hypot, prod
@@ -159,7 +159,11 @@ class Baking:
         by_layer: dict[str, list[BakedPart]] = {}
         for part in self.recipe.parts:
             by_layer.setdefault(part.layer, []).append(part)
-        for layers in self.bench.portions(list(by_layer)):
+        sizes = {
+            layer: sum(prod(entry.shape) for part in parts for entry in part.entries)
+            for layer, parts in by_layer.items()
+        }
+        for layers in self.bench.portions(list(by_layer), sizes):
             portion = [part for layer in layers for part in by_layer[layer]]
             computed = [part for part in portion if part.form is not Form.KEPT]
             made: dict[str, Tensor] = {}
@@ -204,8 +208,9 @@ class Baking:
             if slot in part.members
             and (coefficient := self.bench.ingredients[index].coefficients.get(part.layer, 0.0))
         ]
-        if part.form is Form.JOINED or (part.form is Form.CUT and self._is_product(part, shares)):
-            up, down = self._cropped_factors(part, *forms.joined(shares))
+        if part.is_product and part.form is not Form.FULL:
+            up, down = forms.joined(shares)
+            down = down[:, : prod(part.shape[1:])]  # without what only an inpainting model's first layer reads
             if part.form is Form.CUT:
                 return self._cut(part, lambda device: forms.cut_product(up.to(device), down.to(device), part.rank or 1))
             return self._factors(part, up, down)
@@ -223,14 +228,6 @@ class Baking:
         if any(entry.name.endswith(f".{DIFF_BIAS}") for entry in part.entries) and bias is not None:
             made[f"{part.name}.{DIFF_BIAS}"] = bias
         return made
-
-    def _is_product(self, part: BakedPart, shares: Sequence[Share]) -> bool:
-        pieces = [piece for by_key in self.bench.pieces for piece in by_key.get(part.key, ())]
-        return forms.is_joinable(shares) and all(UP in piece.tensors for piece in pieces)
-
-    def _cropped_factors(self, part: BakedPart, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-        """Without the columns for what only an inpainting model's first layer reads."""
-        return up, down[:, : prod(part.shape[1:])]
 
     def _factors(self, part: BakedPart, up: Tensor, down: Tensor) -> dict[str, Tensor]:
         assert part.rank and part.alpha

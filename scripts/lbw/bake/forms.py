@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lbw.engine.deltas import Delta, LowRank, StandAlone, frobenius
@@ -79,7 +80,8 @@ def scaled(tensors: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
 def joined_alpha(shares: Sequence[Share]) -> float:
     """An alpha for LoRAs that are joined: that of the one that its own alpha makes the strongest, for all ranks."""
     deltas = [share.delta for share in shares]
-    return max(abs(delta.scale) for delta in deltas if isinstance(delta, LowRank)) * joined_rank(shares)
+    largest = max(abs(delta.scale) for delta in deltas if isinstance(delta, LowRank))
+    return (largest or 1.0) * joined_rank(shares)
 
 
 def joined_rank(shares: Sequence[Share]) -> int:
@@ -156,15 +158,18 @@ def cut_product(up: Tensor, down: Tensor, rank: int) -> Cut:
     """As :func:`cut`, of ``up @ down``, without making the product.
 
     Args:
-        up: [out, ranks], float64.
+        up: [out, ranks], float64, of at least so many ranks.
         down: [ranks, in * height * width], float64.
     """
     lengths, vectors = torch.linalg.eigh(up.T @ up)
     counting = lengths > lengths[-1] * _NOTHING
+    if not bool(counting.any()):
+        return Cut(up[:, :rank], down[:rank], 0.0, 0.0)
     lengths, vectors = lengths[counting].sqrt(), vectors[:, counting]
     basis, rest = up @ (vectors / lengths), (vectors * lengths).T @ down  # up @ down, with columns of length 1
     found = cut(rest, rank)
-    return replace(found, up=basis @ found.up)
+    missing = rank - found.up.shape[1]
+    return replace(found, up=F.pad(basis @ found.up, (0, missing)), down=F.pad(found.down, (0, 0, 0, missing)))
 
 
 def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

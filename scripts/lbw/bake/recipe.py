@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from math import prod
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ class BakedPart:
         entries: the tensors that are computed.
         ready: those that are known already, by their names.
         members: the slots of the layer that go into it.
+        is_product: whether it is made of LoRAs alone.
     """
 
     key: str
@@ -70,6 +72,7 @@ class BakedPart:
     entries: tuple[Entry, ...] = ()
     ready: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     members: frozenset[int] = frozenset()
+    is_product: bool = False
 
     @property
     def kinds(self) -> set[str]:
@@ -96,7 +99,6 @@ class _Finder:
 
     def __init__(self, bench: Workbench, dtype: torch.dtype, rank: int | None) -> None:
         self._bench, self._dtype, self._rank = bench, dtype, rank
-        self._names: set[str] = set()
         self.unmade: list[str] = []
 
     def parts_of(self, joined: Joined) -> Iterator[BakedPart]:
@@ -124,35 +126,38 @@ class _Finder:
             yield self._part(bound, whole, together, frozenset(slots), is_split=True)
             return
         for slot, shares in slots.items():
-            yield self._part(
-                bound, slot, [(index, _inner(share)) for index, share in shares], frozenset({slot})
-            )
+            yield self._part(bound, slot, [(index, _inner(share)) for index, share in shares], frozenset({slot}))
 
     def _part(
         self, bound: BoundLayer, slot: int, shares: Sequence[tuple[int, Share]], members: frozenset[int],
         *, is_split: bool = False,
     ) -> BakedPart:
-        key, weight = bound.keys[slot], bound.slots[slot].of(parameter_of(bound.layer, bound.slots[slot].parameter))
-        shape = trained_shape(weight.shape)
-        pieces = self._bench.pieces[shares[0][0]].get(key, ())
+        key, place = bound.keys[slot], bound.slots[slot]
         alone = [share for _index, share in shares]
-        joinable = not is_split and self._are_loras(key, shares)
-        rank = forms.joined_rank(alone) if joinable else 0
-        most = min(self._rank or 0, shape[0], shape[1:].numel()) if len(shape) > 1 else 0
-        layer = self._bench.layer_of[key]
-        index, share = shares[0]
-        is_alone = len(shares) == 1 and not is_split
-        if is_alone and self._can_keep(index, pieces, share) and not (joinable and 0 < most < rank):
-            return self._kept(key, layer, index, pieces, share, shape)
-        name = self._name(key, pieces)
-        part = BakedPart(key, layer, name, Form.FULL, shape, members=members)
-        with_bias = forms.bias_of(alone) is not None and all(bias_fits(bound.layer, each.delta.bias) for each in alone)
-        bias = (Entry(f"{name}.{DIFF_BIAS}", (shape[0],), self._dtype),) if with_bias else ()
-        if joinable and not 0 < most < rank:
+        part = BakedPart(
+            key, self._bench.layer_of[key], "", Form.FULL,
+            trained_shape(place.of(parameter_of(bound.layer, place.parameter)).shape),
+            members=members, is_product=not is_split and self._are_loras(key, shares),
+        )
+        takes_bias = place.third is None and all(bias_fits(bound.layer, each.delta.bias) for each in alone)
+        pieces = self._bench.pieces[shares[0][0]].get(key, ())
+        if not takes_bias:  # one that does not fit is left out in images, too
+            pieces = [piece.without(DIFF_BIAS) for piece in pieces]
+        rank = forms.joined_rank(alone) if part.is_product else 0
+        cut_to = min(self._rank or 0, part.shape[0], prod(part.shape[1:])) if len(part.shape) > 1 else 0
+        is_too_high = part.is_product and 0 < cut_to < rank
+        if len(shares) == 1 and not is_split and not is_too_high and self._can_keep(*shares[0], pieces):
+            return self._kept(part, *shares[0], pieces)
+        part = replace(part, name=self._name(key, pieces))
+        if part.is_product and not is_too_high:
             return self._as_lora(part, Form.JOINED, rank, forms.joined_alpha(alone))
-        if most and not bias:
-            return self._as_lora(part, Form.CUT, most, float(most))
-        return replace(part, entries=(Entry(f"{name}.{DIFF}", tuple(shape), self._dtype), *bias))
+        with_bias = takes_bias and forms.bias_of(alone) is not None
+        if cut_to and not with_bias:
+            return self._as_lora(part, Form.CUT, cut_to, float(cut_to))
+        shapes = {DIFF: tuple(part.shape)} | ({DIFF_BIAS: (part.shape[0],)} if with_bias else {})
+        return replace(
+            part, entries=tuple(Entry(f"{part.name}.{kind}", shape, self._dtype) for kind, shape in shapes.items())
+        )
 
     def _are_loras(self, key: str, shares: Sequence[tuple[int, Share]]) -> bool:
         """Whether all that a layer gets are LoRAs: other types may be low-rank by a product of their factors."""
@@ -170,7 +175,7 @@ class _Finder:
             ),
         )
 
-    def _can_keep(self, index: int, pieces: Sequence[Named], share: Share) -> bool:
+    def _can_keep(self, index: int, share: Share, pieces: Sequence[Named]) -> bool:
         if not pieces:
             return False
         if any(not forms.ADDENDS.isdisjoint(piece.tensors) for piece in pieces):
@@ -187,12 +192,10 @@ class _Finder:
         stored = piece.tensors.get("dora_scale")
         return stored is None or len(self._source(index).shape(stored)) > 1
 
-    def _kept(
-        self, key: str, layer: str, index: int, pieces: Sequence[Named], share: Share, shape: torch.Size
-    ) -> BakedPart:
-        named = tuple((self._name(key, [piece]) if len(pieces) == 1 else piece.layer, piece) for piece in pieces)
-        part = BakedPart(
-            key, layer, named[0][0], Form.KEPT, shape, ingredient=index, pieces=named, coefficient=share.coefficient
+    def _kept(self, part: BakedPart, index: int, share: Share, pieces: Sequence[Named]) -> BakedPart:
+        named = self._renamed(part.key, pieces)
+        part = replace(
+            part, name=named[0][0], form=Form.KEPT, ingredient=index, pieces=named, coefficient=share.coefficient
         )
         if len(pieces) == 1:
             part = self._with_alpha(part, index, pieces[0], share)
@@ -245,7 +248,7 @@ class _Finder:
         if len(indices) > 1 or not pieces or not is_exact:
             self.unmade.append(name)
             return
-        named = tuple((self._name(name, [piece]) if len(pieces) == 1 else piece.layer, piece) for piece in pieces)
+        named = self._renamed(name, pieces)
         yield self._with_tensors(
             BakedPart(name, name, named[0][0], Form.KEPT, ingredient=indices[0], pieces=named, coefficient=coefficient)
         )
@@ -253,9 +256,17 @@ class _Finder:
     def _source(self, index: int) -> Source:
         return self._bench.ingredients[index].source
 
+    def _renamed(self, key: str, pieces: Sequence[Named]) -> tuple[tuple[str, Named], ...]:
+        """Pieces that are kept, with their new names: their own where only the host knows what they are for, as some
+        are for a part of a layer, or in another order."""
+        names = self._bench.names
+        is_whole = len(pieces) == 1 and names.find(pieces[0].layer) == key
+        return tuple((self._name(key, pieces) if is_whole else piece.layer, piece) for piece in pieces)
+
     def _name(self, key: str, pieces: Sequence[Named]) -> str:
         """Kohya's name of a part: that of the file, if it is one."""
-        if len(pieces) == 1 and KOHYA_NAME.match(f"{pieces[0].layer}.x"):
+        names = self._bench.names
+        if len(pieces) == 1 and KOHYA_NAME.match(f"{pieces[0].layer}.x") and names.find(pieces[0].layer) == key:
             return pieces[0].layer
         return layer_name(key, self._bench.names, self._bench.family)
 
@@ -288,12 +299,12 @@ def find(bench: Workbench, dtype: torch.dtype, rank: int | None, tick: Callable[
     finder = _Finder(bench, dtype, rank)
     parts: list[BakedPart] = []
     used: list[set[str]] = [set() for _ in bench.ingredients]
-    misfits: dict[str, list[str]] = {}
+    misfits: list[list[str]] = [[] for _ in bench.ingredients]
     for portion in bench.portions(bench.layers()):
         with bench.turn(portion) as joined:
             parts += finder.parts_of(joined)
-            for network, reasons in joined.misfits.items():
-                misfits.setdefault(network, []).extend(reasons)
+            for found, reasons in zip(misfits, joined.misfits, strict=True):
+                found += reasons
             for bound in joined.bound:
                 for slot, index, _delta in bound.deltas:
                     used[index].add(bound.keys[slot])
@@ -333,21 +344,24 @@ def _copied(bench: Workbench) -> dict[str, int]:
 
 
 def _messages(
-    bench: Workbench, used: Sequence[set[str]], misfits: Mapping[str, Sequence[str]], unmade: Sequence[str]
+    bench: Workbench, used: Sequence[set[str]], misfits: Sequence[Sequence[str]], unmade: Sequence[str]
 ) -> Iterator[str]:
     for index, each in enumerate(bench.ingredients):
         where = f"<lora:{shortened(each.source.name)}>"
         strange, pieces = bench.strange[index], bench.pieces[index]
-        reasons = misfits.get(each.source.name, ())
+        reasons = misfits[index]
+        told = {bench.layer_of.get(reason.partition(":")[0]) for reason in reasons}
         if strange:
             yield (f"{where}: {_count(len(strange))} for no layer of this {bench.family.title} model, first "
                    f"{shortened(strange[0].layer)}; left out, as in images of this model")
         if reasons:
             yield f"{where}: {misfits_told(reasons)}"
-        unread = [key for key in pieces if each.coefficients.get(bench.layer_of[key]) and key not in used[index]]
-        if len(unread) > len(reasons):
-            yield (f"{where}: {_count(len(unread) - len(reasons))} not read by this WebUI, first {unread[0]}; left "
-                   "out, as in images")
+        unread = [
+            key for key in pieces
+            if each.coefficients.get(bench.layer_of[key]) and key not in used[index] and bench.layer_of[key] not in told
+        ]
+        if unread:
+            yield (f"{where}: {_count(len(unread))} not read by this WebUI, first {unread[0]}; left out, as in images")
     if unmade:
         yield (f"{_count(len(unmade))} for layers whose weights cannot be read here (quantised), first {unmade[0]}, "
                "and could be baked with them only; left out")

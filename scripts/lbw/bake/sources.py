@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from safetensors import safe_open
@@ -30,6 +31,9 @@ class Named:
 
     layer: str
     tensors: Piece
+
+    def without(self, kind: str) -> Named:
+        return Named(self.layer, {each: name for each, name in self.tensors.items() if each != kind})
 
 
 def named_parts(names: Iterable[str]) -> list[Named]:
@@ -91,11 +95,4 @@ class Source:
 
 def size_of(source: Source, parts: Iterable[Named]) -> int:
     """How many numbers parts have."""
-    return sum(_count(source.shape(name)) for part in parts for name in part.tensors.values())
-
-
-def _count(shape: Collection[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+    return sum(prod(source.shape(name)) for part in parts for name in part.tensors.values())

@@ -43,12 +43,12 @@ class Joined:
     """Some layers of the model, with what the ingredients have for them.
 
     ``bound`` are those that have weights, ``others`` {layer: indices of the ingredients that have something sound} of
-    those that cannot be written, ``misfits`` what cannot be used, by the network's name.
+    those that cannot be written, ``misfits`` what cannot be used of each ingredient: the host's key, and why.
     """
 
     bound: Sequence[BoundLayer]
     others: Mapping[str, Sequence[int]]
-    misfits: Mapping[str, Sequence[str]]
+    misfits: Sequence[Sequence[str]]
 
 
 class Workbench:
@@ -105,8 +105,12 @@ class Workbench:
             if any(each.coefficients.get(name) for each in self.ingredients)
         ]
 
-    def portions(self, layers: Sequence[str]) -> Iterator[list[str]]:
-        """Layers as many at a time as memory shall hold the parts of."""
+    def portions(self, layers: Sequence[str], made: Mapping[str, int] | None = None) -> Iterator[list[str]]:
+        """Layers as many at a time as memory shall hold the parts of.
+
+        Args:
+            made: {layer: how many numbers are made of its parts}, where that is known.
+        """
         keys: dict[str, list[str]] = {}
         for key, name in self.layer_of.items():
             keys.setdefault(name, []).append(key)
@@ -117,6 +121,7 @@ class Workbench:
                 size_of(each.source, pieces.get(key, ()))
                 for each, pieces in zip(self.ingredients, self.pieces, strict=True) for key in keys[name]
             )
+            more = max(more, (made or {}).get(name, 0))
             if portion and size + more > _MOST_AT_ONCE:
                 yield portion
                 portion, size = [], 0
@@ -139,7 +144,8 @@ class Workbench:
                 name: [index for index, network in enumerate(networks) if self._is_sound(network, name)]
                 for name, layer in chosen.items() if not self.host.parts.slots(layer)
             }
-            yield Joined(binding.layers, others, binding.misfits)
+            misfits = [binding.misfits.get(network.name, ()) for network in networks]
+            yield Joined(binding.layers, others, misfits)
 
     def _parts_for(self, index: int, layers: Collection[str]) -> list[Named]:
         return [

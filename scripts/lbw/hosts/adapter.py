@@ -103,6 +103,10 @@ class Adapter(Host, Protocol):
         """
         ...
 
+    def has_patched(self) -> bool:
+        """Whether the host has put LoRAs into the model's weights of which the ledger does not know."""
+        ...
+
     def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Network:
         """As :meth:`read_network`, of some of the file's tensors, or of others in their place."""
         ...

@@ -32,13 +32,17 @@ class BakeHost:
         if not adapter.is_loaded():
             raise BakeError("no model is loaded, and block weights are those of its layers; load a checkpoint")
         self._model = ref(adapter.model())
-        self.device = devices.device
+        # Others than CUDA's have no numbers of 64 bits.
+        self.device = devices.device if devices.device.type == "cuda" else devices.cpu
 
     @contextmanager
     def turn(self) -> Iterator[Mapping[str, Layer]]:
         with queue_lock:
             if not adapter.is_loaded() or adapter.model() is not self._model():
                 raise BakeError("another model has been loaded meanwhile; nothing was written")
+            if adapter.has_patched():
+                raise BakeError("the WebUI itself has LoRAs in the model's weights now, as of an image that was made "
+                                "with this extension off; make an image with it on, and bake again")
             yield adapter.layers()
 
     def network_of(self, file: Any, tensors: Mapping[str, Tensor], dyn_dim: int | None = None) -> Network:

@@ -106,9 +106,9 @@ def list_network(name: str, sources: Sequence[str], with_words: bool) -> list[st
         messages += _pictured(path, sources)
     try:
         adapter.network_names(renewed=True)
-    except OSError as error:
+    except Exception as error:  # whatever a host's list, or another extension's, raises: the file is there
         logger.exception("LoRA Block Weight: the host cannot look for LoRA files")
-        messages.append(f"the WebUI could not look for it ({error.strerror}); use its refresh button")
+        messages.append(f"the WebUI could not look for it ({type(error).__name__}); use its refresh button")
     return messages
 
 
@@ -142,7 +142,7 @@ def _beside(path: Path, write: Callable[[BinaryIO], Any]) -> list[str]:
     except FileExistsError:
         return [f"{path.name} was there already, and is left as it is"]
     except OSError as error:
-        return [f"{path.name} could not be written ({error.strerror})"]
+        return [f"{path.name} could not be written ({error.strerror or type(error).__name__})"]
     return []
 
 

@@ -199,7 +199,8 @@ def hashes_of(sources: Iterable[Source], progress: Progress) -> dict[str, str]:
                     digest.update(chunk)
                     progress.tick(0)
         except OSError as error:
-            raise BakeError(f"a LoRA file cannot be read any longer ({error.strerror}). Nothing was written") from None
+            reason = error.strerror or type(error).__name__
+            raise BakeError(f"a LoRA file cannot be read any longer ({reason}). Nothing was written") from None
         found[path] = digest.hexdigest()
     return found
 
@@ -218,13 +219,14 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     library = Library.read(
         order.presets or backend.preset_text(), order.elements or backend.rule_set_text(), order.default_preset
     )
+    host = backend.bake_host()  # before anything is asked of the model, which may be another one soon
     made = preview(order.prompt, library, backend, warn, steps=order.steps, seed=order.seed)
     if not made.plan.requests:
         raise OrderError("the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written")
     for message in _told_of_schedules(made, order):
         warn(message)
-    bench = Workbench(backend.bake_host(), _ingredients(made, order.step, backend))
-    baking = Baking(bench, Dtype(order.dtype).of_torch, order.rank, progress)
+    bench = Workbench(host, _ingredients(made, order.step, backend))
+    baking = Baking(bench, order.dtype.of_torch, order.rank, progress)
     for message in baking.recipe.messages:
         warn(message)
     found = backend.tags(order.prompt, Reckoning(order.steps, None), lambda _message: None)
@@ -250,9 +252,9 @@ def _told_of_schedules(made: Pass, order: Order) -> Iterator[str]:
     for request, weights in zip(made.plan.requests, made.plan.weights, strict=True):
         where = f"<lora:{shortened(request.name)}>"
         if request.schedule != ALWAYS or request.te_schedule != ALWAYS or len(weights) > 1:
-            unet = made.unet_strengths(request)[order.step]
+            unet, te = made.unet_strengths(request)[order.step], request.te_strength(made.steps, made.sigmas)
             yield (f"{where}: a file has no schedule; baked is what counts at step {order.step} of {order.steps}, "
-                   f"counted from 0: strength {unet:g} in the U-Net")
+                   f"counted from 0: strength {unet:g} in the U-Net, {te:g} in text encoders")
         if request.differs_by_pass:
             yield f"{where}: a file has nothing of its own for the hires pass; baked is the first pass"
         if any(has_random_value(list(each.vector.values.values())) for each in weights):

@@ -80,7 +80,7 @@ class FormCounts(BaseModel):
 
 
 class Baked(BaseModel):
-    """All but the first four are null, or empty, while it is not done."""
+    """All but the first four, and ``may_keep``, are null, or empty, while it is not done."""
 
     state: str = Field(description="waiting, running, done, failed or cancelled")
     done: int = Field(description="of total, in the pass over the layers that is under way")

@@ -132,6 +132,10 @@ class A1111:
     def read_network(self, file: Any) -> Any:
         return network_files.read(file, self._loading.load)
 
+    def has_patched(self) -> bool:
+        """The ledger is the host's own."""
+        return False
+
     def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Any:
         return network_files.read(file, partial(self._loading.load_of, tensors))
 

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -210,26 +210,46 @@ class Loading:
         """The host's network of a file that has these tensors, with the parts of our own."""
         load = self._original or self._module.load_network
         try:
-            with _instead_of_files(tensors):
+            with _instead_of(file.filename, tensors), _without_initial_values():
                 network = load(name, file)
         except Exception:
             if not self._parts.is_wanted():
                 raise
-            with _instead_of_files({}):
+            with _instead_of(file.filename, {}):
                 network = load(name, file)
-        self._parts.put(network, tensors, file.metadata)
+        self._parts.put(network, tensors, _metadata(file.filename))
         return network
 
 
+def _metadata(path: str) -> Mapping[str, str]:
+    """As the file has them: the host has made objects of some."""
+    if not is_safe(path):
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 @contextmanager
-def _instead_of_files(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """While the block runs, the host finds these tensors in every file, which it does not read."""
+def _instead_of(path: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """While the block runs, the host finds these tensors in a file, which it does not read."""
     read = sd_models.read_state_dict
-    sd_models.read_state_dict = lambda *_args, **_kwargs: dict(tensors)
+    sd_models.read_state_dict = lambda filename, *args, **kwargs: (
+        dict(tensors) if filename == path else read(filename, *args, **kwargs)
+    )
     try:
         yield
     finally:
         sd_models.read_state_dict = read
+
+
+def _without_initial_values() -> AbstractContextManager[Any]:
+    """While the block runs, layers that are made get no random values, by the host's own means. Those of a LoRA get the
+    file's, and drawing others before takes longer than all else."""
+    try:
+        from modules.sd_disable_initialization import DisableInitialization
+    except ImportError:
+        return nullcontext()
+    return DisableInitialization(disable_clip=False)
 
 
 @contextmanager

@@ -202,6 +202,11 @@ class Forge:
     def read_network(self, file: Any) -> Network:
         return self._read_network(file, None)
 
+    def has_patched(self) -> bool:
+        objects = getattr(shared.sd_model, "forge_objects_after_applying_lora", None)
+        patchers = [] if objects is None else [objects.unet, objects.clip.patcher]
+        return any(getattr(each, "lora_patches", None) or getattr(each, "patches", None) for each in patchers)
+
     def network_of(self, file: Any, tensors: Mapping[str, Tensor]) -> Network:
         return self._read_network(file, tensors)
 
