@@ -13,7 +13,7 @@ const lbwBake = (() => {
     const WAITING = "Waiting until other bakings are done.";
     const RUNNING = "Baking.";
     const LOOKED = "This is what would be in the file.";
-    const TO_DOWNLOAD = "The file is ready; the server keeps it for ten minutes.";
+    const TO_DOWNLOAD = "The file is ready; the server keeps it for ten minutes at most.";
     const CANCELLED = "Cancelled; nothing was written.";
     const REPLACED = "The tag is in the prompt.";
     const NOT_REPLACED = "The prompt does not have all of its tags any more; nothing was changed in it.";

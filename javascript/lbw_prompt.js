@@ -209,6 +209,10 @@ const lbwPrompt = (() => {
         return head + tail;
     }
 
+    // Whether a place is within square brackets; one that a backslash stands before is a sign like others.
+    const isInBrackets = (text, place) =>
+        [...text.slice(0, place).replace(/\\./gs, "")].reduce((depth, sign) => depth + (sign === "[") - (sign === "]"), 0) > 0;
+
     // The text with something else in the place of the first of several tags, and without the others; null where one of
     // them is not in it.
     function replaceTags(text, tags, replacement) {
@@ -219,6 +223,8 @@ const lbwPrompt = (() => {
             return index >= 0;
         });
         if (!found.length || left.length) return null;
+        // In brackets they may count in some steps only, which their successor must not.
+        if (found.some(({start}) => isInBrackets(text, start))) return `${found.reverse().reduce(without, text)} ${replacement}`;
         const [first, ...others] = found;
         const alone = others.reverse().reduce(without, text);
         return alone.slice(0, first.start) + replacement + alone.slice(first.end);

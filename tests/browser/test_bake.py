@@ -320,3 +320,17 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     look_at("The file is ready")
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []
+
+
+@pytest.mark.parametrize("prompt, wanted", [
+    ("a <lora:x:1> b, <lora:y:0.5>", "a <lora:new:1> b"),
+    ("a [<lora:x:1>:<lora:y:0.5>:0.5]", "a [::0.5] <lora:new:1>"),
+    (r"a \[ <lora:x:1> <lora:y:0.5>", r"a \[ <lora:new:1>"),
+    ("a <lora:x:1>", None),
+])
+def test_the_new_tag_counts_in_all_steps(page: Page, server: Server, prompt: str, wanted: str | None):
+    open_page(page, server)
+    replaced = page.evaluate(
+        "prompt => lbwPrompt.replaceTags(prompt, ['<lora:x:1>', '<lora:y:0.5>'], '<lora:new:1>')", prompt
+    )
+    assert replaced == wanted
