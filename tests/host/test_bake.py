@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.host.checkpoints import use
 from tests.host.conftest import Bench
 from tests.host.measure import OUTPUT_BLOCKS, forget_conditioning
 from tests.host.network_files import MAKERS
@@ -284,3 +285,42 @@ def test_parts_that_images_do_not_get_are_left_out_and_told(bench: Bench):
     assert "NaN" in told and "lora_unet_no_such_layer" in told and begun.messages[0].startswith("<lora:t_odd>")
     made = {name.partition(".")[0] for name in load_file(path_of(bench, "t_odd_baked"))}
     assert made == {*names[1:]}
+
+
+def test_another_checkpoint_under_way_ends_it(bench: Bench, checkpoints: list[str]):
+    """The host puts weights of the same kind of model into the same layers."""
+    from lbw.bake.host import BakeError
+
+    write_anew(bench, "dora")
+    begun = bake(path_of(bench, "t_switched"), "<lora:t_dora:0.5>")
+    use(checkpoints, "other-sd1")
+    with path_of(bench, "t_switched").open("w+b") as file, pytest.raises(BakeError, match="another model"):
+        begun.baking.write(file, {})
+
+
+def test_a_file_that_was_replaced_is_not_hashed_for_the_one_that_was_read(bench: Bench):
+    from lbw.bake.baking import Progress
+    from lbw.bake.host import BakeError
+    from lbw.request.bake import hashes_of
+
+    path = path_of(bench, "t_replaced")
+    save_file(load_file(path_of(bench, "t_lora")), path)
+    begun = bake(path_of(bench, "t_replaced_baked"), "<lora:t_replaced:0.5>")
+    save_file(load_file(path_of(bench, "t_lora2")), path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+    with pytest.raises(BakeError, match="replaced"):
+        hashes_of(begun.sources, Progress())
+
+
+def test_values_that_are_too_small_for_a_type_are_told(bench: Bench):
+    from lbw.bake.recipe import Dtype
+
+    for dtype, is_told in ((Dtype.FP16, True), (Dtype.BF16, False), (Dtype.FP32, False)):
+        begun = bake(path_of(bench, f"t_small_{dtype.value}"), "<lora:t_lora:0.0001>", dtype=dtype)
+        assert ("too small for float16" in "".join(begun.report({}).messages)) == is_told
+
+
+def test_a_tag_of_which_nothing_is_baked_is_told(bench: Bench):
+    begun = bake(path_of(bench, "t_none"), "<lora:t_lora:0> <lora:t_lora2:1>")
+    assert [each for each in begun.messages if "nothing of it is baked" in each and "t_lora>" in each]
+    assert [source.name for source in begun.sources] == ["t_lora2"]

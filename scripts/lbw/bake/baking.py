@@ -28,6 +28,10 @@ from lbw.engine.strengths import Part as StrengthPart
 _Made = TypeVar("_Made")
 
 
+_TOO_COARSE = 2.0**-8
+"""Of a tensor, what even the coarsest type's rounding does not take; bfloat16 has 8 bits."""
+
+
 class Progress:
     """How much of a baking is done, and whether it is wanted any longer. May be asked from other threads."""
 
@@ -89,6 +93,17 @@ class Baking:
             raise BakeError("; ".join(("nothing is left to bake", *self.recipe.messages)))
         self.losses: dict[Label, Loss] = {}
         """What is lost in each block, as far as it has been made."""
+        self._coarse: dict[str, None] = {}
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What was lost to the file's type, as far as it has been made."""
+        if not self._coarse:
+            return ()
+        count = len(self._coarse)
+        what = "tensor has" if count == 1 else "tensors have"
+        return (f"{count} {what} values that are too small for {str(self.dtype).removeprefix('torch.')}, and lose more "
+                f"than by rounding, first {next(iter(self._coarse))}; fp32 and bf16 hold them",)
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -155,7 +170,7 @@ class Baking:
     def _portions(self) -> Iterator[tuple[list[BakedPart], dict[str, Tensor]]]:
         """What is computed of the file, some of its parts at a time, in their order."""
         self.progress.begin(len(self.recipe.parts))
-        self.losses = {}
+        self.losses, self._coarse = {}, {}
         by_layer: dict[str, list[BakedPart]] = {}
         for part in self.recipe.parts:
             by_layer.setdefault(part.layer, []).append(part)
@@ -182,7 +197,7 @@ class Baking:
         for name, piece in part.pieces:
             wanted = {kind: stored for kind, stored in piece.tensors.items() if self._is_computed(part, name, kind)}
             stored = source.tensors(wanted.values())
-            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient * part.gain)
+            tensors = forms.scaled({kind: stored[each] for kind, each in wanted.items()}, part.coefficient, part.gain)
             if part.rank is not None and MID not in tensors:
                 tensors |= {UP: tensors[UP][:, : part.rank], DOWN: tensors[DOWN][: part.rank]}
             made |= {f"{name}.{kind}": tensor for kind, tensor in tensors.items()}
@@ -254,6 +269,9 @@ class Baking:
         """Tensors in the file's type."""
         fitted = {name: value.to(self.dtype).contiguous() for name, value in tensors.items()}
         for name, value in fitted.items():
+            size = float(tensors[name].double().norm())
+            if size and float((tensors[name].double() - value.double()).norm()) > _TOO_COARSE * size:
+                self._coarse[name] = None
             if fault_in([(name, value)]) is not None:
                 raise BakeError(f"{name}: a value is beyond {self.dtype}; choose bf16 or fp32. Nothing was written")
         return fitted

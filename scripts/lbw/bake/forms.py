@@ -70,10 +70,16 @@ def is_joinable(shares: Sequence[Share]) -> bool:
     return all(isinstance(share.delta, LowRank) and share.delta.bias is None for share in shares)
 
 
-def scaled(tensors: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """A part of a type that :func:`is_proportional`, or of any at 1: at a ratio, as a part at 1."""
+def scaled(tensors: Mapping[str, Tensor], ratio: float, gain: float) -> dict[str, Tensor]:
+    """A part of a type that :func:`is_proportional`, or of any at 1: at a ratio, as a part at 1.
+
+    Args:
+        gain: of what ``alpha`` is for, which has nothing to do with biases.
+    """
+    factors = {kind: ratio if kind == DIFF_BIAS else ratio * gain for kind in _SCALED}
     return {
-        kind: tensor.double() * ratio if kind in _SCALED and ratio != 1 else tensor for kind, tensor in tensors.items()
+        kind: tensor.double() * factors[kind] if factors.get(kind, 1.0) != 1 else tensor
+        for kind, tensor in tensors.items()
     }
 
 

@@ -353,7 +353,7 @@ def _messages(
         told = {bench.layer_of.get(reason.partition(":")[0]) for reason in reasons}
         if strange:
             yield (f"{where}: {_count(len(strange))} for no layer of this {bench.family.title} model, first "
-                   f"{shortened(strange[0].layer)}; left out, as in images of this model")
+                   f"{shortened(next(iter(strange[0].tensors.values())))}; left out, as in images of this model")
         if reasons:
             yield f"{where}: {misfits_told(reasons)}"
         unread = [

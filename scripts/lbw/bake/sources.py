@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Named:
         return Named(self.layer, {each: name for each, name in self.tensors.items() if each != kind})
 
 
+def state_of(found: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from one that has taken its place."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def named_parts(names: Iterable[str]) -> list[Named]:
     """The parts of a file by the names of its tensors, which may be anything."""
     found: dict[str, dict[str, str]] = {}
@@ -61,6 +67,7 @@ class Source:
     def __init__(self, name: str, file: Any, path: str) -> None:
         self.name, self.file, self.path = name, file, path
         try:
+            self.state = state_of(os.stat(path))
             self._stored = safe_open(path, "pt")
             names = list(self._stored.keys())
             self.metadata: Mapping[str, str] = self._stored.metadata() or {}

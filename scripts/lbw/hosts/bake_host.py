@@ -31,14 +31,15 @@ class BakeHost:
     def __init__(self) -> None:
         if not adapter.is_loaded():
             raise BakeError("no model is loaded, and block weights are those of its layers; load a checkpoint")
-        self._model = ref(adapter.model())
+        self._model, self._checkpoint = ref(adapter.model()), _checkpoint()
         # Others than CUDA's have no numbers of 64 bits.
         self.device = devices.device if devices.device.type == "cuda" else devices.cpu
 
     @contextmanager
     def turn(self) -> Iterator[Mapping[str, Layer]]:
         with queue_lock:
-            if not adapter.is_loaded() or adapter.model() is not self._model():
+            is_same = adapter.is_loaded() and adapter.model() is self._model() and _checkpoint() == self._checkpoint
+            if not is_same:
                 raise BakeError("another model has been loaded meanwhile; nothing was written")
             if adapter.has_patched():
                 raise BakeError("the WebUI itself has LoRAs in the model's weights now, as of an image that was made "
@@ -53,3 +54,8 @@ class BakeHost:
         if hasattr(network, "dyn_dim"):
             network.dyn_dim = dyn_dim
         return network
+
+
+def _checkpoint() -> Any:
+    """The file of the weights in use: another one of the same architecture comes into the same model."""
+    return getattr(getattr(adapter.model(), "sd_checkpoint_info", None), "filename", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lbw.bake.baking import Baking, Loss, Progress
 from lbw.bake.forms import DIFF, UP, Form
 from lbw.bake.host import BakeError, Host
 from lbw.bake.recipe import BakedPart, Dtype
-from lbw.bake.sources import Source
+from lbw.bake.sources import Source, state_of
 from lbw.bake.workbench import Ingredient, Workbench
 from lbw.engine.strengths import Label
 from lbw.plan.plan import Pass
@@ -135,7 +136,7 @@ class Begun:
         layers = {bench.layer_of[key] for by_key in bench.pieces for key in by_key}
         return Report(
             tags=self.tags,
-            messages=tuple(dict.fromkeys((*self.messages, *further))),
+            messages=tuple(dict.fromkeys((*self.messages, *self.baking.messages, *further))),
             bytes=safetensors_file.size(self.baking.entries, described),
             layers={form: len({part.layer for part in parts if part.form is form}) for form in Form},
             left_out=len(layers - {part.layer for part in parts}),
@@ -191,16 +192,19 @@ def hashes_of(sources: Iterable[Source], progress: Progress) -> dict[str, str]:
         BakeError: a file cannot be read any longer, or nobody wants it.
     """
     found = {}
-    for path in {source.path: source for source in sources}:
+    for path, state in {source.path: source.state for source in sources}.items():
         digest = hashlib.sha256()
         try:
             with open(path, "rb") as file:
-                while chunk := file.read(_CHUNK):
+                is_same = state_of(os.fstat(file.fileno())) == state
+                while is_same and (chunk := file.read(_CHUNK)):
                     digest.update(chunk)
                     progress.tick(0)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise BakeError(f"a LoRA file cannot be read any longer ({reason}). Nothing was written") from None
+        if not is_same:
+            raise BakeError("a LoRA file has been replaced meanwhile; begin again. Nothing was written")
         found[path] = digest.hexdigest()
     return found
 
@@ -225,7 +229,11 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
         raise OrderError("the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written")
     for message in _told_of_schedules(made, order):
         warn(message)
-    bench = Workbench(host, _ingredients(made, order.step, backend))
+    ingredients = _ingredients(made, order.step, backend)
+    for each in ingredients:
+        if not any(each.coefficients.values()):
+            warn(f"<lora:{shortened(each.source.name)}>: all of it is at strength 0 there, so nothing of it is baked")
+    bench = Workbench(host, ingredients)
     baking = Baking(bench, order.dtype.of_torch, order.rank, progress)
     for message in baking.recipe.messages:
         warn(message)

@@ -56,7 +56,7 @@ class Failure:
     message: str
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: BaseException) -> Failure:
     if isinstance(error, UnknownNetworkError):
         return Failure(Cause.UNKNOWN_NETWORK, str(error))
     if isinstance(error, OrderError):
@@ -188,7 +188,7 @@ class Jobs:
             outcome = job.work(job.progress)
         except CancelledError:
             state = State.CANCELLED
-        except Exception as error:  # of whatever kind: the next job shall not fail for it
+        except BaseException as error:  # of whatever kind, as a panic of a library: the next job shall not fail for it
             state, failure = State.FAILED, _failure(error)
         with self._changed:
             self._running = None
