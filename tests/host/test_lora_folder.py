@@ -171,6 +171,7 @@ def test_a_full_disk_for_temporary_files(
     folder: Path, small_disk: Path, written: list[Any], monkeypatch: pytest.MonkeyPatch, known: bool
 ):
     from lbw.bake.baking import Progress
+    from lbw.bake.recipe import Dtype
     from lbw.hosts.backend import Backend
     from lbw.request.bake import Order
     from lbw.request.bake_actions import NoRoomError, download
@@ -181,7 +182,7 @@ def test_a_full_disk_for_temporary_files(
         usage = shutil.disk_usage(small_disk)._replace(free=1 << 40)
         monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(NoRoomError, match="temporary files has no room"):
-        download(Order(TAG, dtype="fp32"), "t_new", False, Backend(), Progress())  # type: ignore[arg-type]
+        download(Order(TAG, dtype=Dtype.FP32), "t_new", False, Backend(), Progress())
     assert (names(small_disk), bool(written)) == (["other"], not known)
 
 
