@@ -203,6 +203,8 @@ class Forge:
         return self._read_network(file, None)
 
     def has_patched(self) -> bool:
+        if not getattr(shared, "cached_lora_hash", True):  # Forge Classic has left them behind, and does not use them
+            return False
         objects = getattr(shared.sd_model, "forge_objects_after_applying_lora", None)
         patchers = [] if objects is None else [objects.unet, objects.clip.patcher]
         return any(getattr(each, "lora_patches", None) or getattr(each, "patches", None) for each in patchers)
