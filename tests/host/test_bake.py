@@ -95,7 +95,7 @@ def tags_and_file(bench: Bench, name: str, tags: str, **asked: Any) -> tuple[Any
     found = FirstWeights(bench, f"a red cat <lora:{name}:1>", False)
     assert wanted
     assert bench.webui.is_forge or not found.result.comments
-    rounding = OF_FORGE if bench.webui.is_forge else 2
+    rounding = OF_FORGE if bench.webui.is_forge else 2  # real hosts sum in another order
     return begun, largest_difference(wanted, found.added(bench)) / rounding
 
 
@@ -240,7 +240,10 @@ def test_the_picture_is_of_what_is_written(bench: Bench):
     seen = begun.baking.strengths("t_seen")
     measured = network_files.measure("t_seen")
     assert seen.blocks == measured.blocks and seen.messages == ()
-    assert {part.key: part.norms for part in seen.parts} == {part.key: part.norms for part in measured.parts}
+    sizes = [{part.key: (part.norms.delta, part.norms.weight) for part in each.parts} for each in (seen, measured)]
+    assert sizes[0].keys() == sizes[1].keys()
+    for key, (delta, weight) in sizes[1].items():  # the order of sums may differ
+        assert sizes[0][key] == (pytest.approx(delta, rel=1e-5), pytest.approx(weight, rel=1e-5))
 
 
 def test_a_schedule_is_told_and_its_value_at_a_step_is_baked(bench: Bench):
