@@ -181,7 +181,14 @@ BAKE = [
     "<lora:a>: 1 part is for no layer of this SD1 model, first a_b; left out, as in images of this model",
     "2 parts are for layers whose weights cannot be read here (quantised), first a_b, and could be baked with them "
     "only; left out",
-    "<lora:a>: a file has no schedule; baked is what counts at step 3 of 20, counted from 0: strength 0.5 in the U-Net",
+    "<lora:a>: a file has no schedule; baked is what counts at step 3 of 20, counted from 0: strength 0.5 in the "
+    "U-Net, 1 in text encoders",
+    "<lora:a>: all of it is at strength 0 there, so nothing of it is baked",
+    "2 tensors have values that are too small for float16, and lose more than by rounding, first a.b; fp32 and bf16 "
+    "hold them",
+    "a LoRA file has been replaced meanwhile; begin again. Nothing was written",
+    "the WebUI itself has LoRAs in the model's weights now, as of an image that was made with this extension off; "
+    "make an image with it on, and bake again",
     "<lora:a>: a file has nothing of its own for the hires pass; baked is the first pass",
     "<lora:a>: its random block weights are baked as seed 5 has them",
     "no model is loaded, and block weights are those of its layers; load a checkpoint",
@@ -199,7 +206,7 @@ BAKE = [
     "nothing is kept: this WebUI runs with --hide-ui-dir-config; download the file instead",
     "nothing is kept: this WebUI is open to others (--listen, --share) and lets nobody change what is installed; "
     "download the file instead",
-    "the WebUI could not look for it (EIO); use its refresh button",
+    "the WebUI could not look for it (OSError); use its refresh button",
     "new.png was there already, and is left as it is",
     "new.json could not be written (EIO)",
 ]
