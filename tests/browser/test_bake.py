@@ -257,21 +257,23 @@ def test_a_refusal_is_told_in_one_line(strange: Panel):
         expect(strange.button("lbw_bake_form", "Look")).to_be_enabled()
 
 
+def look_begun(panel: Panel) -> Bakings:
+    bakings = put_in_place(panel.page)
+    panel.open("lbw_bake")
+    press(panel, "Look")
+    expect(section(panel)).to_contain_text("Waiting")
+    return bakings
+
+
 def test_a_job_that_a_restart_took_is_told(strange: Panel):
-    bakings = put_in_place(strange.page)
-    strange.open("lbw_bake")
-    press(strange, "Look")
-    expect(section(strange)).to_contain_text("Waiting")
+    bakings = look_begun(strange)
     bakings.refusal = (404, "no baking of this token")
     expect(section(strange)).to_contain_text("The server does not know this baking any more")
     expect(strange.button("lbw_bake_form", "Look")).to_be_enabled()
 
 
 def test_a_server_that_is_gone_for_a_while_is_asked_again(strange: Panel):
-    bakings = put_in_place(strange.page)
-    strange.open("lbw_bake")
-    press(strange, "Look")
-    expect(section(strange)).to_contain_text("Waiting")
+    bakings = look_begun(strange)
     gone = re.compile(r"/internal/lbw/bake\?")
     strange.page.route(gone, lambda route: route.abort())
     expect(section(strange)).to_contain_text("The server does not answer; it will be asked again.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from torch import Tensor
 
 from tests.host.checkpoints import switch, with_channels, write_checkpoint
@@ -20,6 +21,14 @@ from tests.host.webui import STAND_IN, WebUI
 @pytest.fixture(scope="session")
 def webui() -> WebUI:
     return WebUI(Path(os.environ["WEBUI_DATA"]))
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers["Connection"] = "close"  # a busy server may close a kept one just when it is used again
+        yield session
 
 
 @dataclass

@@ -24,14 +24,6 @@ API, PAGE = "/lbw/v1/bake", "/internal/lbw/bake"
 TAG = "<lora:demo:0.5:lbw=OUTD>"
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as session:
-        session.trust_env = False
-        session.headers["Connection"] = "close"  # a busy server may close a kept one just when it is used again
-        yield session
-
-
 SMALL = {"prompt": "a cat", "seed": 1, "steps": 2, "width": 64, "height": 64}
 
 

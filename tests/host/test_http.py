@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,6 @@ ROUTES = {
     "/lbw/v1/presets": "get", "/lbw/v1/elements": "get", "/lbw/v1/blocks": "get", "/lbw/v1/parse": "post",
     "/lbw/v1/strengths": "get", "/lbw/v1/own_default": "get", "/lbw/v1/live": "get",
 }
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as session:
-        session.trust_env = False
-        session.headers["Connection"] = "close"  # a busy server may close a kept one just when it is used again
-        yield session
 
 
 @pytest.fixture

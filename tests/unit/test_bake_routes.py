@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, BinaryIO, cast
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
 from lbw.bake.baking import Loss, Progress
@@ -22,6 +22,7 @@ from lbw.request import bake_actions, bake_jobs, bake_routes
 from lbw.request.bake import Order, OrderError, Report
 from lbw.request.bake_actions import NoRoomError, Outcome, TemporaryFile
 from lbw.request.bake_jobs import MOST_WAITING, Jobs
+from tests.unit.test_live_routes import refusing
 
 API, PAGE = bake_routes.PATH, bake_routes.PAGE_PATH
 
@@ -29,6 +30,7 @@ REPORT = Report(
     ("<lora:a:1>", "<lora:b\ud800:1>"), ("one", "two\udfff"), 1234,
     {Form.KEPT: 1, Form.JOINED: 2, Form.CUT: 3, Form.FULL: 0}, 5, {"IN01": Loss(2, 3.0, 0.3), None: Loss(1, 4.0, 0.4)},
 )  # fmt: skip
+
 STRENGTHS = Strengths("a", ("IN01",), (Part("x", "IN01", "attn", Norms(1, 1.0, 2.0)),))
 DATA = bytes(range(256)) * 20
 
@@ -265,13 +267,6 @@ def test_a_page_of_another_origin_can_have_nothing_baked(client: TestClient, hos
     body = json.dumps({"prompt": "<lora:a:1>", "action": "keep", "name": "new"})
     answer = client.post(PAGE, content=body, headers=headers)
     assert (answer.status_code, host.orders) in ((415, []), (422, []))
-
-
-def refusing(status: int) -> Any:
-    def check() -> None:
-        raise HTTPException(status)
-
-    return check
 
 
 @pytest.mark.parametrize("of_api", [None, [], [Depends(refusing(401))]])

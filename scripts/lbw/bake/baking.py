@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from lbw.bake import forms, recipe, safetensors_file
-from lbw.bake.forms import DIFF, DIFF_BIAS, DOWN, MID, UP, Cut, Form, Share
+from lbw.bake.forms import DIFF, DIFF_BIAS, DOWN, MID, UP, Cut, Form
 from lbw.bake.host import BakeError, CancelledError
 from lbw.bake.recipe import BakedPart, Recipe
 from lbw.bake.safetensors_file import Entry
 from lbw.bake.workbench import Joined, Workbench
 from lbw.engine.base_weights import pristine_view
 from lbw.engine.binding import BoundLayer
-from lbw.engine.deltas import InThird, fault_in
+from lbw.engine.deltas import fault_in
 from lbw.engine.stand_ins import MissingBaseError
 from lbw.engine.strengths import Label, Strengths
 from lbw.engine.strengths import Part as StrengthPart
@@ -86,7 +86,7 @@ class Baking:
     def __init__(
         self, bench: Workbench, dtype: torch.dtype, rank: int | None, progress: Progress
     ) -> None:
-        self.bench, self.dtype, self.rank, self.progress = bench, dtype, rank, progress
+        self.bench, self.dtype, self.progress = bench, dtype, progress
         progress.begin(len(bench.layers()))
         self.recipe: Recipe = recipe.find(bench, dtype, rank, progress.tick)
         if not self.recipe.parts:
@@ -132,7 +132,7 @@ class Baking:
         safetensors_file.write(file, self.entries, self._in_order(), metadata)
 
     def _in_order(self) -> Iterator[Tensor]:
-        made = self._tensors()
+        made = (tensors for _portion, tensors in self._portions())
         waiting: dict[str, Tensor] = {}
         for entry in self.entries:
             if entry.name in self._ready:
@@ -162,10 +162,6 @@ class Baking:
             parts += found
             messages += told
         return Strengths(name, self.bench.blocks, tuple(parts), tuple(messages))
-
-    def _tensors(self) -> Iterator[dict[str, Tensor]]:
-        for _portion, tensors in self._portions():
-            yield tensors
 
     def _portions(self) -> Iterator[tuple[list[BakedPart], dict[str, Tensor]]]:
         """What is computed of the file, some of its parts at a time, in their order."""
@@ -217,12 +213,9 @@ class Baking:
         return made
 
     def _made(self, part: BakedPart, bound: BoundLayer) -> dict[str, Tensor]:
-        shares = [
-            Share(delta if len(part.members) > 1 or not isinstance(delta, InThird) else delta.inner, coefficient)
-            for slot, index, delta in bound.deltas
-            if slot in part.members
-            and (coefficient := self.bench.ingredients[index].coefficients.get(part.layer, 0.0))
-        ]
+        shares = [share for slot, _index, share in self.bench.shares(bound) if slot in part.members]
+        if len(part.members) == 1:
+            shares = [share.of_third() for share in shares]
         if part.is_product and part.form is not Form.FULL:
             up, down = forms.joined(shares)
             down = down[:, : prod(part.shape[1:])]  # without what only an inpainting model's first layer reads
@@ -269,9 +262,14 @@ class Baking:
         """Tensors in the file's type."""
         fitted = {name: value.to(self.dtype).contiguous() for name, value in tensors.items()}
         for name, value in fitted.items():
-            size = float(tensors[name].double().norm())
-            if size and float((tensors[name].double() - value.double()).norm()) > _TOO_COARSE * size:
+            if tensors[name].dtype != self.dtype and _loss(tensors[name], value) > _TOO_COARSE:
                 self._coarse[name] = None
             if fault_in([(name, value)]) is not None:
                 raise BakeError(f"{name}: a value is beyond {self.dtype}; choose bf16 or fp32. Nothing was written")
         return fitted
+
+
+def _loss(tensor: Tensor, fitted: Tensor) -> float:
+    """By how much a tensor differs from the original, relative to it."""
+    size = float(tensor.double().norm())
+    return float((tensor.double() - fitted.double()).norm()) / size if size else 0.0

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lbw.engine.deltas import Delta, LowRank, StandAlone, frobenius
+from lbw.engine.deltas import Delta, InThird, LowRank, StandAlone, frobenius
 
 UP, DOWN, MID, ALPHA, SCALE, DIFF, DIFF_BIAS = (
     "lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "diff", "diff_b",
@@ -59,6 +59,10 @@ class Share:
 
     delta: Delta
     coefficient: float
+
+    def of_third(self) -> Share:
+        """What it adds to that third of a weight that it is for; itself, where it is for no third."""
+        return replace(self, delta=self.delta.inner) if isinstance(self.delta, InThird) else self
 
 
 def rank_tensor(kinds: Collection[str]) -> str | None:

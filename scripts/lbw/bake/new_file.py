@@ -163,6 +163,15 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9
 """Names of devices on Windows, which have no files, whatever their ending is."""
 
 
+def require_room(folder: Path, size: int) -> None:
+    """
+    Raises:
+        OSError: there are less than ``size`` bytes left in a folder, or it cannot be asked.
+    """
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def require_name(name: str) -> str:
     """The name of a new LoRA as it is used: without blanks around it, and without the file's ending.
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lbw.bake import forms
 from lbw.bake.forms import ALPHA, DIFF, DIFF_BIAS, DOWN, MID, SCALE, UP, Form, Share
-from lbw.bake.names import layer_name
 from lbw.bake.safetensors_file import Entry
 from lbw.bake.sources import KOHYA_NAME, Named, Source
 from lbw.bake.workbench import Joined, Workbench
 from lbw.engine.binding import BoundLayer, bias_fits, misfits_told
-from lbw.engine.deltas import InThird, LowRank
+from lbw.engine.deltas import LowRank
 from lbw.engine.deltas.shapes import trained_shape
 from lbw.engine.parameters import parameter_of
+from lbw.files.kohya_names import layer_name
 from lbw.tags.limits import shortened
 
 _NUMBERS = {ALPHA, SCALE, "on_input"}
@@ -104,18 +104,13 @@ class _Finder:
     def parts_of(self, joined: Joined) -> Iterator[BakedPart]:
         for bound in joined.bound:
             slots: dict[int, list[tuple[int, Share]]] = {}
-            for slot, index, delta in bound.deltas:
-                coefficient = self._coefficient(index, self._bench.layer_of[bound.keys[slot]])
-                if coefficient:
-                    slots.setdefault(slot, []).append((index, Share(delta, coefficient)))
+            for slot, index, share in self._bench.shares(bound):
+                slots.setdefault(slot, []).append((index, share))
             yield from self._of_layer(bound, slots)
         for name, indices in joined.others.items():
-            counting = [index for index in indices if self._coefficient(index, name)]
+            counting = [index for index in indices if self._bench.coefficient(index, name)]
             if counting:
                 yield from self._without_weight(name, counting)
-
-    def _coefficient(self, index: int, layer: str) -> float:
-        return self._bench.ingredients[index].coefficients.get(layer, 0.0)
 
     def _of_layer(self, bound: BoundLayer, slots: Mapping[int, Sequence[tuple[int, Share]]]) -> Iterator[BakedPart]:
         whole = next((slot for slot in slots if bound.slots[slot].third is None), None)
@@ -126,7 +121,7 @@ class _Finder:
             yield self._part(bound, whole, together, frozenset(slots), is_split=True)
             return
         for slot, shares in slots.items():
-            yield self._part(bound, slot, [(index, _inner(share)) for index, share in shares], frozenset({slot}))
+            yield self._part(bound, slot, [(index, share.of_third()) for index, share in shares], frozenset({slot}))
 
     def _part(
         self, bound: BoundLayer, slot: int, shares: Sequence[tuple[int, Share]], members: frozenset[int],
@@ -243,7 +238,7 @@ class _Finder:
     def _without_weight(self, name: str, indices: Sequence[int]) -> Iterator[BakedPart]:
         """A part for a layer that has no weight to write: only what needs none can be baked."""
         pieces = [piece for index in indices for piece in self._bench.pieces[index].get(name, ())]
-        coefficient = self._coefficient(indices[0], name)
+        coefficient = self._bench.coefficient(indices[0], name)
         is_exact = coefficient == 1 or all(forms.is_proportional(piece.tensors) for piece in pieces)
         if len(indices) > 1 or not pieces or not is_exact:
             self.unmade.append(name)
@@ -277,11 +272,6 @@ def _scalar(value: Tensor, dtype: torch.dtype) -> Tensor:
         return value
     short = value.to(dtype)
     return short if torch.equal(short.double(), value.double()) else value.float()
-
-
-def _inner(share: Share) -> Share:
-    """What a delta for a third of a weight adds to that third."""
-    return replace(share, delta=share.delta.inner) if isinstance(share.delta, InThird) else share
 
 
 def find(bench: Workbench, dtype: torch.dtype, rank: int | None, tick: Callable[[int], None]) -> Recipe:

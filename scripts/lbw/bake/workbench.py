@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lbw.bake.forms import Share
 from lbw.bake.host import Host
 from lbw.bake.sources import Named, Source, size_of
 from lbw.engine.binding import BoundLayer, bind
@@ -146,6 +147,17 @@ class Workbench:
             }
             misfits = [binding.misfits.get(network.name, ()) for network in networks]
             yield Joined(binding.layers, others, misfits)
+
+    def coefficient(self, index: int, layer: str) -> float:
+        """What an ingredient's part for a layer counts."""
+        return self.ingredients[index].coefficients.get(layer, 0.0)
+
+    def shares(self, bound: BoundLayer) -> Iterator[tuple[int, int, Share]]:
+        """(slot, index of the ingredient, what counts of it) for each part for a layer of which something counts."""
+        for slot, index, delta in bound.deltas:
+            coefficient = self.coefficient(index, self.layer_of[bound.keys[slot]])
+            if coefficient:
+                yield slot, index, Share(delta, coefficient)
 
     def _parts_for(self, index: int, layers: Collection[str]) -> list[Named]:
         return [

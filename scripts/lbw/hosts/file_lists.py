@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from safetensors import safe_open
 
 from lbw.engine.strengths import UnknownNetworkError
 from lbw.tags.limits import shortened
@@ -61,3 +63,11 @@ def require(file: Any, name: str) -> Any:
 def is_safe(path: str) -> bool:
     """Whether a file can be read without running what is in it."""
     return os.path.splitext(path)[1].lower() == ".safetensors"
+
+
+def metadata_of(path: str) -> Mapping[str, str]:
+    """What a file notes of itself, as it has it: some hosts make objects of that. Nothing for one of another format."""
+    if not is_safe(path):
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}

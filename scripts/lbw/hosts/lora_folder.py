@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lbw.bake.new_file import ENDING, new_file
+from lbw.bake.new_file import ENDING, new_file, require_room
 from lbw.hosts.serving import adapter
 from lbw.tags.own_default import metadata_file
 from modules import shared
@@ -84,8 +84,7 @@ def new_network(name: str, size: int) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder does not take it; for want of room, before anything is written.
     """
-    if shutil.disk_usage(_folder()).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    require_room(_folder(), size)
     with new_file(_folder() / f"{name}{ENDING}") as file:
         yield file
 

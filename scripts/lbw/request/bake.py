@@ -22,7 +22,6 @@ from lbw.plan.plan import Pass
 from lbw.request.preview import Backend, preview
 from lbw.tags.library import Library
 from lbw.tags.limits import shortened
-from lbw.tags.presence import Reckoning
 from lbw.tags.schedule import ALWAYS
 from lbw.tags.weights import has_random_value
 
@@ -237,9 +236,7 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     baking = Baking(bench, order.dtype.of_torch, order.rank, progress)
     for message in baking.recipe.messages:
         warn(message)
-    found = backend.tags(order.prompt, Reckoning(order.steps, None), lambda _message: None)
-    tags = [f"<lora:{':'.join(items)}>" for items, _presence in found]
-    return Begun(baking, tuple(tags), tuple(messages))
+    return Begun(baking, tuple(request.written for request in made.plan.requests), tuple(messages))
 
 
 def _ingredients(made: Pass, step: int, backend: BakeBackend) -> list[Ingredient]:

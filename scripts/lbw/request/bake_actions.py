@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from lbw.bake.baking import Progress
 from lbw.bake.host import BakeError
+from lbw.bake.new_file import require_room
 from lbw.engine.strengths import Strengths
 from lbw.request.bake import BakeBackend, Begun, Order, Report, begin, hashes_of
 
@@ -96,8 +97,7 @@ def download(order: Order, name: str, with_words: bool, backend: BakeBackend, pr
     described = _described(begun, name, with_words, progress)
     with _writing("the folder for temporary files"):
         folder = tempfile.gettempdir()
-        if shutil.disk_usage(folder).free < begun.report(described).bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        require_room(Path(folder), begun.report(described).bytes)
         file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  whoever fetches it reads it
         begun.baking.write(file, described)
         file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from lbw.engine.strengths import Strengths
@@ -97,7 +98,8 @@ def preview(
     if not layers:
         warn("no model is loaded, so there are no groups of layers")
     requests = [
-        prompt.parse(items, warn).in_pass(hires).present(presence) for items, presence in found[:MOST_TAGS]
+        replace(prompt.parse(items, warn).in_pass(hires).present(presence), written=f"<lora:{':'.join(items)}>")
+        for items, presence in found[:MOST_TAGS]
     ]
     names = dict.fromkeys(request.name for request in requests)
     plan = build(

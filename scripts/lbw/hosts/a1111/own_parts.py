@@ -26,7 +26,7 @@ from lbw.files import foreign_names, origin
 from lbw.files.layer_names import ModelLayers
 from lbw.files.tensor_names import MAGNITUDE
 from lbw.hosts.a1111.parts import OwnPart
-from lbw.hosts.file_lists import is_safe
+from lbw.hosts.file_lists import is_safe, metadata_of
 from lbw.tags.families import family_of_layers
 from modules import sd_models
 
@@ -111,11 +111,12 @@ class OwnParts:
         """{what the host calls a part: the layer that it is for}."""
         return {name + slot.suffix: layer for name, layer in self._layers().items() for slot in self._slots(layer)}
 
-    def put(self, network: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Have a network that was made of some tensors have its parts of these, and not of a file."""
-        is_read = self.is_wanted() and not self.is_for_another_model(network.network_on_disk.filename)
+    def put(self, network: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Have a network that was made of some tensors have its parts of these, and not of its file."""
+        path = network.network_on_disk.filename
+        is_read = self.is_wanted() and not self.is_for_another_model(path)
         wanted = self._unknown_to_host(network, tensors) if is_read else {}
-        made = self._made(network, tensors.__getitem__, metadata, wanted)
+        made = self._made(network, tensors.__getitem__, metadata_of(path), wanted) if wanted else {}
         self._known[network] = WeakKeyDictionary({self._model(): made})
 
     def _unknown_to_host(self, network: Any, stored: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -217,16 +218,8 @@ class Loading:
                 raise
             with _instead_of(file.filename, {}):
                 network = load(name, file)
-        self._parts.put(network, tensors, _metadata(file.filename))
+        self._parts.put(network, tensors)
         return network
-
-
-def _metadata(path: str) -> Mapping[str, str]:
-    """As the file has them: the host has made objects of some."""
-    if not is_safe(path):
-        return {}
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
 
 
 @contextmanager

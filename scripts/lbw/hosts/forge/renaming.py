@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from lbw.files import foreign_names, origin
+from lbw.files.kohya_names import with_path_of_host
 from lbw.files.layer_names import ModelLayers
 from lbw.files.tensor_names import MAGNITUDE
-from lbw.hosts.file_lists import is_safe
-from lbw.tags.families import encoder_of, family_of_layers
-
-_ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
+from lbw.hosts.file_lists import metadata_of
+from lbw.tags.families import family_of_layers
 
 
 class Renaming:
@@ -42,9 +40,9 @@ class Renaming:
             return None
         # A model of PEFT brings its own weights along, for which hosts refuse a file.
         renamed = {name: value for name, value in tensors.items() if ".base_layer." not in name}
-        metadata = _metadata(filename)
+        metadata = metadata_of(filename)
         for key, names in found.items():
-            layer = kohya_name(key, layers)
+            layer = with_path_of_host(key, layers)
             part = {kind: renamed.pop(name) for kind, name in names.items()}
             if MAGNITUDE in part:
                 lengths = part.pop(MAGNITUDE).flatten()
@@ -63,20 +61,3 @@ class Renaming:
         if layers != self._known[0]:
             self._known = layers, ModelLayers(layers)
         return self._known[1]
-
-
-def kohya_name(key: str, layers: ModelLayers) -> str:
-    """What kohya's scripts call a layer of a model that has these ``layers``."""
-    if key.startswith("diffusion_model_"):
-        return f"lora_unet_{key.removeprefix('diffusion_model_')}"
-    encoder = encoder_of(key)
-    is_only_one = encoder == "CLIP_G" and not layers.has_part("CLIP_L")
-    _encoder, _, path = key.partition("_transformer_")
-    return f"lora_{'te' if is_only_one else _ENCODERS.get(encoder, 'te')}_{path}"
-
-
-def _metadata(filename: str) -> Mapping[str, str]:
-    if not is_safe(filename):
-        return {}
-    with safe_open(filename, "pt") as file:
-        return file.metadata() or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lbw.files.layer_names import ModelLayers, names_of
-from lbw.tags.families import SD1, Family
+from lbw.tags.families import SD1, Family, encoder_of
 
 _ENCODERS = {"CLIP_L": "te1", "CLIP_H": "te", "CLIP_G": "te2", "T5": "te3"}
 
@@ -21,3 +21,14 @@ def layer_name(key: str, layers: ModelLayers, family: Family) -> str:
     is_only_one = sum(map(layers.has_part, _ENCODERS)) == 1
     encoder = "te" if is_only_one else _ENCODERS.get(part, "te")
     return f"lora_{encoder}_{next((path for path in paths if path.startswith('text_model_')), paths[0])}"
+
+
+def with_path_of_host(key: str, layers: ModelLayers) -> str:
+    """As :func:`layer_name`, but for the path within the U-Net or the text encoder, which is the host's: each of the
+    Forge family knows those, of whatever model."""
+    if key.startswith("diffusion_model_"):
+        return f"lora_unet_{key.removeprefix('diffusion_model_')}"
+    encoder = encoder_of(key)
+    is_only_one = encoder == "CLIP_G" and not layers.has_part("CLIP_L")
+    _encoder, _, path = key.partition("_transformer_")
+    return f"lora_{'te' if is_only_one else _ENCODERS.get(encoder, 'te')}_{path}"
