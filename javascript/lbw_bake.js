@@ -112,7 +112,7 @@ const lbwBake = (() => {
             if (!progress) return;
             bar.max = Math.max(progress.total, 1);
             bar.value = progress.done;
-            tell(progress.state === "waiting" ? WAITING : RUNNING);
+            tell({waiting: WAITING, running: RUNNING}[progress.state] ?? "");
         }
 
         async function begin(action) {
@@ -121,7 +121,7 @@ const lbwBake = (() => {
             const prompt = tags.value.trim() || page.prompt();
             result.replaceChildren();
             job = null;
-            show({state: "waiting", done: 0, total: 1});
+            show({done: 0, total: 1}); // what it waits for, the server says
             const {answer, said: refusal} = await ask(ADDRESS, {
                 ...page.order(), prompt, name: name.value, rank: rank.value === "" ? null : Number(rank.value), dtype: precision.value,
                 step: Number(step.value), steps: page.steps(), action, words: words.checked,
