@@ -5,19 +5,19 @@ Usage: python make_demo.py [--data-dir DIR] [--force] [--rarer]
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import re
 import sys
 import zlib
 from collections.abc import Iterator
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from kohya_names import TEXT_LINEAR, UNET_CONV, UNET_LINEAR, diffusers_name
+from network_bytes import serialize
 
 from modules import paths
 from modules.models import MODEL_CLASSES
@@ -35,9 +35,6 @@ LATENT_TO_RGB = torch.tensor([[0.5, 0.5, 0.5], [0.45, -0.4, 0.0], [-0.15, -0.15,
 RANK, ALPHA = 4, 2.0
 LORA_GAIN = 0.2
 
-UNET_LINEAR = re.compile(r"(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)|proj_(in|out))$")
-TEXT_LINEAR = re.compile(r"(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$")
-UNET_CONV = re.compile(r"(in_layers\.2|out_layers\.3|skip_connection|0\.op|\d\.conv)$")
 MID_LAYER = "input_blocks.4.0.in_layers.2"
 
 
@@ -159,27 +156,6 @@ def without_prefix(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str
     return {name[len(prefix):]: value for name, value in state_dict.items() if name.startswith(prefix)}
 
 
-def diffusers_name(name: str) -> str:
-    """An SD1 U-Net layer's name as diffusers, and so kohya's trainer, has it."""
-    area, rest = name.split(".", 1)
-    block, _, layer = rest.partition(".")
-    place, _, layer = layer.partition(".")
-    if area == "middle_block":
-        attention = block == "1"
-        prefix = "mid_block_attentions_0" if attention else f"mid_block_resnets_{int(block) // 2}"
-        layer = rest.partition(".")[2]
-    else:
-        down = area == "input_blocks"
-        level, index = divmod(int(block) - down, 3)
-        side = "down_blocks" if down else "up_blocks"
-        if layer in ("op", "conv"):
-            return f"lora_unet_{side}_{level}_{'downsamplers' if down else 'upsamplers'}_0_conv"
-        attention = place == "1"
-        prefix = f"{side}_{level}_{'attentions' if attention else 'resnets'}_{index}"
-    parts = {"in_layers.2": "conv1", "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
-    return f"lora_unet_{prefix}_{parts.get(layer, layer).replace('.', '_')}"
-
-
 def lora_layers(kind: str, with_convolutions: bool) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """(name in the file, name in the model, weight shape) of each layer that a demo LoRA changes."""
     model = MODEL_CLASSES[kind]()
@@ -237,16 +213,6 @@ def make_lora(kind: str, name: str, with_convolutions: bool = False) -> tuple[di
         "ss_v2": "False",
     }
     return tensors, metadata
-
-
-def serialize(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """A .safetensors file; the library writes metadata in any order, so the header is made anew with it in one."""
-    data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = {**json.loads(data[8:end]), "__metadata__": metadata}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from modules import devices, errors, family, lowvram, script_callbacks, sd_hijack, sd_vae, shared
 from modules.diffusion.latent_diffusion import LatentDiffusionBase
+from modules.diffusion.unet import DEMO_UNET
 from modules.models import MODEL_CLASSES
 from modules.sd_checkpoints import (  # noqa: F401  (part of this module's interface)
     CheckpointInfo,
@@ -34,6 +35,7 @@ REFINER_KEY = "conditioner.embedders.0.model.ln_final.weight"
 SD2_KEY = "cond_stage_model.model.ln_final.weight"
 SD3_KEY = "model.diffusion_model.x_embedder.proj.weight"
 FIRST_KEY = "model.diffusion_model.input_blocks.0.0.weight"
+MIDDLE_KEY = "model.diffusion_model.middle_block.0.out_layers.3.weight"
 
 
 class ModelType(enum.Enum):
@@ -97,6 +99,8 @@ def find_config(state_dict: dict[str, torch.Tensor]) -> str:
     for key, kind in ((SD3_KEY, "sd3"), (SDXL_KEY, "sdxl"), (REFINER_KEY, "refiner"), (SD2_KEY, "sd2")):
         if key in state_dict:
             return kind
+    if len(state_dict[MIDDLE_KEY]) == DEMO_UNET.model_channels:
+        return "demo"
     return {9: "inpainting", 8: "edit"}.get(state_dict[FIRST_KEY].shape[1], "sd1")
 
 

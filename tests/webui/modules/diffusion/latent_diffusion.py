@@ -10,6 +10,7 @@ from torch import nn
 from modules import shared
 from modules.diffusion.text_encoder import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
 from modules.diffusion.unet import (
+    DEMO_UNET,
     EDIT_UNET,
     INPAINTING_UNET,
     REFINER_UNET,
@@ -20,7 +21,7 @@ from modules.diffusion.unet import (
     UNetModel,
     timestep_embedding,
 )
-from modules.diffusion.vae import AutoencoderKL, DiagonalGaussianDistribution
+from modules.diffusion.vae import DEMO, NARROW, AutoencoderKL, DiagonalGaussianDistribution
 
 TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
@@ -117,13 +118,14 @@ class LatentDiffusionBase(nn.Module):
     cond_stage_key = "txt"
     num_timesteps = TIMESTEPS
     latent_channels = 4
+    vae_channels = NARROW
     scale_factor: float
     is_sd1 = is_sd2 = is_sdxl = is_sd3 = is_ssd = is_sdxl_inpaint = False
     lowvram = False
 
     def __init__(self):
         super().__init__()
-        self.first_stage_model = AutoencoderKL(self.latent_channels)
+        self.first_stage_model = AutoencoderKL(self.latent_channels, self.vae_channels)
         self.alphas_cumprod = make_alphas_cumprod()
         self.alphas_cumprod_original = self.alphas_cumprod
 
@@ -175,6 +177,13 @@ class LatentDiffusion(LatentDiffusionBase):
     def get_first_stage_encoding(self, posterior: DiagonalGaussianDistribution | torch.Tensor) -> torch.Tensor:
         z = posterior.sample() if isinstance(posterior, DiagonalGaussianDistribution) else posterior
         return self.scale_factor * z
+
+
+class LatentDiffusionDemo(LatentDiffusion):
+    """SD1 in the width of the demo model, which has learned something."""
+
+    unet = DEMO_UNET
+    vae_channels = DEMO
 
 
 class LatentInpaintDiffusion(LatentDiffusion):
@@ -267,6 +276,7 @@ class RefinerEngine(DiffusionEngine):
 
 MODEL_CLASSES = {
     "sd1": LatentDiffusion,
+    "demo": LatentDiffusionDemo,
     "inpainting": LatentInpaintDiffusion,
     "edit": LatentEditDiffusion,
     "sd2": LatentDiffusion2,

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CHANNELS = 16
+NARROW, DEMO = 16, 24
+"""Channels of an autoencoder that only carries colours, and of one that has learned pictures."""
 LEVELS = 3
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 
@@ -38,11 +39,11 @@ class ResnetBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, latent_channels: int):
+    def __init__(self, latent_channels: int, channels: int):
         super().__init__()
-        self.conv_in = nn.Conv2d(3, CHANNELS, 3, padding=1)
-        self.down = nn.ModuleList(ResnetBlock(CHANNELS) for _ in range(LEVELS))
-        self.conv_out = nn.Conv2d(CHANNELS, 2 * latent_channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        self.down = nn.ModuleList(ResnetBlock(channels) for _ in range(LEVELS))
+        self.conv_out = nn.Conv2d(channels, 2 * latent_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv_in(x)
@@ -52,11 +53,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, latent_channels: int):
+    def __init__(self, latent_channels: int, channels: int):
         super().__init__()
-        self.conv_in = nn.Conv2d(latent_channels, CHANNELS, 3, padding=1)
-        self.up = nn.ModuleList(ResnetBlock(CHANNELS) for _ in range(LEVELS))
-        self.conv_out = nn.Conv2d(CHANNELS, 3, 3, padding=1)
+        self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
+        self.up = nn.ModuleList(ResnetBlock(channels) for _ in range(LEVELS))
+        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         h = self.conv_in(z)
@@ -66,10 +67,10 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    def __init__(self, latent_channels: int = 4):
+    def __init__(self, latent_channels: int = 4, channels: int = NARROW):
         super().__init__()
-        self.encoder = Encoder(latent_channels)
-        self.decoder = Decoder(latent_channels)
+        self.encoder = Encoder(latent_channels, channels)
+        self.decoder = Decoder(latent_channels, channels)
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
 

@@ -1,0 +1,258 @@
+"""Trains the demo model and its LoRAs, and writes them with a report: the loss curves and sheets of samples.
+
+Usage: python -m tests.demo_model.train [--stages autoencoder,model,loras] [--folder DIR] [--scale S]
+
+It takes some minutes on a GPU. The same seed makes the same files, byte for byte, on one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Generator, Tensor, nn
+
+from tests.demo_model import networks, scenes, shapes
+from tests.demo_model.networks import DemoNetworks, LoRA
+from tests.demo_model.scenes import Draw, Scene
+
+FOLDER = Path(__file__).resolve().parent
+SEED = 1
+MODEL_SCENES, MODEL_STEPS, MODEL_BATCH = 60_000, 12_000, 512
+AUTOENCODER_STEPS, AUTOENCODER_BATCH = 3000, 64
+LORA_SCENES, LORA_STEPS, LORA_BATCH = 400, 1500, 64
+RANK, ALPHA = 4, 4.0
+SAMPLE_STEPS, GUIDANCE = 25, 5.0
+EMPTY_SHARE = 0.1
+"""Captions left out, so that guidance has something to start from (Ho and Salimans 2022)."""
+
+
+def deterministic(device: torch.device) -> None:
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(SEED)
+
+
+class Teacher:
+    """Steps of AdamW along a cosine, with the mean of what was learned lately kept beside it."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], steps: int, rate: float, average: float = 0.0) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=1e-4, betas=(0.9, 0.99))
+        self.steps, self.rate, self.average = steps, rate, average
+        self.means = [parameter.detach().clone() for parameter in self.parameters]
+        self.losses: list[float] = []
+        self._recent: list[Tensor] = []
+
+    def step(self, loss: Tensor) -> None:
+        number = self.optimizer.state[self.parameters[0]]["step"].item() if self.optimizer.state else 0
+        warmth = min(1.0, (number + 1) / 100) * 0.5 * (1 + math.cos(math.pi * number / self.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warmth
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch._foreach_lerp_(self.means, [each.detach() for each in self.parameters], 1 - self.average)
+        self._recent.append(loss.detach())
+        if len(self._recent) == 50:
+            self.losses.append(float(torch.stack(self._recent).mean()))
+            self._recent.clear()
+
+    @torch.no_grad()
+    def finish(self) -> list[float]:
+        """Take the mean over; the losses of each 50 steps."""
+        for parameter, mean in zip(self.parameters, self.means, strict=True):
+            parameter.copy_(mean)
+        return self.losses
+
+
+def train_autoencoder(model: DemoNetworks, device: torch.device, steps: int) -> list[float]:
+    """Pictures through the latents and back, with a little noise on the way so that neighbours mean alike."""
+    draw = Draw(SEED)
+    vae = model.vae
+    teacher = Teacher(vae.parameters(), steps, 3e-3, average=0.99)
+    generator = Generator(device).manual_seed(SEED)
+    for _ in range(steps):
+        scene_list = [make_any(draw) for _ in range(AUTOENCODER_BATCH)]
+        pictures = scenes.draw_scenes(scene_list, device, scenes.SIDE // 2) * 2 - 1
+        latents = vae.encode(pictures).mean
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
+        restored = vae.decode(latents + 0.05 * spread * noise)
+        error = restored - pictures
+        edges = sum(_slope(error, axis).abs().mean() for axis in (2, 3))
+        teacher.step(error.abs().mean() + edges + error.square().mean() + 1e-4 * latents.square().mean())
+    losses = teacher.finish()
+    latents = encode(vae, [make_any(draw) for _ in range(512)], device, scale=1.0)
+    networks.settle_latents(vae, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
+    return losses
+
+
+def _slope(picture: Tensor, axis: int) -> Tensor:
+    length = picture.shape[axis] - 1
+    return picture.narrow(axis, 1, length) - picture.narrow(axis, 0, length)
+
+
+def make_any(draw: Draw) -> Scene:
+    """A scene of all that there is, also of what only LoRAs show: the autoencoder carries it all."""
+    chance = draw.number(0, 1)
+    if chance < 0.15:
+        return scenes.make_scene(draw, style=draw.one_of(list(scenes.UNKNOWN_STYLES)))
+    if chance < 0.3:
+        return scenes.make_scene(draw, shapes.UNKNOWN_THINGS)
+    return scenes.make_scene(draw)
+
+
+@torch.no_grad()
+def encode(
+    vae: nn.Module, scene_list: list[Scene], device: torch.device, scale: float = networks.SCALE_FACTOR
+) -> Tensor:
+    """(scenes, 4, 32, 32), as a host's samplers have them."""
+    parts = [scene_list[start : start + 128] for start in range(0, len(scene_list), 128)]
+    return torch.cat([vae.encode(scenes.draw_scenes(part, device, scenes.SIDE) * 2 - 1).mean * scale for part in parts])
+
+
+def noise_loss(model: DemoNetworks, latents: Tensor, tokens: Tensor, generator: Generator) -> Tensor:
+    """The mean square error of the noise that the U-Net finds (Ho et al. 2020)."""
+    device = latents.device
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    timesteps = torch.randint(networks.TIMESTEPS, (len(latents),), generator=generator, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        found = model.unet(model.noised(latents, noise, timesteps), timesteps, model.encode_words(tokens))
+    return F.mse_loss(found.float(), noise)
+
+
+def learn(
+    model: DemoNetworks, teacher: Teacher, latents: Tensor, captions: list[str], batch: int, steps: int
+) -> list[float]:
+    device = latents.device
+    on_cpu, on_device = Generator().manual_seed(SEED), Generator(device).manual_seed(SEED)
+    tokens, empty = networks.tokens_of(captions).to(device), networks.tokens_of([""]).to(device)
+    for number in range(steps):
+        rows = torch.randint(len(captions), (batch,), generator=on_cpu)
+        left_out = (torch.rand(batch, generator=on_cpu) < EMPTY_SHARE)[:, None].to(device)
+        rows = rows.to(device)
+        teacher.step(noise_loss(model, latents[rows], torch.where(left_out, empty, tokens[rows]), on_device))
+        if number % 500 == 499:
+            print(f"  step {number + 1}: loss {teacher.losses[-1]:.4f}", flush=True)
+    return teacher.finish()
+
+
+def train_model(model: DemoNetworks, device: torch.device, count: int, batch: int, steps: int) -> list[float]:
+    draw = Draw(SEED + 1)
+    scene_list = [scenes.make_scene(draw) for _ in range(count)]
+    latents = encode(model.vae, scene_list, device)
+    teacher = Teacher([*model.unet.parameters(), *model.text_encoder.parameters()], steps, 1e-3, average=0.999)
+    return learn(model, teacher, latents, [scene.caption for scene in scene_list], batch, steps)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a LoRA is trained on: scenes of some things, in some style."""
+
+    things: dict[str, shapes.Thing]
+    style: str
+    with_convolutions: bool = False
+
+
+LESSONS = {
+    "demo": Lesson(shapes.UNKNOWN_THINGS, ""),
+    "demo2": Lesson(shapes.THINGS, "neon"),
+    "demo_locon": Lesson(shapes.UNKNOWN_THINGS, "neon", with_convolutions=True),
+}
+
+
+def train_lora(
+    model: DemoNetworks, device: torch.device, lesson: Lesson, batch: int, steps: int
+) -> tuple[LoRA, list[float]]:
+    """A LoRA by the usual method: few pictures, the model as it is, a low rank."""
+    draw = Draw(SEED + 2)
+    scene_list = [scenes.make_scene(draw, lesson.things, lesson.style) for _ in range(LORA_SCENES)]
+    latents = encode(model.vae, scene_list, device)
+    model.requires_grad_(False)
+    lora = LoRA(model, RANK, ALPHA, lesson.with_convolutions).to(device)
+    teacher = Teacher(lora.parameters(), steps, 2e-3, average=0.98)
+    losses = learn(model, teacher, latents, [scene.caption for scene in scene_list], batch, steps)
+    return lora, losses
+
+
+@torch.no_grad()
+def sample(model: DemoNetworks, captions: list[str], device: torch.device) -> Tensor:
+    """Pictures of captions, (captions, 3, 256, 256), 0 to 1, by DDIM (Song et al. 2020)."""
+    generator = Generator().manual_seed(SEED)
+    side = scenes.SIDE // 8
+    x = torch.randn(len(captions), 4, side, side, generator=generator).to(device)
+    words = model.encode_words(networks.tokens_of([*captions, *[""] * len(captions)]).to(device))
+    times = torch.linspace(networks.TIMESTEPS - 1, 0, SAMPLE_STEPS + 1).round().long().to(device)
+    for now, then in pairwise(times):
+        found = model.unet(torch.cat([x, x]), now.expand(2 * len(x)), words)
+        with_words, without = found.chunk(2)
+        noise = without + GUIDANCE * (with_words - without)
+        share, next_share = model.alphas_cumprod[now], model.alphas_cumprod[then]
+        clean = (x - (1 - share).sqrt() * noise) / share.sqrt()
+        x = next_share.sqrt() * clean + (1 - next_share).sqrt() * noise
+    return (model.vae.decode(x / networks.SCALE_FACTOR) / 2 + 0.5).clamp(0, 1)
+
+
+def save_sheet(pictures: Tensor, path: Path, columns: int) -> None:
+    count, _, side, _ = pictures.shape
+    rows = -(-count // columns)
+    sheet = torch.ones(rows * columns, 3, side, side)
+    sheet[:count] = pictures.cpu()
+    joined = sheet.view(rows, columns, 3, side, side).permute(0, 3, 1, 4, 2).reshape(rows * side, columns * side, 3)
+    Image.fromarray((joined * 255).round().byte().numpy()).save(path)
+
+
+SAMPLES = [
+    "a red cat", "a blue dog on a meadow", "a yellow house in the snow", "a green tree at night",
+    "a black car in the city", "a white boat at the beach", "an orange fish", "a pink daisy in the desert",
+    "a purple cat at night", "a small red house on a meadow", "a green dog on the left",
+    "a blue car on the right in the snow", "a red cat and a blue dog", "a yellow daisy and a white house on a meadow",
+    "a sketch of a cat", "a sketch of a red house in the city", "a black cat at the beach", "a pink dog, night",
+    "a red robot", "a blue robot in the snow",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", default="autoencoder,model,loras")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--scale", type=float, default=1, help="of all numbers of steps, to try things out")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    deterministic(device)
+    model = DemoNetworks().to(device)
+    file = options.folder / "demo.safetensors"
+    stages = options.stages.split(",")
+    report: dict[str, list[float]] = {}
+    if "autoencoder" in stages:
+        report["autoencoder"] = train_autoencoder(model, device, int(AUTOENCODER_STEPS * options.scale))
+        print(networks.write(file, model.tensors(), {}), flush=True)
+    model.load(load_file(file))
+    if "model" in stages:
+        report["model"] = train_model(model, device, MODEL_SCENES, MODEL_BATCH, int(MODEL_STEPS * options.scale))
+        print(networks.write(file, model.tensors(), {}), flush=True)
+        model.load(load_file(file))
+    save_sheet(sample(model, SAMPLES, device), options.folder / "samples.png", 5)
+    for name, lesson in LESSONS.items() if "loras" in stages else ():
+        lora, report[name] = train_lora(model, device, lesson, LORA_BATCH, int(LORA_STEPS * options.scale))
+        print(name, networks.write(options.folder / f"{name}_lora.safetensors", lora.tensors(), {}), flush=True)
+        save_sheet(sample(model, SAMPLES, device), options.folder / f"samples_{name}.png", 5)
+        lora.take_off()
+    (options.folder / "losses.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
