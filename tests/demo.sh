@@ -6,7 +6,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 bash "$here/setup.sh"
 python="$here/../.venv/bin/python"
-"$python" "$here/webui/make_demo.py"
+"$python" "$here/webui/make_demo.py" --trained
 
 if [ "${1:-}" = --once ]; then
     cd "$here/.."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,8 +149,6 @@ class LoRA(nn.Module):
         return found
 
 
-def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """Write a file, the same bytes for the same tensors; returns its SHA-256."""
-    content = serialize(dict(sorted(tensors.items())), metadata)
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a file, the same bytes for the same tensors."""
+    path.write_bytes(serialize(dict(sorted(tensors.items())), metadata))

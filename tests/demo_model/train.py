@@ -8,6 +8,7 @@ It takes some minutes on a GPU. The same seed makes the same files, byte for byt
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -27,12 +28,15 @@ from tests.demo_model.networks import DemoNetworks, LoRA
 from tests.demo_model.scenes import Draw, Scene
 
 FOLDER = Path(__file__).resolve().parent
+MODEL = "Stable-diffusion/demo-sd1.safetensors"
 SEED = 1
 MODEL_SCENES, MODEL_STEPS, MODEL_BATCH = 60_000, 12_000, 512
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 3000, 64
 LORA_SCENES, LORA_STEPS, LORA_BATCH = 400, 1500, 64
 RANK, ALPHA = 4, 4.0
 SAMPLE_STEPS, GUIDANCE = 25, 5.0
+NOTED_EVERY = 50
+"""Steps, of whose losses the mean is noted."""
 EMPTY_SHARE = 0.1
 """Captions left out, so that guidance has something to start from (Ho and Salimans 2022)."""
 
@@ -66,7 +70,7 @@ class Teacher:
         self.optimizer.zero_grad(set_to_none=True)
         torch._foreach_lerp_(self.means, [each.detach() for each in self.parameters], 1 - self.average)
         self._recent.append(loss.detach())
-        if len(self._recent) == 50:
+        if len(self._recent) == NOTED_EVERY:
             self.losses.append(float(torch.stack(self._recent).mean()))
             self._recent.clear()
 
@@ -225,6 +229,14 @@ SAMPLES = [
 ]  # fmt: skip
 
 
+def metadata_of(name: str, lora: LoRA) -> dict[str, str]:
+    """What kohya's trainer notes of a LoRA."""
+    return {
+        "ss_output_name": name, "ss_network_module": "networks.lora", "ss_network_dim": str(RANK),
+        "ss_network_alpha": str(lora.alpha), "ss_base_model_version": "sd_v1", "ss_v2": "False",
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", default="autoencoder,model,loras")
@@ -234,24 +246,34 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     deterministic(device)
     model = DemoNetworks().to(device)
-    file = options.folder / "demo.safetensors"
+    models, pictures = options.folder / "models", options.folder / "pictures"
+    for folder in (models / "Stable-diffusion", models / "Lora", pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = models / MODEL
     stages = options.stages.split(",")
     report: dict[str, list[float]] = {}
     if "autoencoder" in stages:
         report["autoencoder"] = train_autoencoder(model, device, int(AUTOENCODER_STEPS * options.scale))
-        print(networks.write(file, model.tensors(), {}), flush=True)
+        networks.write(file, model.tensors(), {})
     model.load(load_file(file))
     if "model" in stages:
         report["model"] = train_model(model, device, MODEL_SCENES, MODEL_BATCH, int(MODEL_STEPS * options.scale))
-        print(networks.write(file, model.tensors(), {}), flush=True)
+        networks.write(file, model.tensors(), {"modelspec.title": "demo-sd1"})
         model.load(load_file(file))
-    save_sheet(sample(model, SAMPLES, device), options.folder / "samples.png", 5)
+    save_sheet(sample(model, SAMPLES, device), pictures / "samples.png", 5)
     for name, lesson in LESSONS.items() if "loras" in stages else ():
         lora, report[name] = train_lora(model, device, lesson, LORA_BATCH, int(LORA_STEPS * options.scale))
-        print(name, networks.write(options.folder / f"{name}_lora.safetensors", lora.tensors(), {}), flush=True)
-        save_sheet(sample(model, SAMPLES, device), options.folder / f"samples_{name}.png", 5)
+        networks.write(models / "Lora" / f"{name}.safetensors", lora.tensors(), metadata_of(name, lora))
+        save_sheet(sample(model, SAMPLES, device), pictures / f"samples_{name}.png", 5)
         lora.take_off()
-    (options.folder / "losses.json").write_text(json.dumps(report))
+    (pictures / "losses.json").write_text(json.dumps(report))
+    sums = [f"{sha256(path)}  {path.relative_to(models)}\n" for path in sorted(models.glob("*/*.safetensors"))]
+    (models / "SHA256SUMS").write_text("".join(sums))
+    print("".join(sums))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

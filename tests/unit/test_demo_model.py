@@ -119,6 +119,8 @@ def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest
             train.main()
         finally:
             torch.use_deterministic_algorithms(False)
-        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        written.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
     assert written[0] == written[1]
-    assert {"demo.safetensors", "demo_lora.safetensors", "demo2_lora.safetensors"} <= written[0].keys()
+    assert {f"models/Lora/{name}.safetensors" for name in train.LESSONS} <= written[0].keys()
+    assert f"models/{train.MODEL}" in written[0]

@@ -1,10 +1,14 @@
 """Writes demo checkpoints and demo LoRA files into the data folder, the same bytes each time.
 
-Usage: python make_demo.py [--data-dir DIR] [--force] [--rarer]
+Usage: python make_demo.py [--data-dir DIR] [--force] [--rarer] [--trained]
+
+With --trained, those of SD1 are the ones that have learned something, from tests/demo_model.
 """
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import os
 import sys
@@ -216,11 +220,15 @@ def make_lora(kind: str, name: str, with_convolutions: bool = False) -> tuple[di
 
 
 def write(filename: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    write_bytes(filename, serialize(tensors, metadata))
+
+
+def write_bytes(filename: str, content: bytes) -> None:
     """Write a file so that nobody ever sees half of it."""
     os.makedirs(os.path.dirname(filename), exist_ok=True)
     temporary = f"{filename}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
-        file.write(serialize(tensors, metadata))
+        file.write(content)
     os.replace(temporary, filename)
 
 
@@ -229,6 +237,9 @@ RARER_CHECKPOINTS = {
     "demo-inpainting": "inpainting", "demo-edit": "edit", "demo-sd2": "sd2", "demo-refiner": "refiner",
     "demo-sd3": "sd3",
 }
+TRAINED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "demo_model", "models")
+TRAINED_SIDE = 256
+"""Height and width that the trained model's pictures had."""
 LORAS = {
     "demo": {"kind": "sd1"},
     "demo2": {"kind": "sd1"},
@@ -237,13 +248,44 @@ LORAS = {
 }
 
 
+def copy_trained(data: str) -> None:
+    """Copy the trained model and its LoRAs, and have the page start at their size.
+
+    Raises:
+        SystemExit: a file is not the one that was trained.
+    """
+    with open(os.path.join(TRAINED, "SHA256SUMS")) as file:
+        lines = [line.split() for line in file]
+    for digest, name in lines:
+        source, target = os.path.join(TRAINED, name), os.path.join(data, "models", name)
+        with open(source, "rb") as file:
+            content = file.read()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise SystemExit(f"{source} is not what SHA256SUMS names, {digest}; git checkout brings it back")
+        if not os.path.exists(target) or hash_of(target) != digest:
+            write_bytes(target, content)
+            print(target)
+    settings = os.path.join(data, "ui-config.json")
+    if not os.path.exists(settings):
+        sides = {f"{tab}/{side}/value": TRAINED_SIDE for tab in ("txt2img", "img2img") for side in ("Width", "Height")}
+        write_bytes(settings, json.dumps(sides, indent=4).encode())
+
+
+def hash_of(filename: str) -> str:
+    with open(filename, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=paths.data_path, help="folder for models (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="write also files that exist")
     parser.add_argument("--rarer", action="store_true", help="write also checkpoints of the rarer kinds of model")
+    parser.add_argument("--trained", action="store_true", help="SD1 and its LoRAs from tests/demo_model")
     args = parser.parse_args(argv)
+    if args.trained:
+        copy_trained(args.data_dir)
     models = os.path.join(args.data_dir, "models")
     for name, kind in (CHECKPOINTS | (RARER_CHECKPOINTS if args.rarer else {})).items():
         filename = os.path.join(models, "Stable-diffusion", f"{name}.safetensors")
