@@ -11,7 +11,7 @@ import pytest
 
 from lbw.tags.families import SD1
 from tests.host.conftest import Bench
-from tests.host.measure import Recording, messages
+from tests.host.measure import Recording, messages, recording
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 RECIPES = {
@@ -62,7 +62,9 @@ COURSES: dict[str, list[Course]] = {
     EDITED.format("0.5"): [on(0, 10), on(11, 19)],
     EDITED.format("0.3"): [on(0, 6), on(7, 19)],
     EDITED.format("0.7"): [on(0, 14), on(15, 19)],
-    "a portrait of a man <lora:first:1@0,0@1> <lora:second:0@0,1@1>": [(1, falling(STEPS - 1), ALL), (0, RISING, ALL)],
+    "a portrait of a man <lora:first:1@0,0@1> <lora:second:0@0,1@1>": [
+        (1, falling(STEPS - 1), ALL), (0, RISING, ALL)
+    ],
     "<lora:first:1:lbw=OUTD> <lora:second:1:lbw=OUTS>": [on(0, 19, OUTD), on(0, 19, OUTS)],
     "<lora:mine:1:lbw=NONE,M00=1>": [on(0, 19, ("M00",), te=0)],
     "<lora:mine:1:lbw=ALL,M00=0>": [on(0, 19, tuple(block for block in ALL if block != "M00"))],
@@ -70,7 +72,7 @@ COURSES: dict[str, list[Course]] = {
 """{what README has one write: what each of its LoRAs does with 20 steps}."""
 
 SAID = {
-    "a woman in a garden <lora:face:1:lbw=OUTD:start=0.2>": ("steps 0 to 3 to the\nmodel alone", "ステップ 0 から 3 を"),
+    "a woman in a garden <lora:face:1:lbw=OUTD:start=0.2>": ("steps 0 to 3 to the", "ステップ 0 から 3 を"),
     "a castle on a hill <lora:style:te=0:unet=1:lbw=OUTALL:start=0.2>": ("from step 4 on", "ステップ 4 から"),
     "a dancer on a stage <lora:pose:1:stop=0.3>": ("in steps 0 to 5:", "ステップ 0 から 5 まで"),
     "a dancer on a stage <lora:detail:te=0:unet=1:start=0.7>": ("from step 14 on:", "ステップ 14 から"),
@@ -142,6 +144,17 @@ def with_test_loras(prompt: str) -> tuple[str, list[str]]:
     return re.sub(r"<lora:(\w+)", lambda tag: f"<lora:{own[tag[1]]}", prompt), list(own.values())
 
 
+def recorded(
+    bench: Bench, networks: list[str], args: list[Any] | None = None, **fields: Any
+) -> tuple[Any, Recording]:
+    """Generate, and record the strengths in one layer of each block."""
+    few = {name: {SD1.block_of(layer): layer for layer in bench.deltas[name]}.values() for name in networks}
+    watched = {name: {layer: bench.deltas[name][layer] for layer in layers} for name, layers in few.items()}
+    with recording(bench.webui, bench.base, watched) as record:
+        result = bench.webui.generate(args, **fields)
+    return result, record
+
+
 def assert_course(record: Recording, network: str, course: Course) -> None:
     te, strengths, blocks = course
     assert len(record.strengths) == STEPS
@@ -155,7 +168,7 @@ def assert_course(record: Recording, network: str, course: Course) -> None:
 @pytest.mark.parametrize("prompt", TO_WRITE)
 def test_a_recipe_gives_the_strengths_that_it_speaks_of(bench: Bench, prompt: str):
     own, networks = with_test_loras(prompt)
-    result, record = bench.record(*networks, prompt=own, steps=STEPS)
+    result, record = recorded(bench, networks, prompt=own, steps=STEPS)
     assert messages(result) == []
     for network, course in zip(networks, COURSES[prompt], strict=True):
         assert_course(record, network, course)
@@ -173,9 +186,9 @@ def test_the_analyzer_leaves_out_one_block_after_the_other(bench: Bench, weights
     part = parts("English")[4]
     (prompt,) = prompts(part)
     assert "the blocks `17ALL`" in part
-    own, _networks = with_test_loras(prompt)
+    own, networks = with_test_loras(prompt)
     args: list[Any] = [None, True, 2, *[None] * 6, weights, "17ALL", 1, "black", 0]
-    result, record = bench.record("t_lora", args=args, prompt=own, steps=1, cfg_scale=2)
+    result, record = recorded(bench, networks, args, prompt=own, steps=1, cfg_scale=2)
     seen = [{block: round(found["t_lora"][block][0], 2) for block in ALL} for found in record.strengths]
     least, greatest = map(float, weights.split(","))
     wanted = [{block: least if block == examined else greatest for block in ALL} for examined in ALL]
