@@ -115,7 +115,7 @@ def test_figures_of_the_first_screen_are_measured(language: str):
     rows = MEASURED.partition("| 24 GiB |")[2].partition("</details>")[0]
     assert all(re.search(rf"(?<![\d.]){number:g}(?![\d.])", rows) for number in measured), "the tables have them all"
     said = re.findall(r"(\d+(?:\.\d+)?) ms", FIRST_SCREENS[language])
-    assert said == ["5", "7.7", "1405"]
+    assert said == ["5", "5.3", "7.7", "1405"]
     for number in said:
         assert any(float(number) in (value, round(value)) for value in measured), number
 
