@@ -24,6 +24,10 @@ from lbw.pictures import Theme, new_figure, png, style
 IMAGE = Path(__file__).resolve().parents[1] / "demo_model" / "pictures" / "step_times.png"
 TITLES = {"none": "the WebUI alone", "original": "with the original", "ours": "with this extension"}
 """What stands over a run, by what ``real_host --extension`` calls it."""
+CAPTIONS = {
+    "LoRA, again": "one LoRA, on in all steps", "three LoRAs, again": "three LoRAs that stop one after the other"
+}  # fmt: skip
+"""What stands below that: what was asked for. Another case has its own name."""
 
 
 def row_of(report: dict[str, Any], extension: str, case: str) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def step_times(rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Figure
         axes.bar(range(len(times)), times, color=colours[extension])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step", fontsize=8)
-        axes.set_title(f"{TITLES[extension]}\n{row['case']}", fontsize=9, loc="left", color=theme.colours.text)
+        axes.set_title(f"{TITLES[extension]}\n{CAPTIONS.get(row['case'], row['case'])}", fontsize=9, loc="left", color=theme.colours.text)
         longest = max(range(len(times)), key=times.__getitem__)
         axes.annotate(
             f"{times[longest]:.0f} ms", (longest, times[longest]), (0, 2), textcoords="offset points", fontsize=8,
