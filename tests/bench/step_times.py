@@ -72,7 +72,8 @@ def step_times(rows: dict[str, dict[str, Any]], about: dict[str, Any]) -> Figure
         axes.bar(range(len(times)), times, color=colours[extension])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step", fontsize=8)
-        axes.set_title(f"{TITLES[extension]}\n{CAPTIONS.get(row['case'], row['case'])}", fontsize=9, loc="left", color=theme.colours.text)
+        caption = CAPTIONS.get(row["case"], row["case"])
+        axes.set_title(f"{TITLES[extension]}\n{caption}", fontsize=9, loc="left", color=theme.colours.text)
         longest = max(range(len(times)), key=times.__getitem__)
         axes.annotate(
             f"{times[longest]:.0f} ms", (longest, times[longest]), (0, 2), textcoords="offset points", fontsize=8,
