@@ -160,13 +160,25 @@ const loraBlockWeight = (() => {
         });
     }
 
+    const presetsOf = tabname => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(({dataset}) => dataset);
+
+    // What menus of presets follow from. The families are read when a menu needs them.
+    function ofPresetMenu(tabname) {
+        let families;
+        return {
+            presets: () => presetsOf(tabname),
+            family: lbwPresetMenu.loadedFamily,
+            families: () => (families ??= lbwBlockWeights.families(JSON.parse(find(tabname, "lbw_sliders .lbw-make").dataset.families))),
+        };
+    }
+
     function buildInsertRow(tabname) {
         lbwInsert.build({
             frame: find(tabname, "lbw_status .lbw-insert"),
             id: name => idOf(tabname, name),
-            presets: find(tabname, "lbw_ratios"),
-            ruleSets: find(tabname, "lbw_element_names"),
+            lists: {presets: find(tabname, "lbw_ratios"), ruleSets: find(tabname, "lbw_element_names")},
             put: values => put(tabname, values),
+            ofMenu: ofPresetMenu(tabname),
         });
     }
 
@@ -187,7 +199,7 @@ const loraBlockWeight = (() => {
             id: name => idOf(tabname, name),
             buttons: ["lbw_add", "lbw_add_save"].map(name => find(tabname, name)),
             notes: find(tabname, "lbw_made_notes"),
-            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(button => button.dataset),
+            presets: () => presetsOf(tabname),
         });
     }
 
@@ -343,6 +355,15 @@ const loraBlockWeight = (() => {
         new MutationObserver(copy).observe(source.closest(".block") ?? source, {childList: true, subtree: true, characterData: true});
     }
 
+    // What stands above the first section of a group; the top of the panel, and the sections after it, are for the tag.
+    const HEADINGS = {lbw_weights_setting: "Presets and rules", lbw_plots: "Plots", lbw_strength: "LoRA files"};
+
+    function addHeadings(tabname) {
+        for (const [section, textContent] of Object.entries(HEADINGS)) {
+            find(tabname, section).before(lbwDom.element("p", {className: "lbw-heading-of-group", textContent}));
+        }
+    }
+
     function onFirstSight(element, callback) {
         const observer = new IntersectionObserver(entries => {
             if (!entries.some(entry => entry.isIntersecting)) return;
@@ -355,11 +376,13 @@ const loraBlockWeight = (() => {
     // What is in the panel is set up when it is first seen: most pages are loaded without a look at it.
     function setUpPanel(tabname) {
         lbwWords.follow(find(tabname, "lbw_panel"));
+        addHeadings(tabname);
         for (const file of TEXT_FILES) {
             setUpTextFile(tabname, ...file);
             followOtherTab(tabname, ...file);
         }
         buildInsertRow(tabname);
+        lbwPresetMenu.decorate(find(tabname, "lbw_default_preset"), ofPresetMenu(tabname));
         putNames(tabname);
         setUpOwn(tabname);
         onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());

@@ -54,18 +54,20 @@ def build(
         components["active"] = (
             gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
         )
+        # Sections that belong together stand together; lbw_panel.js puts the headings between them.
         insert.build(tab)
         own_default.build(tab, backend)
         default_preset = insert.build_default_preset(tab)
+        curve.build(tab)
+        components["schedule_picture"], connect_schedule = schedule.build(tab, backend)
+        live.build(tab)
         presets = presets_text.build(tab, presets_file, default_preset)
         make_weights.build(tab, presets)
         rule_sets, print_changes = elemental.build(tab, rule_sets_file, backend.layer_names)
-        curve.build(tab)
-        components["schedule_picture"] = schedule.build(tab, backend, presets.area, rule_sets.area, default_preset)
-        live.build(tab)
+        connect_schedule(presets.area, rule_sets.area, default_preset)
+        components |= plots.build(tab)
         strengths.build(tab, backend)
         bake.build(tab)
-        components |= plots.build(tab)
         components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
     on_page_load(lambda: [presets.read(), rule_sets.read()], [presets.area, rule_sets.area])
     components |= {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from lbw.tags.families import ENCODERS, KNOWN, Family, label_ranges
+from lbw.request.model_routes import family_data
+from lbw.tags.families import KNOWN
 from lbw.tags.named_weights import as_preset
 from lbw.tags.presets import with_preset
 from lbw.ui.tab import Tab, on_click
@@ -46,34 +46,6 @@ def build(tab: Tab, file: TextFile) -> None:
             [file.area, tab.asked, tab.asked, file.loaded], [file.area, *file.saved, said],
             f"(text, weights, name, loaded) => [text, ...loraBlockWeight.made('{tab.name}'), loaded]",
         )
-
-
-def family_data(family: Family) -> dict[str, Any]:
-    """What the browser has to know of a family. Lists of labels are texts with ranges, because each page that is loaded
-    has them."""
-    encoders = family.single_encoders
-
-    def ranges(labels: Iterable[str]) -> str:
-        return " ".join(label_ranges(labels, family.order))
-
-    def numbered(module: str) -> list[str]:
-        return [label for number in range(100) for label in family.find(f"{module}.{number}")]
-
-    return {
-        "title": family.title,
-        "labels": ranges(family.labels),
-        "vocabulary": ranges(family.vocabulary),
-        "encoders": encoders if len(encoders) > 1 else (),
-        "only_encoder": encoders[0] if len(encoders) == 1 else "",
-        "absent": [] if family.of_encoders != ("BASE",) else [name for name in ENCODERS if name not in encoders],
-        "groups": {name: ranges(labels) for name, labels in family.groups.items()},
-        "modules": {name.upper(): ranges(numbered(name)) for name in family.architecture.rows},
-        "layouts": [
-            {"names": ranges(layout), "fill": family.fill(length)}
-            for length, layout in family.layouts.items()
-            if {*family.of_encoders} | family.attended <= family.labels_in(layout) <= {*family.labels}
-        ],
-    }
 
 
 def _said(message: str) -> str:
