@@ -332,8 +332,8 @@ const lbwMakeWeights = (() => {
             element("div", {className: "lbw-tools"}, type, form, copy.frame),
             element("div", {className: "lbw-tools"},
                 button("Set all 0", () => setAll(layout.names, "0")), button("Set all 1", () => setAll(layout.names, "1")),
-                element("span", {className: "lbw-group"}, amount, button("Set all", () => setAll(layout.names, amount.value || "0")),
-                    range, button("Set range", setRange))),
+                element("span", {className: "lbw-group"}, amount, button("Set all", () => setAll(layout.names, amount.value || "0"))),
+                element("span", {className: "lbw-group"}, range, button("Set range", setRange))),
             said, frameOfDrawing, rows,
         );
         use(families[0], layoutOf(families[0], 17));

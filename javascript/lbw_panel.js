@@ -360,7 +360,7 @@ const loraBlockWeight = (() => {
 
     function addHeadings(tabname) {
         for (const [section, textContent] of Object.entries(HEADINGS)) {
-            find(tabname, section).before(lbwDom.element("p", {className: "lbw-heading-of-group", textContent}));
+            find(tabname, section).before(lbwDom.element("p", {className: "lbw-group-title", textContent}));
         }
     }
 

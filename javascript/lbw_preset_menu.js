@@ -61,13 +61,13 @@ const lbwPresetMenu = (() => {
             const {strip, words} = value ? readPreset()(value) : {};
             const text = element("span", {textContent: value || placeholder, translate: !value});
             field.replaceChildren(text, ...(value ? [strip] : []));
-            field.title = value ? `${value}: ${words}` : "";
+            field.title = words ?? "";
         }
 
         function makeOption(name, index, read) {
             const {strip, words} = name ? read(name) : {words: none};
             const text = name ? `${name}: ${words}` : none;
-            const made = element("div", {id: `${id}_${index}`, className: "lbw-menu-option", title: text, data: {value: name}},
+            const made = element("div", {id: `${id}_${index}`, className: "lbw-menu-option", title: words, data: {value: name}},
                 element("span", {textContent: name || none, translate: !name}), ...(name ? [strip] : []));
             return setAttributes(made, {role: "option", "aria-label": text, "aria-selected": String(name === value)});
         }
@@ -217,7 +217,7 @@ const lbwPresetMenu = (() => {
                 if (!names.has(name)) continue;
                 const {strip, words} = read(name);
                 strip.dataset.of = name;
-                item.setAttribute("aria-description", words);
+                item.setAttribute("aria-description", window.localization?.[words] ?? words);
                 item.append(strip);
             }
         }

@@ -39,9 +39,9 @@ const lbwStrip = (() => {
             const value = blocks[label];
             shapes.set(value, `${shapes.get(value) ?? ""}M${places[index]} 0h${size}v${HEIGHT}h-${size}z`);
         });
-        const drawing = svg("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, class: "lbw-strip", "aria-hidden": "true"});
+        const drawing = svg("svg", {viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, preserveAspectRatio: "none", class: "lbw-strip", "aria-hidden": "true"});
         for (const [value, d] of shapes) {
-            const shape = svg("path", {d});
+            const shape = svg("path", {d, class: Number(value) === 0 ? "lbw-off" : ""});
             shape.style.fill = colourOf(value);
             drawing.append(shape);
         }

@@ -91,9 +91,22 @@ class Panel:
 
     def pick(self, field: str, name: str) -> None:
         """Take a choice of a field that the browser makes."""
+        if self.menu(field).count():
+            self.open_menu(field).locator(f"[data-value='{name}']").click()
+            return
         select = self.find(field, "select")
         expect(select.locator(f"option[value='{name}']")).to_be_attached()
         select.select_option(name)
+
+    def menu(self, field: str) -> Locator:
+        """The field that opens a menu of presets."""
+        return self.find(field).get_by_role("combobox").and_(self.page.locator(".lbw-menu-field"))
+
+    def open_menu(self, field: str) -> Locator:
+        """The menu of presets, with what they do to the loaded model."""
+        with self.page.expect_response("**/internal/lbw/model"):
+            self.menu(field).click()
+        return self.find(field).get_by_role("listbox")
 
     def choose_mode(self, name: str) -> None:
         """What the next generation makes: one image, or a plot."""

@@ -18,6 +18,7 @@ sys.path[:0] = [str(HERE), str(PROJECT / "scripts"), str(PROJECT)]
 import gradio as gr  # noqa: E402
 
 from lbw import ui  # noqa: E402
+from lbw.request import model_routes  # noqa: E402
 from tests.backend import Backend  # noqa: E402
 
 LAYERS = tuple(
@@ -86,10 +87,11 @@ def main() -> None:
     with gr.Blocks(theme=theme, analytics_enabled=False, title="gradio 4") as demo, gr.Tabs(elem_id="tabs"):
         tab("txt2img")
         tab("img2img")
-    demo.launch(
+    app, *_ = demo.launch(
         server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_api=False,
         allowed_paths=[str(PROJECT)],
     )
+    model_routes.add(app, Backend(LAYERS))
     threading.Event().wait()
 
 
