@@ -139,13 +139,12 @@ const lbwMakeWeights = (() => {
         };
     }
 
-    // `id` makes an element's id. `buttons` and `notes` are gradio's, and are given places in the frame.
-    function build({frame, id, buttons, notes, presets}) {
+    // `id` makes an element's id. `presets` lists those of `presetText`, which `setPresetText` puts others in the place of.
+    function build({frame, id, families, presets, presetText, setPresetText}) {
         const {element, button, labelled} = lbwDom;
         const {
             Unreadable, isByName, split, membersOf, layoutOf, largestLayout, spread, gathered, unsaid, byNumber, byName, select, read,
         } = lbwBlockWeights;
-        const families = lbwBlockWeights.families(JSON.parse(frame.dataset.families));
         let family;
         let layout;
         let extras;
@@ -158,6 +157,7 @@ const lbwMakeWeights = (() => {
         });
         const name = element("input", {type: "text", autocomplete: "off"});
         const said = lbwDom.said();
+        const added = Object.assign(lbwDom.said(), {id: id("lbw_made_notes")});
         const rows = element("div");
         const frameOfDrawing = element("div", {className: "lbw-drawing"});
         const valueOf = (each, {names}) => `${each.title} ${names.length}`;
@@ -316,6 +316,18 @@ const lbwMakeWeights = (() => {
             else setAll(found, amount.value || "0");
         }
 
+        async function add(isSaved) {
+            const {answer, said: failure} = await lbwServer.ask("add", {text: presetText(), weights: weights.value, name: name.value});
+            if (answer?.text) await setPresetText(answer.text, isSaved);
+            added.textContent = failure ?? answer.said;
+        }
+
+        function addButton(text, buttonId, isSaved) {
+            const made = Object.assign(button(text, () => add(isSaved)), {id: id(buttonId)});
+            made.classList.toggle("lbw-primary", isSaved);
+            return made;
+        }
+
         form.addEventListener("change", () => publish());
         type.addEventListener("change", () => {
             const chosen = families.find(each => each.layouts.some(item => valueOf(each, item) === type.value));
@@ -327,8 +339,9 @@ const lbwMakeWeights = (() => {
 
         frame.replaceChildren(
             labelled("Weights", weights, id("lbw_made")),
-            element("div", {className: "lbw-tools lbw-name-row"}, labelled("Identifier", name, id("lbw_made_name")), ...buttons),
-            notes,
+            element("div", {className: "lbw-tools lbw-name-row"}, labelled("Identifier", name, id("lbw_made_name")),
+                addButton("Add to presets", "lbw_add", false), addButton("Add to presets and Save", "lbw_add_save", true)),
+            added,
             element("div", {className: "lbw-tools"}, type, form, copy.frame),
             element("div", {className: "lbw-tools"},
                 button("Set all 0", () => setAll(layout.names, "0")), button("Set all 1", () => setAll(layout.names, "1")),

@@ -72,7 +72,8 @@ class Panel:
                 title.click()
             # Sections are built when they are seen.
             self.find(section).evaluate("section => section.scrollIntoView({block: 'start'})")
-        expect(self.find("lbw_ratios", ".lbw-name").first).to_be_attached()
+        # The lists of names are asked for when the panel is first seen.
+        expect(self.find("lbw_insert_rules").locator("option").nth(1)).to_be_attached()
         return self
 
     def write(self, text: str, caret: int | None = None) -> None:
@@ -84,7 +85,14 @@ class Panel:
 
     def choose(self, dropdown: str, name: str) -> None:
         """Look for a choice by its beginning, and take it."""
+        if self.find(dropdown, "select").count():
+            self.find(dropdown, "select").select_option(name)
+            return
         field = self.find(dropdown, "input")
+        if field.get_attribute("list"):
+            expect(self.page.locator(f"datalist option[value='{name}']").first).to_be_attached()
+            field.fill(name)
+            return
         field.click()
         field.fill(name)
         self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()

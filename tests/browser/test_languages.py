@@ -281,8 +281,8 @@ LINES = [
 ]
 
 
-ASKING_SCRIPTS = [SCRIPTS.parent / "javascript" / f"lbw_{name}.js" for name in ("live", "bake")]
-# What the sections Live and Bake say in one line, and of a server that refuses.
+ASKING_SCRIPTS = [SCRIPTS.parent / "javascript" / f"lbw_{name}.js" for name in ("live", "bake", "server")]
+# What the sections Live and Bake and the panel say in one line, and of a server that refuses.
 LIVE = [
     *re.findall(
         r'^    const [A-Z_]+ = "([^"]* [^"]*)";$',

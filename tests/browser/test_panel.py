@@ -585,9 +585,9 @@ WEIGHTS = [
 def test_a_text_means_in_the_browser_what_it_means_in_a_tag(page: Page):
     library = Library.read(DEFAULT_PRESETS, "", "")
     found = page.evaluate(
-        """([texts, lines]) => {
-            const frame = gradioApp().querySelector("#lbw_sliders .lbw-make");
-            const families = lbwBlockWeights.families(JSON.parse(frame.dataset.families));
+        """async([texts, lines]) => {
+            const {answer} = await lbwServer.get("families");
+            const families = lbwBlockWeights.families(answer);
             return texts.map(([title, text]) => {
                 const family = families.find(each => each.title === title);
                 const {blocks} = lbwBlockWeights.read(text, family, new Map(lines));

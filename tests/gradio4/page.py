@@ -21,6 +21,8 @@ from lbw import ui  # noqa: E402
 from lbw.request import model_routes  # noqa: E402
 from tests.backend import Backend  # noqa: E402
 
+PRESETS_FILE = PROJECT / "scripts" / "lbwpresets.txt"
+RULE_SETS_FILE = PROJECT / "scripts" / "elempresets.txt"
 LAYERS = tuple(
     f"diffusion_model_{block}_1_transformer_blocks_0_{part}"
     for block in ("input_blocks_1", "input_blocks_5", "middle_block", "output_blocks_5", "output_blocks_9")
@@ -68,10 +70,9 @@ def tab(name: str) -> None:
         gr.Textbox(label="Prompt", lines=3, elem_id=f"{name}_prompt")
         components = ui.build(
             name == "img2img",
-            presets_file=PROJECT / "scripts" / "lbwpresets.txt",
-            rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
-            backend=Backend(LAYERS),
-        )
+            presets_file=PRESETS_FILE,
+            rule_sets_file=RULE_SETS_FILE,
+        ).components
         # An input of an event can be changed on the page, and in a host all of them are.
         gr.Button("Generate").click(lambda *_: None, list(components.values()), [])
         with gr.Column(), gr.Group(elem_id=f"{name}_gallery_container"):
@@ -92,6 +93,7 @@ def main() -> None:
         allowed_paths=[str(PROJECT)],
     )
     model_routes.add(app, Backend(LAYERS))
+    ui.routes.add(app, PRESETS_FILE, RULE_SETS_FILE, Backend(LAYERS))
     threading.Event().wait()
 
 
