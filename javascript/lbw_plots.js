@@ -40,7 +40,7 @@ const lbwPlots = (() => {
         }
 
         const type = (name, title, elementId) => labelled(title,
-            bind(name, element("select", {}, ...Object.keys(TYPES).map(value => element("option", {value, textContent: value})))), id(elementId));
+            bind(name, element("select", {}, ...Object.keys(TYPES).map(value => element("option", {value, textContent: value, translate: false})))), id(elementId));
 
         const fieldset = (title, group, className = "lbw-field") =>
             element("fieldset", {className}, element("legend", {textContent: title}), group);

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 import threading
+from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -74,7 +75,8 @@ def tab(name: str) -> None:
             rule_sets_file=RULE_SETS_FILE,
         ).components
         # An input of an event can be changed on the page, and in a host all of them are.
-        gr.Button("Generate").click(lambda *_: None, list(components.values()), [])
+        received = gr.HTML(elem_id=f"{name}_received")
+        gr.Button("Generate").click(lambda *values: escape(repr(values)), list(components.values()), [received])
         with gr.Column(), gr.Group(elem_id=f"{name}_gallery_container"):
             gr.HTML(elem_id=f"html_log_{name}")
 
