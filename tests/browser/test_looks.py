@@ -1,10 +1,9 @@
-"""How the panel looks, on both gradios, in both themes, wide and narrow: what stands in a row, and the menu of presets."""
+"""How the panel looks on both gradios, in both themes, wide and narrow; and the menu of presets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -53,10 +52,9 @@ def shown(request: pytest.FixtureRequest, browser: Browser, server: Server) -> I
     page.context.close()
 
 
-# What can be used, or is the name of a field, in each row; and which of them do not share a line with one beside it. A
-# drop-down of gradio's is as high as its frame.
+# Of what can be used in a row, and of the names of its fields: what does not share a line with what is beside it.
 CROOKED = """panel => {
-    const ROWS = ".lbw-insert, .lbw-insert-group, .lbw-tools, .lbw-group, .lbw-add, .lbw-fields, .lbw-bake-fields, .compact";
+    const ROWS = ".lbw-insert, .lbw-tools, .lbw-group, .lbw-add, .lbw-fields, .lbw-bake-fields, .compact";
     const PARTS = "select, textarea, button, .lbw-menu-field, input:not([type=radio], .lbw-menu-field)";
     const NAMES = ".lbw-field > span, [data-testid=block-info]";
     const isSeen = each => each.checkVisibility({visibilityProperty: true}) && each.getBoundingClientRect().width > 0;
@@ -66,7 +64,8 @@ CROOKED = """panel => {
         for (const one of parts) for (const other of parts) {
             const [a, b] = [one, other].map(each => each.getBoundingClientRect());
             const isBeside = a.right <= b.left + 1 && a.top < b.bottom && b.top < a.bottom;
-            if (isBeside && Math.abs(edge(a) - edge(b)) > 2) found.push(`${edge(a)} ${say(one)} | ${edge(b)} ${say(other)}`);
+            const apart = edge(a) - edge(b);
+            if (isBeside && Math.abs(apart) > 2) found.push(`${apart} ${say(one)} ${say(other)}`);
         }
     }
     const rows = [...panel.querySelectorAll(ROWS)].filter(isSeen);
@@ -82,7 +81,8 @@ CROOKED = """panel => {
 OUTSIDE = """panel => {
     const right = panel.getBoundingClientRect().right;
     const parts = [...panel.querySelectorAll("select, textarea, button, input, .block, .lbw-menu-field")];
-    return parts.filter(each => each.getBoundingClientRect().right > right + 1).map(each => each.outerHTML.slice(0, 120));
+    const isOutside = each => each.getBoundingClientRect().right > right + 1;
+    return parts.filter(isOutside).map(each => each.outerHTML.slice(0, 120));
 }"""
 
 
@@ -185,7 +185,7 @@ def test_a_menu_follows_the_model_and_the_presets(panel: Panel):
     expect(choice(menu, "VECTOR")).to_have_accessible_name("VECTOR: not for this model")
     for name in ("FLUX", "BOTH"):
         cells = choice(menu, name).locator("svg").evaluate(CELLS)
-        assert cells == expected_cells(panel, blocks(FLUX, **{label: "1" for label in FLUX.labels[:-1]})), name
+        assert cells == expected_cells(panel, ["1"] * len(FLUX.labels)), name
     expect(panel.menu("lbw_insert_preset").locator("svg")).to_be_visible()
     panel.page.keyboard.press("Escape")
     use(panel, "OTHER:NONE,IN04=1\n")
@@ -202,14 +202,14 @@ def test_without_a_model_a_preset_is_drawn_as_of_the_models_that_it_is_for(panel
 
 def test_a_server_that_does_not_answer_leaves_the_menu_as_it_is(panel: Panel):
     held: list[Route] = []
-    panel.page.route(f"**{PAGE_PATH}", held.append)
+    panel.page.route(f"**{PAGE_PATH}", lambda route: held.append(route))
     use(panel, PRESETS)
     panel.menu("lbw_insert_preset").click()
     menu = panel.find("lbw_insert_preset").get_by_role("listbox")
     expect(choice(menu, "FLUX").locator("svg")).to_be_visible()
     choice(menu, "NAMED").click()
     expect(panel.menu("lbw_insert_preset")).to_contain_text("NAMED")
-    held[0].abort()
+    held[0].fulfill(status=204)
 
 
 def test_the_menu_is_used_with_the_keyboard(panel: Panel):
@@ -218,7 +218,9 @@ def test_the_menu_is_used_with_the_keyboard(panel: Panel):
     menu = panel.find("lbw_insert_preset").get_by_role("listbox")
 
     def active() -> str:
-        found: Any = field.evaluate("field => document.getElementById(field.getAttribute('aria-activedescendant'))?.dataset.value")
+        found: str = field.evaluate(
+            "field => document.getElementById(field.getAttribute('aria-activedescendant')).dataset.value"
+        )
         return found
 
     field.focus()

@@ -9,7 +9,8 @@ from lbw.request import model_routes
 from tests.backend import Backend
 from tests.unit.test_live_routes import refusing
 
-LAYERS = [f"diffusion_model_{kind}_{number}_0_lin" for kind in ("double_blocks", "single_blocks") for number in range(3)]
+KINDS = ("double_blocks", "single_blocks")
+LAYERS = [f"diffusion_model_{kind}_{number}_0_lin" for kind in KINDS for number in range(3)]
 
 
 def answer_of(layers: list[str], *, is_refused: bool = False) -> tuple[int, object]:
