@@ -263,6 +263,28 @@ const loraBlockWeight = (() => {
         }
     }
 
+    // A page has the texts that the files had when the server made it. Where they are others now, it gets them; asking costs
+    // less than an event of gradio's, with which the browser goes through all components of the page.
+    async function renewTexts(tabnames) {
+        const made = Object.fromEntries(tabnames.map(tabname => [tabname, find(tabname, "lbw_values").textContent.trim()]));
+        const {answer} = await lbwServer.get("texts");
+        if (!answer) return;
+        for (const tabname of tabnames) {
+            const area = presetAreaOf(tabname);
+            const panel = panels[tabname];
+            if (area.value !== answer.presets) {
+                write(area, answer.presets);
+                panel?.presets.begin();
+            }
+            if (made[tabname] === answer.elements_version) continue;
+            if (!panel) values[tabname].set("elements", answer.elements);
+            else if (panel.rules.value !== answer.elements) {
+                write(panel.rules, answer.elements);
+                panel.elements.begin();
+            }
+        }
+    }
+
     // Where the presets are edited is gradio's own text box, which other extensions read.
     function buildPresetFile(tabname) {
         const area = presetAreaOf(tabname);
@@ -425,13 +447,15 @@ const loraBlockWeight = (() => {
     }
 
     onUiLoaded(() => {
-        for (const tabname of ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"))) {
+        const tabnames = ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"));
+        for (const tabname of tabnames) {
             values[tabname] = lbwValues.follow(tabname, find(tabname, "lbw_values"));
             unlinkTitle(tabname);
             watchPrompts(tabname);
             followJobs(tabname);
             onFirstSight(find(tabname, "lbw_panel"), () => setUpPanel(tabname));
         }
+        if (tabnames.length) renewTexts(tabnames);
     });
 
     return {presetNames};

@@ -1,6 +1,6 @@
 // The arguments that gradio holds and draws no field for. A button that is nowhere to be seen has an event that runs in the
-// browser alone: it gets all of their values, and gives back those that are to be others. Its text changes when somebody
-// else has changed them: the server for a page that was loaded, the host with an infotext that was pasted.
+// browser alone: it gets all of their values, and gives back those that are to be others. Its text changes when the host has
+// changed them, with an infotext that was pasted.
 
 const lbwValues = (() => {
     const SAME = {__type__: "update"};
@@ -46,7 +46,7 @@ const lbwValues = (() => {
         const state = stateOf(tabname);
 
         function askSoon() {
-            if (state.isAsked) return;
+            if (state.isAsked || !state.shows.size) return;
             state.isAsked = true;
             queueMicrotask(() => {
                 state.isAsked = false;
@@ -55,7 +55,7 @@ const lbwValues = (() => {
         }
 
         new MutationObserver(askSoon).observe(button, {childList: true, subtree: true, characterData: true});
-        // Calls `show` with an argument's value, now and when somebody else has changed it.
+        // Calls `show` with an argument's value, now and when the host has changed it.
         function watch(name, show) {
             state.shows.set(name, show);
             askSoon();

@@ -116,9 +116,9 @@ class LoraBlockWeight(scripts.Script):
 
 def app_started(demo, app):
     """The host has its routes. Without a page, there are none for it."""
-    hooks.app_started(demo, app)
     if demo is not None:
         ui.routes.add(app, hooks.PRESETS_FILE, hooks.RULE_SETS_FILE, hooks.Backend())
+    hooks.app_started(demo, app)
 
 
 if not _obstacle:

@@ -515,9 +515,13 @@ def test_a_file_that_changed_on_disk_is_not_written_over_unasked(panel: Panel):
 
 def test_a_page_is_loaded_with_what_is_in_the_file_now(page: Page, server: Server):
     PRESETS_FILE.write_text(f"LATER:{ONES}\n")
+    RULE_SETS_FILE.write_text("LATER:M00:attn:0\n")
     open_page(page, server)
     expect(Panel(page).presets).to_have_value(f"LATER:{ONES}\n")
     expect(Panel(page, "img2img").presets).to_have_value(f"LATER:{ONES}\n")
+    panel = Panel(page).open("lbw_elemental")
+    expect(panel.rules).to_have_value("LATER:M00:attn:0\n")
+    assert page.evaluate(HELD)["elements"] == "LATER:M00:attn:0\n"
     page.reload()
 
 

@@ -60,7 +60,7 @@ def test_each_question_is_answered(client: TestClient, what: str):
 def test_each_question_stands_behind_the_pages_login(tmp_path: Path, what: str):
     client = client_of(tmp_path, refusing(403))
     assert ask(client, what).status_code == 403
-    assert client.get(f"{routes.PATH}/families").status_code == 403
+    assert {client.get(f"{routes.PATH}/{name}").status_code for name in ("families", "texts")} == {403}
 
 
 @pytest.mark.parametrize("what", QUESTIONS)
@@ -119,3 +119,12 @@ def test_weights_are_added_as_a_line_or_it_is_said_why_not(client: TestClient):
 def test_all_families_are_told_at_once(client: TestClient):
     found = client.get(f"{routes.PATH}/families").json()
     assert [family["title"] for family in found[:2]] == ["SD1/SD2", "SDXL"] and len(found) == len(KNOWN)
+
+
+def test_a_page_is_told_what_is_in_the_files_now(client: TestClient, tmp_path: Path):
+    (tmp_path / "presets.txt").write_text("A:1\n")
+    (tmp_path / "rules.txt").write_text("B:M00::1\n")
+    found = client.get(f"{routes.PATH}/texts").json()
+    assert (found["presets"], found["elements"]) == ("A:1\n", "B:M00::1\n")
+    (tmp_path / "rules.txt").write_text("C:M00::1\n")
+    assert client.get(f"{routes.PATH}/texts").json()["elements_version"] != found["elements_version"]

@@ -12,10 +12,11 @@ from typing import Any
 import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
+from lbw.tags.saving import version_of
 from lbw.ui import insert, plots, routes
 from lbw.ui.elemental import rule_sets_in
 from lbw.ui.presets_text import presets_in
-from lbw.ui.tab import Tab, on_click, on_page_load
+from lbw.ui.tab import Tab, on_click
 from lbw.ui.undrawn import undrawn
 from modules.ui_components import InputAccordion
 
@@ -49,7 +50,7 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
         separate_checkbox: whether "Active" is a checkbox inside a plain accordion, and not in the accordion's title.
     """
     tab = Tab("img2img" if is_img2img else "txt2img")
-    presets, rule_sets = presets_in(presets_file), rule_sets_in(rule_sets_file)
+    presets, elements = presets_in(presets_file).read(), rule_sets_in(rule_sets_file).read()
     outer = (
         gr.Accordion(TITLE, open=False, elem_classes=["lbw-accordion"])
         if separate_checkbox
@@ -63,14 +64,14 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
             "default_preset": insert.build_default_preset(tab),
             # Other extensions read it here.
             "presets": gr.TextArea(
-                value=presets.read(), label="Presets", lines=8, max_lines=20, interactive=True,
+                value=presets, label="Presets", lines=8, max_lines=20, interactive=True,
                 info="One a line, NAME: and values, or blocks by name. In a prompt: <lora:name:1:lbw=NAME>",
                 elem_id=tab.id("lbw_ratiospreset"), elem_classes=["lbw-text"],
             ),
         }
         held = {
             "pasted": gr.Textbox(value="", visible=False),
-            "elements": gr.TextArea(value=rule_sets.read(), label="Element rules"),
+            "elements": gr.TextArea(value=elements, label="Element rules"),
             "print_changes": gr.Checkbox(value=False, label="print change"),
             "schedule_picture": gr.Checkbox(value=False, label="Add this picture to the images"),
             **plots.build(),
@@ -78,15 +79,13 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
         }
         for component in held.values():
             undrawn(component)
-        changes = gr.Button("0", visible=False, elem_id=tab.id("lbw_values"))
+        # What the page compares with the file when it is loaded, see lbw_panel.js.
+        changes = gr.Button(version_of(elements), visible=False, elem_id=tab.id("lbw_values"))
         _offer_names(tab, drawn["default_preset"])
     names = [*held]
     on_click(
         changes, None, [], [held[name] for name in names],
         f"(...values) => lbwValues.exchange('{tab.name}', {names}, values)",
-    )
-    on_page_load(
-        lambda: [presets.read(), rule_sets.read(), Panel.changed()], [drawn["presets"], held["elements"], changes]
     )
     components = drawn | held
     return Panel({argument.name: components[argument.name] for argument in ARGUMENTS}, changes)

@@ -46,6 +46,12 @@ class FileAnswer(BaseModel):
     is_changed: bool = Field(description="whether somebody else wrote the file, so that saving writes over that")
 
 
+class Texts(BaseModel):
+    presets: str
+    elements: str
+    elements_version: str
+
+
 class AddQuestion(_Question):
     text: str = Field(max_length=LONGEST_TEXT, description="the presets")
     weights: str = Field(max_length=LONGEST_TEXT)

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 
 from lbw.request.preview import Backend
 from lbw.request.refusals import Route, page_login, require_json
+from lbw.tags.saving import version_of
 from lbw.ui import make_weights
 from lbw.ui.elemental import hits_html, rule_sets_in
 from lbw.ui.own_default import own_html, save_own
@@ -30,6 +31,7 @@ from lbw.ui.route_models import (
     ScheduleQuestion,
     Step,
     StrengthsQuestion,
+    Texts,
 )
 from lbw.ui.schedule import schedule_html
 from lbw.ui.strengths import strengths_html
@@ -78,6 +80,10 @@ def add(app: FastAPI, presets_file: Path, rule_sets_file: Path, backend: Backend
             asked.asked, asked.presets, asked.elements, asked.default_preset, backend=backend
         ))
 
+    def texts() -> Texts:
+        presets, elements = (content.read() for content in files.values())
+        return Texts(presets=presets, elements=elements, elements_version=version_of(elements))
+
     dependencies = [*page_login(app), Depends(require_json)]
     questions: dict[str, tuple[Callable[..., Any], Any]] = {
         "file": (file, FileAnswer), "add": (add_made, AddAnswer), "hits": (hits, Html), "own": (own, Html),
@@ -88,8 +94,8 @@ def add(app: FastAPI, presets_file: Path, rule_sets_file: Path, backend: Backend
             f"{PATH}/{name}", endpoint, methods=["POST"], response_model=answer, dependencies=dependencies,
             include_in_schema=False, route_class_override=Route,
         )  # fmt: skip
-    # A question without anything to say, so without JSON.
-    app.router.add_api_route(
-        f"{PATH}/families", make_weights.families, methods=["GET"], dependencies=page_login(app),
-        include_in_schema=False,
-    )  # fmt: skip
+    # Questions without anything to say, so without JSON.
+    for name, endpoint in (("families", make_weights.families), ("texts", texts)):
+        app.router.add_api_route(
+            f"{PATH}/{name}", endpoint, methods=["GET"], dependencies=page_login(app), include_in_schema=False
+        )

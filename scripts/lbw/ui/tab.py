@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradio.context import Context
-
 
 @dataclass(frozen=True)
 class Tab:
@@ -29,12 +27,3 @@ def on_click(
     # Gradio 3 and Forge name the argument _js, a plain gradio 4 js.
     name = "js" if "js" in inspect.signature(button.click).parameters else "_js"
     button.click(function, list(inputs), list(outputs), queue=False, show_progress=False, **{name: in_browser})
-
-
-def on_page_load(function: Callable[[], Sequence[Any]], outputs: Sequence[Any]) -> None:
-    """Run ``function`` for each page that is loaded.
-
-    A component whose value is a function does that too. But each such event makes the browser go three times through
-    all components of the page, so one event for many components is better than one for each.
-    """
-    Context.root_block.load(function, None, list(outputs), queue=False, show_progress=False)
