@@ -103,7 +103,7 @@ def test_what_stands_in_a_row_shares_a_line(shown: Panel):
 
 
 def test_sections_that_belong_together_stand_together(panel: Panel):
-    ids = "#lbw_status.block, #lbw_default_preset, .lbw-group-title, " + ", ".join(f"#{name}" for name in SECTIONS)
+    ids = "#lbw_status, #lbw_default_preset, .lbw-group-title, " + ", ".join(f"#{name}" for name in SECTIONS)
     found = panel.find("lbw_panel").locator(ids).evaluate_all(
         "all => all.map(each => each.matches('.lbw-group-title') ? each.textContent : each.id)"
     )
@@ -290,6 +290,6 @@ def test_the_open_menu_has_no_serious_accessibility_fault(page: Page, server: Se
     menu = panel.open_menu("lbw_insert_preset")
     page.keyboard.press("ArrowDown")
     expect(choice(menu, "FLUX")).to_contain_text("not for this model")
-    found = Axe().run(page, context=f"{panel.id('lbw_status')}.block").response["violations"]
+    found = Axe().run(page, context=panel.id("lbw_status")).response["violations"]
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []
