@@ -264,8 +264,11 @@ def test_the_default_presets_choices_have_strips_too(panel: Panel):
         assert len(item.locator("svg.lbw-strip").evaluate(CELLS)) == values
     item = panel.find("lbw_default_preset").locator("li[aria-label='FLUX']")
     expect(item).to_have_attribute("aria-description", "not for this model")
-    field.fill("NAM")
     items = panel.find("lbw_default_preset").locator("li")
+    field.fill("VEC")
+    expect(items).to_have_count(1)
+    expect(items).to_have_attribute("aria-description", "BASE OUT03-OUT06 1, IN02 0.5, OUT11 -1")
+    field.fill("NAM")
     expect(items).to_have_count(1)
     expect(items).to_have_attribute("aria-description", "IN00-IN11 0.25, M00 R")
     items.click()
