@@ -136,7 +136,7 @@ class Panel:
     @property
     def made_said(self) -> Locator:
         """What Make Weights says of a text that it has read, or has not."""
-        return self.find("lbw_sliders", "p.lbw-said")
+        return self.find("lbw_sliders", "p.lbw-said:not([id$=lbw_made_notes])")
 
     def make_for(self, model: str, form: str = "shorter of both") -> None:
         """Which model Make Weights is for, as "17 (SD1/SD2)", and how it writes."""
