@@ -57,7 +57,7 @@ const lbwDom = (() => {
     }
 
     // Where messages of a section appear; they are read out.
-    const said = () => setAttributes(element("p", {className: "lbw-said"}), {role: "status"});
+    const said = (message = "") => setAttributes(element("p", {className: "lbw-said", textContent: message}), {role: "status"});
 
     return {element, button, labelled, tick, section, svg, said, setAttributes};
 })();

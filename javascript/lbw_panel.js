@@ -120,7 +120,7 @@ const loraBlockWeight = (() => {
     // All families of models. They are asked for once, when a panel is first seen.
     let families = [];
     let familiesAsked = null;
-    const askFamilies = () => (familiesAsked ??= lbwServer.get("families").then(({answer, said}) => {
+    const askFamilies = () => (familiesAsked ??= lbwServer.ask("families").then(({answer, said}) => {
         families = lbwBlockWeights.families(answer ?? []);
         return said ?? "";
     }));
@@ -152,7 +152,7 @@ const loraBlockWeight = (() => {
     async function buildSliders(tabname, frame) {
         const said = await askFamilies();
         if (said) {
-            frame.replaceChildren(Object.assign(lbwDom.said(), {textContent: said}));
+            frame.replaceChildren(lbwDom.said(said));
             return;
         }
         const {area, presets} = panels[tabname];
@@ -267,7 +267,7 @@ const loraBlockWeight = (() => {
     // less than an event of gradio's, with which the browser goes through all components of the page.
     async function renewTexts(tabnames) {
         const made = Object.fromEntries(tabnames.map(tabname => [tabname, find(tabname, "lbw_values").textContent.trim()]));
-        const {answer} = await lbwServer.get("texts");
+        const {answer} = await lbwServer.ask("texts");
         if (!answer) return;
         for (const tabname of tabnames) {
             const area = presetAreaOf(tabname);

@@ -29,7 +29,7 @@ const lbwPictures = (() => {
         async function list(isRenewed) {
             const {answer, said} = await lbwServer.ask("networks", {renewed: isRenewed});
             if (answer) names.replaceChildren(...answer.names.map(value => element("option", {value})));
-            else picture.replaceChildren(Object.assign(lbwDom.said(), {textContent: said}));
+            else picture.replaceChildren(lbwDom.said(said));
         }
 
         frame.replaceChildren(

@@ -11,13 +11,8 @@ const lbwPresetMenu = (() => {
 
     // The family of the loaded model; null where the server does not say.
     async function loadedFamily() {
-        try {
-            const answer = await fetch(ADDRESS, {credentials: "same-origin"});
-            const {family} = answer.ok ? await answer.json() : {};
-            return family ? lbwBlockWeights.families([family])[0] : null;
-        } catch {
-            return null;
-        }
+        const {answer} = await lbwServer.send(ADDRESS);
+        return answer?.family ? lbwBlockWeights.families([answer.family])[0] : null;
     }
 
     // The name of a preset -> what it does, {strip, words}. For a model that is not known it is drawn as of the first family

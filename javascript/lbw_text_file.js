@@ -34,7 +34,7 @@ const lbwTextFile = (() => {
             const {answer, said} = await lbwServer.ask("file", {file, step, text: step === "reload" ? "" : text, loaded});
             if (step === "check" && number !== last) return;
             if (!answer) {
-                content.replaceChildren(Object.assign(lbwDom.said(), {textContent: said}));
+                content.replaceChildren(lbwDom.said(said));
                 return;
             }
             loaded = answer.loaded;

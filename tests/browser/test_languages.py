@@ -47,11 +47,6 @@ TEXTS = """root => {
 WORDS = re.compile(r"(?<![\w=:@<.'-])(?!lbw=|lbwe=)[A-Za-z]?[a-z]{2,}(?![\w=:@])")
 
 
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
-
-
 def texts_of(panel: Panel) -> set[str]:
     """What the panel says, with all of its sections open and something in each."""
     panel.open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_curve", "lbw_schedule", "lbw_strength")

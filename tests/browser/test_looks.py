@@ -28,17 +28,7 @@ BOTH:{",".join(["1"] * 58)}
 FLUX:{",".join(["1"] * 58)}
 """
 
-pytestmark = pytest.mark.usefixtures("preset_files")
-
-
-@pytest.fixture
-def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
-    return request.getfixturevalue("gradio4") if version == "gradio 4.40" else server
-
-
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
+pytestmark = pytest.mark.usefixtures("preset_files", "version")
 
 
 @pytest.fixture(params=[("light", 1400), ("dark", 1400), ("light", 420), ("dark", 420)], ids=lambda each: f"{each}")

@@ -31,18 +31,7 @@ ONES = ",".join(["1"] * 17)
 TWO_TAGS = "a cat <lora:a:1> and <lora:b:0.5:lbw=INS>"
 
 
-pytestmark = pytest.mark.usefixtures("preset_files")
-
-
-@pytest.fixture
-def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
-    """The stand-in, and a page of the gradio that Forge has: the panel does the same on both."""
-    return request.getfixturevalue("gradio4") if version == "gradio 4.40" else server
-
-
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
+pytestmark = pytest.mark.usefixtures("preset_files", "version")
 
 
 # (text, caret, what is set, expected text)

@@ -7,6 +7,7 @@ from enum import Enum
 from pydantic import BaseModel, Field
 
 from lbw.pictures import Theme
+from lbw.request.route_models import Question
 from lbw.tags.limits import LONGEST_TEXT
 
 LONGEST_NAME = 500
@@ -14,11 +15,6 @@ LONGEST_NAME = 500
 
 LONGEST_VERSION = 100
 """Characters of the version of a file."""
-
-
-class _Question(BaseModel):
-    class Config:
-        extra = "forbid"
 
 
 class File(str, Enum):
@@ -32,7 +28,7 @@ class Step(str, Enum):
     SAVE = "save"
 
 
-class FileQuestion(_Question):
+class FileQuestion(Question):
     file: File
     step: Step
     text: str = Field("", max_length=LONGEST_TEXT)
@@ -52,7 +48,7 @@ class Texts(BaseModel):
     elements_version: str
 
 
-class AddQuestion(_Question):
+class AddQuestion(Question):
     text: str = Field(max_length=LONGEST_TEXT, description="the presets")
     weights: str = Field(max_length=LONGEST_TEXT)
     name: str = Field(max_length=LONGEST_NAME)
@@ -63,17 +59,17 @@ class AddAnswer(BaseModel):
     said: str
 
 
-class HitsQuestion(_Question):
+class HitsQuestion(Question):
     text: str = Field(max_length=LONGEST_TEXT, description="the rule sets")
 
 
-class OwnQuestion(_Question):
+class OwnQuestion(Question):
     name: str = Field(max_length=LONGEST_TEXT, description="of the LoRA at the cursor")
     in_tag: str = Field(max_length=LONGEST_TEXT, description="the block weights of its tag")
     weights: str | None = Field(None, max_length=LONGEST_TEXT, description="what to save; null: nothing")
 
 
-class NetworksQuestion(_Question):
+class NetworksQuestion(Question):
     renewed: bool
 
 
@@ -81,12 +77,12 @@ class NetworksAnswer(BaseModel):
     names: list[str]
 
 
-class StrengthsQuestion(_Question):
+class StrengthsQuestion(Question):
     name: str = Field(max_length=LONGEST_NAME)
     theme: Theme
 
 
-class ScheduleQuestion(_Question):
+class ScheduleQuestion(Question):
     asked: str = Field(max_length=LONGEST_TEXT, description="what the page is set to, see lbw_panel.js")
     presets: str = Field(max_length=LONGEST_TEXT)
     elements: str = Field(max_length=LONGEST_TEXT)

@@ -84,18 +84,19 @@ def add(app: FastAPI, presets_file: Path, rule_sets_file: Path, backend: Backend
         presets, elements = (content.read() for content in files.values())
         return Texts(presets=presets, elements=elements, elements_version=version_of(elements))
 
-    dependencies = [*page_login(app), Depends(require_json)]
+    login = page_login(app)
     questions: dict[str, tuple[Callable[..., Any], Any]] = {
         "file": (file, FileAnswer), "add": (add_made, AddAnswer), "hits": (hits, Html), "own": (own, Html),
         "networks": (networks, NetworksAnswer), "strengths": (strengths, Html), "schedule": (schedule, Html),
     }  # fmt: skip
     for name, (endpoint, answer) in questions.items():
         app.router.add_api_route(
-            f"{PATH}/{name}", endpoint, methods=["POST"], response_model=answer, dependencies=dependencies,
+            f"{PATH}/{name}", endpoint, methods=["POST"], response_model=answer,
+            dependencies=[*login, Depends(require_json)],
             include_in_schema=False, route_class_override=Route,
         )  # fmt: skip
     # Questions without anything to say, so without JSON.
     for name, endpoint in (("families", make_weights.families), ("texts", texts)):
         app.router.add_api_route(
-            f"{PATH}/{name}", endpoint, methods=["GET"], dependencies=page_login(app), include_in_schema=False
+            f"{PATH}/{name}", endpoint, methods=["GET"], dependencies=login, include_in_schema=False
         )
