@@ -580,7 +580,7 @@ def test_a_text_means_in_the_browser_what_it_means_in_a_tag(page: Page):
     library = Library.read(DEFAULT_PRESETS, "", "")
     found = page.evaluate(
         """async([texts, lines]) => {
-            const {answer} = await lbwServer.get("families");
+            const {answer} = await lbwServer.ask("families");
             const families = lbwBlockWeights.families(answer);
             return texts.map(([title, text]) => {
                 const family = families.find(each => each.title === title);
