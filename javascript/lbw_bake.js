@@ -27,18 +27,11 @@ const lbwBake = (() => {
 
     // What the server answers: {answer}, or {said}, and `isSilent` where it is not there.
     async function ask(address, content = null) {
-        const options = content && {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(content)};
-        try {
-            const response = await fetch(address, {credentials: "same-origin", ...options});
-            const answer = await response.json().catch(() => ({}));
-            if (response.ok) return {answer};
-            const detail = Array.isArray(answer.detail) ? answer.detail[0]?.msg : answer.detail;
-            if (response.status === 404) return {said: detail === "Not Found" ? NO_ROUTE : LOST};
-            const isOurs = response.status !== 401 && response.status < 500 && typeof answer.detail === "string";
-            return {said: isOurs ? `Not baked: ${detail}` : `The server answered ${response.status}: ${detail ?? response.statusText}`};
-        } catch {
-            return {said: SILENT, isSilent: true};
-        }
+        const {answer, status, detail, isText, said} = await lbwServer.send(address, content);
+        if (answer) return {answer};
+        if (!status) return {said: SILENT, isSilent: true};
+        if (status === 404) return {said: detail === "Not Found" ? NO_ROUTE : LOST};
+        return {said: isText && status !== 401 && status < 500 ? `Not baked: ${detail}` : said};
     }
 
     const percent = share => `${Number(Number((100 * share).toPrecision(3)).toFixed(3))} %`;

@@ -19,7 +19,7 @@ const lbwDom = (() => {
     }
 
     // A field with its name above it. The id is that of both together, as gradio has it.
-    const labelled = (text, field, id) => element("label", {id, className: "lbw-field"}, element("span", {textContent: text}), field);
+    const labelled = (text, field, id = "") => element("label", {id, className: "lbw-field"}, element("span", {textContent: text}), field);
 
     function setAttributes(made, attributes) {
         for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -32,8 +32,32 @@ const lbwDom = (() => {
         return made;
     }
 
-    // Where messages of a section appear; they are read out.
-    const said = () => setAttributes(element("p", {className: "lbw-said"}), {role: "status"});
+    // A checkbox with its name beside it.
+    const tick = (text, box, id = "") => element("label", {id, className: "lbw-tick"}, box, element("span", {textContent: text}));
 
-    return {element, button, labelled, svg, said, setAttributes};
+    // A part of the panel that opens and closes as gradio's accordions do. `draw` is called when it is first opened, with
+    // the element that it is to fill.
+    function section(id, title, draw, className = "") {
+        const icon = element("span", {className: "icon", textContent: "\u25bc", ariaHidden: "true"});
+        const line = setAttributes(element("button", {type: "button", className: "label-wrap"}, element("span", {textContent: title}), icon),
+            {"aria-expanded": "false"});
+        const frame = element("div", {className: `lbw-section ${className}`, id}, line);
+        let content;
+        line.addEventListener("click", () => {
+            const isOpen = line.classList.toggle("open");
+            line.setAttribute("aria-expanded", String(isOpen));
+            if (!content) {
+                content = element("div", {className: "lbw-make"});
+                frame.append(content);
+                draw(content);
+            }
+            content.hidden = !isOpen;
+        });
+        return frame;
+    }
+
+    // Where messages of a section appear; they are read out.
+    const said = (message = "") => setAttributes(element("p", {className: "lbw-said", textContent: message}), {role: "status"});
+
+    return {element, button, labelled, tick, section, svg, said, setAttributes};
 })();

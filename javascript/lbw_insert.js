@@ -4,8 +4,9 @@ const lbwInsert = (() => {
     const SYMBOL = "\u21b5";
     const WHERE = "into the LoRA tag at the cursor, or into all LoRA tags if the cursor is in none";
 
-    // `id` makes an element's id. `presets` and `ruleSets` are the elements that list the names; `put` sets arguments.
-    function build({frame, id, presets, ruleSets, put}) {
+    // `id` makes an element's id. `lists` are the elements that list the names of presets and rule sets; `put` sets
+    // arguments. `ofMenu` is what the menu of presets follows from.
+    function build({frame, id, lists, put, ofMenu}) {
         const {element, button, labelled} = lbwDom;
 
         // The title is what is read out, because the host translates titles.
@@ -36,10 +37,19 @@ const lbwInsert = (() => {
         }
 
         const step = () => element("input", {type: "text", placeholder: "step", autocomplete: "off"});
-        const [preset, rules, start, stop] = [choices(presets), choices(ruleSets), step(), step()];
+        const [rules, start, stop] = [choices(lists.ruleSets), step(), step()];
+        const preset = lbwPresetMenu.build({id: id("lbw_insert_preset_menu"), label: "Preset", none: "no preset", ...ofMenu});
+        new MutationObserver(preset.renew).observe(lists.presets, {childList: true, subtree: true});
+        // It is no form's field, so no label leads to it.
+        function menuField({frame: menu, field}) {
+            const name = element("span", {textContent: "Preset", ariaHidden: "true"});
+            name.addEventListener("click", () => field.focus());
+            return element("div", {id: id("lbw_insert_preset"), className: "lbw-field"}, name, menu);
+        }
+
         const group = (...parts) => element("div", {className: "lbw-insert-group"}, ...parts);
         frame.replaceChildren(
-            group(labelled("Preset", preset, id("lbw_insert_preset")), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value}))),
+            group(menuField(preset), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value}))),
             group(labelled("Element rules", rules, id("lbw_insert_rules")), putButton("lbwe", ":lbwe=RULES", () => ({lbwe: rules.value}))),
             group(labelled("Start", start, id("lbw_insert_start")), labelled("Stop", stop, id("lbw_insert_stop")),
                 putButton("steps", ":start= and :stop=", () => ({start: start.value.trim(), stop: stop.value.trim()}))),

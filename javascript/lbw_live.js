@@ -51,33 +51,19 @@ const lbwLive = (() => {
         return found;
     }
 
-    const post = (address, content) => fetch(address, {
-        method: "POST", credentials: "same-origin", headers: {"Content-Type": "application/json"}, body: JSON.stringify(content),
-    });
-
     // Whether a job's turn has come. Before, the server knows of nothing that could be moved in it.
     async function isInTurn(id) {
-        try {
-            const answer = await post(PROGRESS, {id_task: id, live_preview: false});
-            return !answer.ok || (await answer.json()).active;
-        } catch {
-            return true;
-        }
+        const {answer} = await lbwServer.send(PROGRESS, {id_task: id, live_preview: false});
+        return !answer || answer.active;
     }
 
     // What the server answers: {state} or {said}; neither where it does not know the job.
     async function ask(id, moves) {
-        try {
-            const answer = moves ? await post(ADDRESS, {id_task: id, moves})
-                : await fetch(`${ADDRESS}?id_task=${encodeURIComponent(id)}`, {credentials: "same-origin"});
-            const content = await answer.json().catch(() => ({}));
-            if (answer.ok) return Array.isArray(content.loras) ? {state: content} : {said: SILENT};
-            if (answer.status === 404) return content.detail === "Not Found" ? {said: NO_ROUTE, isFinal: true} : {};
-            const detail = Array.isArray(content.detail) ? content.detail[0]?.msg : content.detail;
-            return {said: `The server answered ${answer.status}: ${detail ?? answer.statusText}`};
-        } catch {
-            return {said: SILENT};
-        }
+        const {answer, status, detail, said = SILENT} = moves ? await lbwServer.send(ADDRESS, {id_task: id, moves})
+            : await lbwServer.send(`${ADDRESS}?id_task=${encodeURIComponent(id)}`);
+        if (answer) return Array.isArray(answer.loras) ? {state: answer} : {said: SILENT};
+        if (status === 404) return detail === "Not Found" ? {said: NO_ROUTE, isFinal: true} : {};
+        return {said};
     }
 
     // The strengths so far, each over the width of its step.

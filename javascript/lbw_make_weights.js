@@ -6,13 +6,6 @@ const lbwMakeWeights = (() => {
     const FORMS = {shorter: "shorter of both", number: "by number", name: "by name"};
     const [WIDTH, HEIGHT, GUTTER, GAP] = [34, 15, 38, 5];
 
-    // Blue below 0, grey at 0, orange above; a value that is not known yet (R, U, X) has a colour of its own.
-    function colourOf(value) {
-        if (!lbwBlockWeights.isNumber(value)) return "var(--lbw-unknown)";
-        const share = Math.min(Math.abs(Number(value)), 1) * 100;
-        return `color-mix(in srgb, ${Number(value) < 0 ? "var(--lbw-negative)" : "var(--lbw-positive)"} ${share}%, var(--lbw-zero))`;
-    }
-
     const isUnet = family => family.labels.includes("M00");
 
     // Neighbours that are of one row of a transformer, D00 to D18, or of none: [{letters, labels}].
@@ -80,14 +73,11 @@ const lbwMakeWeights = (() => {
         }
         return {drawing, paint(blocks) {
             for (const [label, {box, title, text}] of Object.entries(shapes)) {
-                box.style.fill = hasField(label) ? colourOf(blocks[label]) : "";
+                box.style.fill = hasField(label) ? lbwStrip.colourOf(blocks[label]) : "";
                 text.classList.toggle("lbw-strong", hasField(label) && Math.abs(Number(blocks[label])) > 0.5);
                 title.textContent = `${label} ${blocks[label]}`;
             }
-            const names = [...family.labels, ...family.encoders];
-            const values = [...new Set(Object.values(blocks))].filter(value => Number(value) !== 0);
-            const on = values.map(value => `${lbwBlockWeights.ranges(names.filter(name => blocks[name] === value), names).join(" ")} ${value}`);
-            drawing.setAttribute("aria-label", `Blocks by weight: ${on.join(", ") || "all 0"}`);
+            drawing.setAttribute("aria-label", `Blocks by weight: ${lbwStrip.inWords(family, blocks)}`);
         }};
     }
 
@@ -149,13 +139,12 @@ const lbwMakeWeights = (() => {
         };
     }
 
-    // `id` makes an element's id. `buttons` and `notes` are gradio's, and are given places in the frame.
-    function build({frame, id, buttons, notes, presets}) {
+    // `id` makes an element's id. `presets` lists those of `presetText`, which `setPresetText` puts others in the place of.
+    function build({frame, id, families, presets, presetText, setPresetText}) {
         const {element, button, labelled} = lbwDom;
         const {
             Unreadable, isByName, split, membersOf, layoutOf, largestLayout, spread, gathered, unsaid, byNumber, byName, select, read,
         } = lbwBlockWeights;
-        const families = lbwBlockWeights.families(JSON.parse(frame.dataset.families));
         let family;
         let layout;
         let extras;
@@ -168,6 +157,7 @@ const lbwMakeWeights = (() => {
         });
         const name = element("input", {type: "text", autocomplete: "off"});
         const said = lbwDom.said();
+        const added = Object.assign(lbwDom.said(), {id: id("lbw_made_notes")});
         const rows = element("div");
         const frameOfDrawing = element("div", {className: "lbw-drawing"});
         const valueOf = (each, {names}) => `${each.title} ${names.length}`;
@@ -175,7 +165,10 @@ const lbwMakeWeights = (() => {
             ...each.layouts.map(item => element("option", {value: valueOf(each, item), textContent: `${item.names.length} (${each.title})`})))));
         const form = element("select", {ariaLabel: "How the weights are written", title: "How the weights are written"},
             ...Object.entries(FORMS).map(([value, textContent]) => element("option", {value, textContent})));
-        const copy = element("select", {ariaLabel: "Copy from preset"});
+        const copy = lbwPresetMenu.build({
+            id: id("lbw_copy"), label: "Copy from preset", none: "Copy from preset", placeholder: "Copy from preset",
+            presets, family: () => family, families: () => families, onChoose: onCopy,
+        });
         const amount = element("input", {type: "number", value: "1", step: "0.05", ariaLabel: "Value", className: "lbw-amount"});
         const range = element("input", {type: "text", ariaLabel: "Range of blocks", autocomplete: "off"});
 
@@ -323,15 +316,18 @@ const lbwMakeWeights = (() => {
             else setAll(found, amount.value || "0");
         }
 
-        function listPresets() {
-            const chosen = copy.value;
-            copy.replaceChildren(element("option", {value: "", textContent: "Copy from preset"}),
-                ...presets().map(each => element("option", {value: each.name, translate: false, textContent: each.name})));
-            copy.value = chosen;
+        async function add(isSaved) {
+            const {answer, said: failure} = await lbwServer.ask("add", {text: presetText(), weights: weights.value, name: name.value});
+            if (answer?.text) await setPresetText(answer.text, isSaved);
+            added.textContent = failure ?? answer.said;
         }
 
-        for (const event of ["focus", "pointerdown"]) copy.addEventListener(event, listPresets);
-        copy.addEventListener("change", onCopy);
+        function addButton(text, buttonId, isSaved) {
+            const made = Object.assign(button(text, () => add(isSaved)), {id: id(buttonId)});
+            made.classList.toggle("lbw-primary", isSaved);
+            return made;
+        }
+
         form.addEventListener("change", () => publish());
         type.addEventListener("change", () => {
             const chosen = families.find(each => each.layouts.some(item => valueOf(each, item) === type.value));
@@ -343,17 +339,17 @@ const lbwMakeWeights = (() => {
 
         frame.replaceChildren(
             labelled("Weights", weights, id("lbw_made")),
-            element("div", {className: "lbw-tools lbw-name-row"}, labelled("Identifier", name, id("lbw_made_name")), ...buttons),
-            notes,
-            element("div", {className: "lbw-tools"}, type, form, copy),
+            element("div", {className: "lbw-tools lbw-name-row"}, labelled("Identifier", name, id("lbw_made_name")),
+                addButton("Add to presets", "lbw_add", false), addButton("Add to presets and Save", "lbw_add_save", true)),
+            added,
+            element("div", {className: "lbw-tools"}, type, form, copy.frame),
             element("div", {className: "lbw-tools"},
                 button("Set all 0", () => setAll(layout.names, "0")), button("Set all 1", () => setAll(layout.names, "1")),
-                element("span", {className: "lbw-group"}, amount, button("Set all", () => setAll(layout.names, amount.value || "0")),
-                    range, button("Set range", setRange))),
+                element("span", {className: "lbw-group"}, amount, button("Set all", () => setAll(layout.names, amount.value || "0"))),
+                element("span", {className: "lbw-group"}, range, button("Set range", setRange))),
             said, frameOfDrawing, rows,
         );
         use(families[0], layoutOf(families[0], 17));
-        listPresets();
     }
 
     return {build};

@@ -2,9 +2,6 @@
 
 const loraBlockWeight = (() => {
     const PREFIX = "LoRA Block Weight: ";
-    const CHECK_AFTER_MS = 400;
-    // What the ids of a preset file's buttons begin with, its text box, and what is said of its content.
-    const TEXT_FILES = [["lbw", "lbw_ratiospreset", "lbw_ratios"], ["lbw_element", "element", "lbw_element_names"]];
     const USUAL_STEPS = 20;
     const HIRES_PROMPT = "#hires_prompt textarea";
 
@@ -29,7 +26,7 @@ const loraBlockWeight = (() => {
     function watchPrompts(tabname) {
         for (const prompt of promptsOf(tabname)) {
             prompt.addEventListener("focus", () => { lastPrompt[tabname] = prompt; });
-            for (const event of ["input", "keyup", "pointerup", "focus"]) prompt.addEventListener(event, () => showOwnSoon(tabname));
+            for (const event of ["input", "keyup", "pointerup", "focus"]) prompt.addEventListener(event, () => panels[tabname]?.own.showSoon());
         }
     }
 
@@ -81,57 +78,13 @@ const loraBlockWeight = (() => {
         return `${result.names.join(", ")}: ${what}`;
     }
 
-    // The default that the LoRA at the cursor has of its own. What the server is asked, and what it is to save.
-    const PAUSE_MS = 250;
-    const ownAsked = {};
-    const ownToSave = {};
-    const ownTimer = {};
+    // What of each tab others need once it is set up: its preset files, and the default of the LoRA at the cursor.
+    const panels = {};
+    // The arguments that gradio holds, see lbw_values.js.
+    const values = {};
+
     const tagTouched = tabname => lbwPrompt.tagAt(promptOf(tabname).value, promptOf(tabname).selectionStart);
-    const touched = tabname => [ownAsked[tabname].name, ownAsked[tabname].weights];
-    const toSave = tabname => [ownAsked[tabname].name, ownToSave[tabname], ownAsked[tabname].weights];
     const isOpen = tabname => Boolean(find(tabname, "lbw_panel").offsetParent);
-
-    function showOwnSoon(tabname) {
-        clearTimeout(ownTimer[tabname]);
-        ownTimer[tabname] = setTimeout(() => showOwn(tabname), PAUSE_MS);
-    }
-
-    function showOwn(tabname) {
-        if (!isOpen(tabname)) return;
-        const tag = tagTouched(tabname);
-        const [before, now] = [ownAsked[tabname], tag].map(each => JSON.stringify(each ?? null));
-        if (tag && before !== now) {
-            ownAsked[tabname] = tag;
-            find(tabname, "lbw_own_ask").click();
-        }
-        revealOwn(tabname);
-    }
-
-    // An answer is shown as long as the cursor is where it was asked for.
-    function revealOwn(tabname) {
-        const frame = find(tabname, "lbw_own");
-        const tag = tagTouched(tabname);
-        const {name} = frame.querySelector(".lbw-own")?.dataset ?? {};
-        frame.classList.toggle("lbw-away", !tag || tag.name !== name);
-    }
-
-    function setUpOwn(tabname) {
-        const frame = find(tabname, "lbw_own");
-        new MutationObserver(() => revealOwn(tabname)).observe(frame, {childList: true, subtree: true});
-        frame.addEventListener("click", ({target}) => {
-            const {own} = target.dataset ?? {};
-            const tag = tagTouched(tabname);
-            if (!own || !tag) return;
-            if (own === "put") {
-                say(tabname, setAnyInPrompt(tabname, lbwPrompt.argumentsOf(frame.querySelector(".lbw-own").dataset.weights)));
-                showOwnSoon(tabname);
-            } else {
-                [ownAsked[tabname], ownToSave[tabname]] = [tag, own === "save" ? tag.weights : ""];
-                find(tabname, "lbw_own_save").click();
-            }
-        });
-        showOwn(tabname);
-    }
 
     const stepsOf = tabname => Number(gradioApp().querySelector(`#${tabname}_steps input[type=number]`)?.value) || USUAL_STEPS;
 
@@ -160,13 +113,31 @@ const loraBlockWeight = (() => {
         });
     }
 
-    function buildInsertRow(tabname) {
+    const namesIn = ({content}) => [...content.querySelectorAll("[data-name]")];
+    const presetsOf = tabname => namesIn(panels[tabname].presets).map(({dataset}) => dataset);
+    const presetNames = tabname => presetsOf(tabname).map(({name}) => name).join("\n");
+
+    // All families of models. They are asked for once, when a panel is first seen.
+    let families = [];
+    let familiesAsked = null;
+    const askFamilies = () => (familiesAsked ??= lbwServer.ask("families").then(({answer, said}) => {
+        families = lbwBlockWeights.families(answer ?? []);
+        return said ?? "";
+    }));
+
+    // What menus of presets follow from.
+    const ofPresetMenu = tabname => ({
+        presets: () => presetsOf(tabname), family: lbwPresetMenu.loadedFamily, families: () => families,
+    });
+
+    function buildInsertRow(tabname, frame) {
+        const {presets, elements} = panels[tabname];
         lbwInsert.build({
-            frame: find(tabname, "lbw_status .lbw-insert"),
+            frame,
             id: name => idOf(tabname, name),
-            presets: find(tabname, "lbw_ratios"),
-            ruleSets: find(tabname, "lbw_element_names"),
-            put: values => put(tabname, values),
+            lists: {presets: presets.content, ruleSets: elements.content},
+            put: (...change) => put(tabname, ...change),
+            ofMenu: ofPresetMenu(tabname),
         });
     }
 
@@ -178,27 +149,34 @@ const loraBlockWeight = (() => {
         });
     }
 
-    // The vector and its name, for the server.
-    const made = tabname => ["lbw_made", "lbw_made_name"].map(name => find(tabname, `${name} :is(textarea, input)`).value);
-
-    function buildSliders(tabname) {
+    async function buildSliders(tabname, frame) {
+        const said = await askFamilies();
+        if (said) {
+            frame.replaceChildren(lbwDom.said(said));
+            return;
+        }
+        const {area, presets} = panels[tabname];
         lbwMakeWeights.build({
-            frame: find(tabname, "lbw_sliders .lbw-make"),
+            frame,
             id: name => idOf(tabname, name),
-            buttons: ["lbw_add", "lbw_add_save"].map(name => find(tabname, name)),
-            notes: find(tabname, "lbw_made_notes"),
-            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(button => button.dataset),
+            families,
+            presets: () => presetsOf(tabname),
+            presetText: () => area.value,
+            async setPresetText(text, isSaved) {
+                write(area, text);
+                await presets.run(isSaved ? "save" : "check");
+            },
         });
     }
 
-    function buildCurveEditor(tabname) {
+    function buildCurveEditor(tabname, frame) {
         lbwCurve.build({
-            frame: find(tabname, "lbw_curve_editor .lbw-make"),
+            frame,
             steps: () => stepsOf(tabname),
             id: name => idOf(tabname, name),
-            presets: () => [...find(tabname, "lbw_ratios").querySelectorAll("[data-name]")].map(({dataset, title}) => ({name: dataset.name, title})),
+            presets: () => namesIn(panels[tabname].presets).map(({dataset, title}) => ({name: dataset.name, title})),
             read: key => lbwPrompt.getArgument(promptOf(tabname).value, promptOf(tabname).selectionStart, key),
-            write: values => setInPrompt(tabname, values),
+            write: change => setInPrompt(tabname, change),
         });
     }
 
@@ -222,9 +200,10 @@ const loraBlockWeight = (() => {
         return found.length > 0;
     }
 
-    function buildLive(tabname) {
+    function buildLive(tabname, frame) {
+        if (!jobs[tabname]) return;
         lbwLive.build({
-            frame: find(tabname, "lbw_live_loras .lbw-live"),
+            frame,
             jobs: jobs[tabname],
             replace: (...change) => replaceTag(tabname, ...change),
         });
@@ -238,12 +217,15 @@ const loraBlockWeight = (() => {
         return found.length > 0;
     }
 
-    function buildBake(tabname) {
-        const valueOf = selector => find(tabname, selector)?.value ?? "";
+    const defaultPresetOf = tabname => find(tabname, "lbw_default_preset input").value;
+    const textsOf = tabname => ({
+        presets: panels[tabname].area.value, elements: panels[tabname].rules.value, default_preset: defaultPresetOf(tabname),
+    });
+
+    function buildBake(tabname, frame) {
         const field = selector => gradioApp().querySelector(`#${tabname}_${selector}`)?.value ?? "";
-        const defaultPreset = () => valueOf("lbw_default_preset input");
         lbwBake.build({
-            frame: find(tabname, "lbw_bake_form .lbw-bake"),
+            frame,
             id: name => idOf(tabname, name),
             theme,
             page: {
@@ -252,64 +234,106 @@ const loraBlockWeight = (() => {
                 order: () => ({
                     // The host draws a seed for -1, which is not known before.
                     seed: Math.max(Number(field("seed input")) || 0, 0),
-                    presets: valueOf("lbw_ratiospreset textarea"),
-                    elements: valueOf("element textarea"),
-                    default_preset: defaultPreset(),
+                    ...textsOf(tabname),
                 }),
                 // What was baked has its block weights in it, and must not get the default's again.
-                newTag: name => `<lora:${name}:1${defaultPreset() ? ":lbw=ALL" : ""}>`,
+                newTag: name => `<lora:${name}:1${defaultPresetOf(tabname) ? ":lbw=ALL" : ""}>`,
                 replace: (...change) => replaceTags(tabname, ...change),
             },
         });
     }
 
-    // Saving and loading check the text too, and a check that came after them would take their message away.
-    function pressOnPause(area, button, instead) {
-        let timer;
-        for (const other of instead) other.addEventListener("click", () => clearTimeout(timer));
-        area.addEventListener("input", () => {
-            clearTimeout(timer);
-            timer = setTimeout(() => button.click(), CHECK_AFTER_MS);
+    function write(area, text) {
+        area.value = text;
+        updateInput(area);
+    }
+
+    const otherTab = tabname => (tabname === "txt2img" ? "img2img" : "txt2img");
+    const presetAreaOf = tabname => find(tabname, "lbw_ratiospreset textarea");
+
+    // A file that was saved in one tab is loaded in the other, unless there are edits there that are not saved. A tab that
+    // nobody has looked at has none.
+    function followSaved(tabname, file, text) {
+        const other = otherTab(tabname);
+        if (panels[other]) {
+            if (panels[other][file].isClean()) panels[other][file].run("reload");
+        } else if (values[other]) {
+            if (file === "presets") write(presetAreaOf(other), text);
+            else values[other].set("elements", text);
+        }
+    }
+
+    // A page has the texts that the files had when the server made it. Where they are others now, it gets them; asking costs
+    // less than an event of gradio's, with which the browser goes through all components of the page.
+    async function renewTexts(tabnames) {
+        const made = Object.fromEntries(tabnames.map(tabname => [tabname, find(tabname, "lbw_values").textContent.trim()]));
+        const {answer} = await lbwServer.ask("texts");
+        if (!answer) return;
+        for (const tabname of tabnames) {
+            const area = presetAreaOf(tabname);
+            const panel = panels[tabname];
+            if (area.value !== answer.presets) {
+                write(area, answer.presets);
+                panel?.presets.begin();
+            }
+            if (made[tabname] === answer.elements_version) continue;
+            if (!panel) values[tabname].set("elements", answer.elements);
+            else if (panel.rules.value !== answer.elements) {
+                write(panel.rules, answer.elements);
+                panel.elements.begin();
+            }
+        }
+    }
+
+    // Where the presets are edited is gradio's own text box, which other extensions read.
+    function buildPresetFile(tabname) {
+        const area = presetAreaOf(tabname);
+        const file = lbwTextFile.build({
+            file: "presets", area, write: text => write(area, text),
+            ids: {content: idOf(tabname, "lbw_ratios"), reload: idOf(tabname, "lbw_reload"), save: idOf(tabname, "lbw_savetext")},
+            onSaved: text => followSaved(tabname, "presets", text),
         });
+        new MutationObserver(() => find(tabname, "lbw_offer_names").click()).observe(file.content, {childList: true});
+        file.begin();
+        return file;
     }
 
-    function goToLine(area, line) {
-        const starts = area.value.split("\n").slice(0, line);
-        const end = starts.join("\n").length;
-        area.focus();
-        area.setSelectionRange(end - starts.at(-1).length, end);
-        area.scrollTop = (line - 2) * parseFloat(getComputedStyle(area).lineHeight);
-    }
-
-    function setUpTextFile(tabname, prefix, areaId, contentId) {
-        const area = find(tabname, `${areaId} textarea`);
-        const check = find(tabname, `${prefix}_check`);
-        pressOnPause(area, check, [find(tabname, `${prefix}_savetext`), find(tabname, `${prefix}_reload`)]);
-        check.click();
-        find(tabname, contentId).addEventListener("click", ({target}) => {
-            const {line} = target.dataset ?? {};
-            if (line) goToLine(area, Number(line));
+    function buildRulesFile(tabname, area) {
+        const file = lbwTextFile.build({
+            file: "elements", area, write: text => write(area, text),
+            ids: {content: idOf(tabname, "lbw_element_names"), reload: idOf(tabname, "lbw_element_reload"), save: idOf(tabname, "lbw_element_savetext")},
+            onSaved: text => followSaved(tabname, "elements", text),
         });
+        area.addEventListener("input", () => values[tabname].set("elements", area.value));
+        values[tabname].watch("elements", text => {
+            if (area.value === text && !file.isNew()) return;
+            area.value = text;
+            file.begin();
+        });
+        return file;
     }
 
-    // A file that was saved in one tab is loaded in the other, unless there are edits there that are not saved.
-    function followOtherTab(tabname, prefix, areaId, contentId) {
-        const other = tabname === "txt2img" ? "img2img" : "txt2img";
-        const area = find(tabname, `${areaId} textarea`);
-        const content = find(tabname, contentId);
-        const remember = () => { area.inFile = area.value; };
-        remember();
-        new MutationObserver(() => {
-            const state = content.querySelector(".lbw-notes")?.dataset.state;
-            if (!state) return;
-            // Gradio sets the text box's value in the same turn, before or after the notes.
-            setTimeout(() => {
-                remember();
-                const otherArea = find(other, `${areaId} textarea`);
-                const isClean = otherArea && (otherArea.inFile ?? otherArea.value) === otherArea.value;
-                if (state === "saved" && isClean && otherArea.value !== area.value) find(other, `${prefix}_reload`).click();
-            });
-        }).observe(content, {childList: true, subtree: true});
+    function buildWeightsSetting(tabname, frame) {
+        const {presets} = panels[tabname];
+        frame.replaceChildren(lbwDom.element("div", {className: "lbw-tools"}, presets.reload, presets.save), find(tabname, "lbw_ratiospreset"), presets.content);
+    }
+
+    const RULES_INFO = "NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>";
+
+    function buildElemental(tabname, frame) {
+        const {element, button, labelled, tick} = lbwDom;
+        const {elements, rules} = panels[tabname];
+        const hits = element("div", {id: idOf(tabname, "lbw_element_hits")});
+        const show = button("Show what the rules hit", () => lbwServer.show(hits, "hits", {text: rules.value}));
+        show.id = idOf(tabname, "lbw_element_hits_button");
+        const text = labelled("Element rules", rules, idOf(tabname, "element"));
+        text.firstChild.after(element("small", {textContent: RULES_INFO}));
+        text.classList.add("lbw-text");
+        const prints = values[tabname].bind("print_changes", element("input", {type: "checkbox"}));
+        frame.replaceChildren(
+            element("div", {className: "lbw-tools"}, elements.reload, elements.save, show), text, elements.content,
+            tick("print change", prints, idOf(tabname, "lbw_print_change")), hits,
+        );
     }
 
     // The title's checkbox switches the extension on and off, and the accordion only opens and closes: with the two
@@ -328,9 +352,8 @@ const loraBlockWeight = (() => {
     }
 
     // The host shows what the generation said below the images of the tab that it was started in.
-    function setUpStatus(tabname) {
+    function setUpStatus(tabname, target) {
         const source = gradioApp().querySelector(`#html_log_${tabname}`);
-        const target = find(tabname, "lbw_status .lbw-status");
         let shown = "";
         const copy = () => {
             const lines = [...source.querySelectorAll(".comments")].flatMap(part => part.innerText.split("\n"));
@@ -341,6 +364,45 @@ const loraBlockWeight = (() => {
             target.replaceChildren(...ours.map(line => Object.assign(document.createElement("p"), {textContent: line})));
         };
         new MutationObserver(copy).observe(source.closest(".block") ?? source, {childList: true, subtree: true, characterData: true});
+        copy();
+    }
+
+    // The sections, and what stands above the first one of a group; the top of the panel, and those after it, are for the tag.
+    // `inside` is the element in a section that it is drawn in, by its id and class.
+    const SECTIONS = [
+        {name: "curve", title: "Curve", draw: buildCurveEditor, inside: ["lbw_curve_editor", ""]},
+        {name: "schedule", title: "Schedule", draw: (tabname, frame) => lbwPictures.buildSchedule({
+            frame, id: name => idOf(tabname, name), bind: values[tabname].bind,
+            question: () => ({asked: askedFor(tabname), ...textsOf(tabname)}),
+        })},
+        {name: "live", title: "Live", draw: buildLive, inside: ["lbw_live_loras", "lbw-live"]},
+        {heading: "Presets and rules"},
+        {name: "weights_setting", title: "Weights setting", draw: buildWeightsSetting},
+        {name: "make_weights", title: "Make Weights", draw: buildSliders, inside: ["lbw_sliders", ""]},
+        {name: "elemental", title: "Elemental", draw: buildElemental},
+        {heading: "Plots"},
+        {name: "plots", title: "XYZ plot", className: "lbw-plots", draw: (tabname, frame) => lbwPlots.build({
+            frame, id: name => idOf(tabname, name), bind: values[tabname].bind,
+        })},
+        {heading: "LoRA files"},
+        {name: "strength", title: "Strength of a LoRA", draw: (tabname, frame) => lbwPictures.buildStrength({
+            frame, id: name => idOf(tabname, name), theme,
+        })},
+        {name: "bake", title: "Bake", draw: buildBake, inside: ["lbw_bake_form", "lbw-bake"]},
+    ];
+
+    function buildSection(tabname, {heading, name, title, className, draw, inside}) {
+        const {element, section} = lbwDom;
+        if (heading) return element("p", {className: "lbw-group-title", textContent: heading});
+        return section(idOf(tabname, `lbw_${name}`), title, frame => {
+            if (!inside) return void draw(tabname, frame);
+            const [id, insideClass] = inside;
+            const made = element("div", {className: `lbw-make ${insideClass}`});
+            frame.classList.remove("lbw-make");
+            frame.id = idOf(tabname, id);
+            frame.append(made);
+            draw(tabname, made);
+        }, className);
     }
 
     function onFirstSight(element, callback) {
@@ -352,32 +414,49 @@ const loraBlockWeight = (() => {
         observer.observe(element);
     }
 
-    // What is in the panel is set up when it is first seen: most pages are loaded without a look at it.
+    // What is in the panel is drawn when it is first seen: most pages are loaded without a look at it.
     function setUpPanel(tabname) {
-        lbwWords.follow(find(tabname, "lbw_panel"));
-        for (const file of TEXT_FILES) {
-            setUpTextFile(tabname, ...file);
-            followOtherTab(tabname, ...file);
-        }
-        buildInsertRow(tabname);
+        const {element} = lbwDom;
+        const panel = find(tabname, "lbw_panel");
+        const defaultPreset = find(tabname, "lbw_default_preset");
+        const rules = element("textarea", {rows: 8, spellcheck: false});
+        panels[tabname] = {area: presetAreaOf(tabname), rules};
+        Object.assign(panels[tabname], {presets: buildPresetFile(tabname), elements: buildRulesFile(tabname, rules)});
+        askFamilies();
+
+        const insert = element("div", {className: "lbw-make lbw-insert"});
+        // What was put into the prompt, and what the last generation of this tab did.
+        const [said, status] = ["lbw-said", "lbw-status"].map(className => lbwDom.setAttributes(element("div", {className}), {role: "status"}));
+        const own = element("div", {id: idOf(tabname, "lbw_own"), className: "lbw-own-frame lbw-away"});
+        const inPanel = [...panel.children].find(child => child.contains(defaultPreset));
+        inPanel.before(element("div", {id: idOf(tabname, "lbw_status")}, insert, said, status), own);
+        panel.append(
+            ...SECTIONS.map(each => buildSection(tabname, each)),
+            lbwDom.tick("Debug", values[tabname].bind("debug", element("input", {type: "checkbox"})), idOf(tabname, "lbw_debug")),
+        );
+
+        buildInsertRow(tabname, insert);
+        lbwPresetMenu.decorate(defaultPreset, ofPresetMenu(tabname));
         putNames(tabname);
-        setUpOwn(tabname);
-        onFirstSight(find(tabname, "lbw_strength_show"), () => find(tabname, "lbw_strength_list").click());
-        onFirstSight(find(tabname, "lbw_curve_editor"), () => buildCurveEditor(tabname));
-        if (jobs[tabname]) onFirstSight(find(tabname, "lbw_live_loras"), () => buildLive(tabname));
-        onFirstSight(find(tabname, "lbw_bake_form"), () => buildBake(tabname));
-        onFirstSight(find(tabname, "lbw_sliders"), () => buildSliders(tabname));
+        setUpStatus(tabname, status);
+        panels[tabname].own = lbwOwnDefault.build({
+            frame: own, tag: () => tagTouched(tabname), isSeen: () => isOpen(tabname),
+            put: weights => say(tabname, setAnyInPrompt(tabname, lbwPrompt.argumentsOf(weights))),
+        });
+        lbwWords.follow(panel);
     }
 
     onUiLoaded(() => {
-        for (const tabname of ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"))) {
+        const tabnames = ["txt2img", "img2img"].filter(name => find(name, "lbw_panel"));
+        for (const tabname of tabnames) {
+            values[tabname] = lbwValues.follow(tabname, find(tabname, "lbw_values"));
             unlinkTitle(tabname);
             watchPrompts(tabname);
-            setUpStatus(tabname);
             followJobs(tabname);
             onFirstSight(find(tabname, "lbw_panel"), () => setUpPanel(tabname));
         }
+        if (tabnames.length) renewTexts(tabnames);
     });
 
-    return {theme, askedFor, made, touched, toSave};
+    return {presetNames};
 })();

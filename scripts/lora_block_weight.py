@@ -73,18 +73,19 @@ class LoraBlockWeight(scripts.Script):
         return False if _obstacle else scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        components = ui.build(
+        panel = ui.build(
             is_img2img,
             presets_file=hooks.PRESETS_FILE,
             rule_sets_file=hooks.RULE_SETS_FILE,
-            backend=hooks.Backend(),
             separate_checkbox=hooks.setting("old_active_check_lbw"),
         )
+        components = panel.components
         self.infotext_fields = [
             (components["active"], infotext.pasted_active),
             (components["default_preset"], infotext.pasted_default_preset),
             (components["pasted"], infotext.pasted),
             *((components[name], infotext.pasted_plot(name)) for name in PLOT_ARGUMENT_NAMES),
+            (panel.changes, lambda _pasted: panel.changed()),
         ]
         return list(components.values())
 
@@ -113,6 +114,13 @@ class LoraBlockWeight(scripts.Script):
         hooks.finish(p, processed)
 
 
+def app_started(demo, app):
+    """The host has its routes. Without a page, there are none for it."""
+    if demo is not None:
+        ui.routes.add(app, hooks.PRESETS_FILE, hooks.RULE_SETS_FILE, hooks.Backend())
+    hooks.app_started(demo, app)
+
+
 if not _obstacle:
     hooks.add_settings()  # here, because without a page on_ui_settings is not called, and requests set what is known
     hooks.add_translations()
@@ -122,5 +130,5 @@ if not _obstacle:
     script_callbacks.on_cfg_denoiser(hooks.before_evaluation)
     script_callbacks.on_model_loaded(hooks.model_loaded)
     script_callbacks.on_script_unloaded(hooks.unload)
-    script_callbacks.on_app_started(hooks.app_started)
+    script_callbacks.on_app_started(app_started)
     script_callbacks.on_infotext_pasted(infotext.follow_renames)

@@ -18,7 +18,8 @@ the same layers.
 these are. ``switch``: the longest that the extensions' callbacks take in a step behind the first. ``peak``, ``held``:
 the GPU memory that torch has allocated, the model included, at most and at the end. ``wrong``: how often a strength was
 not what the tag says. ``not pristine``: layers that differ from the checkpoint after a generation without LoRAs. Times
-are in ms, memory in MB. Needs nothing beside Python's standard library.
+are in ms, memory in MB. The file has also ``step_times``: how long each step of a case's last run took, the first one
+from the begin of the pass. Needs nothing beside Python's standard library.
 """
 
 from __future__ import annotations
@@ -206,6 +207,7 @@ class Bench:
             row["error"] = next(run["error"] for run in runs if "error" in run)
             return row
         row |= {key: statistics.median(values) for key, values in _times(done).items()}
+        row["step_times"] = _step_times(done[-1])
         row["peak"] = max(run["memory"].get("peak", 0) for run in done) / 1e6
         row["held"] = done[-1]["memory"].get("now", 0) / 1e6
         row["warnings"] = sorted({str(warning) for run in done for warning in run["warnings"]})
@@ -235,6 +237,13 @@ def _times(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
         for key, value in values.items():
             found.setdefault(key, []).append(value * 1e3)
     return found
+
+
+def _step_times(run: dict[str, Any]) -> list[float]:
+    """How long each step of the first pass took, in ms."""
+    begun = run["passes"][0]
+    moments = [begun["began"], *(evaluation["done"] for evaluation in begun["evaluations"])]
+    return [(after - before) * 1e3 for before, after in pairwise(moments)]
 
 
 def _wrong_strengths(run: dict[str, Any], expected: dict[str, list[float]]) -> int:

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sy
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, kept_files
+from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
 
@@ -38,6 +38,13 @@ def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(params=["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradio 4.40"])
 def version(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, server: Server) -> Server:
+    """The stand-in; for tests that use ``version``, also a page of the gradio that Forge has."""
+    is_other = "version" in request.fixturenames and request.getfixturevalue("version") == "gradio 4.40"
+    return request.getfixturevalue("gradio4") if is_other else server
 
 
 @pytest.fixture
@@ -75,3 +82,8 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     yield page
     context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def panel(page: Page) -> Panel:
+    return Panel(page).open()

@@ -72,7 +72,8 @@ class Panel:
                 title.click()
             # Sections are built when they are seen.
             self.find(section).evaluate("section => section.scrollIntoView({block: 'start'})")
-        expect(self.find("lbw_ratios", ".lbw-name").first).to_be_attached()
+        # The lists of names are asked for when the panel is first seen.
+        expect(self.find("lbw_insert_rules").locator("option").nth(1)).to_be_attached()
         return self
 
     def write(self, text: str, caret: int | None = None) -> None:
@@ -84,16 +85,36 @@ class Panel:
 
     def choose(self, dropdown: str, name: str) -> None:
         """Look for a choice by its beginning, and take it."""
+        if self.find(dropdown, "select").count():
+            self.find(dropdown, "select").select_option(name)
+            return
         field = self.find(dropdown, "input")
+        if field.get_attribute("list"):
+            expect(self.page.locator(f"datalist option[value='{name}']").first).to_be_attached()
+            field.fill(name)
+            return
         field.click()
         field.fill(name)
         self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
 
     def pick(self, field: str, name: str) -> None:
         """Take a choice of a field that the browser makes."""
+        if self.menu(field).count():
+            self.open_menu(field).locator(f"[data-value='{name}']").click()
+            return
         select = self.find(field, "select")
         expect(select.locator(f"option[value='{name}']")).to_be_attached()
         select.select_option(name)
+
+    def menu(self, field: str) -> Locator:
+        """The field that opens a menu of presets."""
+        return self.find(field).get_by_role("combobox").and_(self.page.locator(".lbw-menu-field"))
+
+    def open_menu(self, field: str) -> Locator:
+        """The menu of presets, with what they do to the loaded model."""
+        with self.page.expect_response("**/internal/lbw/model"):
+            self.menu(field).click()
+        return self.find(field).get_by_role("listbox")
 
     def choose_mode(self, name: str) -> None:
         """What the next generation makes: one image, or a plot."""
@@ -115,7 +136,7 @@ class Panel:
     @property
     def made_said(self) -> Locator:
         """What Make Weights says of a text that it has read, or has not."""
-        return self.find("lbw_sliders", "p.lbw-said")
+        return self.find("lbw_sliders", "p.lbw-said:not([id$=lbw_made_notes])")
 
     def make_for(self, model: str, form: str = "shorter of both") -> None:
         """Which model Make Weights is for, as "17 (SD1/SD2)", and how it writes."""

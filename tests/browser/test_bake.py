@@ -15,16 +15,10 @@ from tests.browser.panel import Panel
 from tests.browser.test_panel import wait_for_transitions
 from tests.server import Server
 
-pytestmark = pytest.mark.usefixtures("preset_files")
+pytestmark = pytest.mark.usefixtures("preset_files", "version")
 
 IN_FOLDER = "Bake into the LoRA folder"
 REPLACE = "Put it in the place of its tags"
-
-
-@pytest.fixture
-def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
-    """The stand-in, and a page of the gradio that Forge has."""
-    return request.getfixturevalue("gradio4") if version == "gradio 4.40" else server
 
 
 @pytest.fixture

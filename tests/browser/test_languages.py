@@ -47,11 +47,6 @@ TEXTS = """root => {
 WORDS = re.compile(r"(?<![\w=:@<.'-])(?!lbw=|lbwe=)[A-Za-z]?[a-z]{2,}(?![\w=:@])")
 
 
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
-
-
 def texts_of(panel: Panel) -> set[str]:
     """What the panel says, with all of its sections open and something in each."""
     panel.open("lbw_weights_setting", "lbw_make_weights", "lbw_elemental", "lbw_curve", "lbw_schedule", "lbw_strength")
@@ -61,6 +56,9 @@ def texts_of(panel: Panel) -> set[str]:
     def gather() -> None:
         found.update(panel.find("lbw_active").evaluate(TEXTS))
 
+    expect(panel.open_menu("lbw_insert_preset")).to_contain_text("not for this model")
+    gather()
+    panel.page.keyboard.press("Escape")
     panel.find("lbw_schedule_show").click()
     expect(panel.find("lbw_schedule_preview")).to_contain_text("There is no LoRA tag")
     panel.find("lbw_strength_show").click()
@@ -281,8 +279,8 @@ LINES = [
 ]
 
 
-ASKING_SCRIPTS = [SCRIPTS.parent / "javascript" / f"lbw_{name}.js" for name in ("live", "bake")]
-# What the sections Live and Bake say in one line, and of a server that refuses.
+ASKING_SCRIPTS = [SCRIPTS.parent / "javascript" / f"lbw_{name}.js" for name in ("live", "bake", "server")]
+# What the sections Live and Bake and the panel say in one line, and of a server that refuses.
 LIVE = [
     *re.findall(
         r'^    const [A-Z_]+ = "([^"]* [^"]*)";$',

@@ -12,15 +12,9 @@ from tests.browser.jobs import Job, begin, end, put_in_place
 from tests.browser.panel import Panel
 from tests.server import Server
 
-pytestmark = pytest.mark.usefixtures("preset_files")
+pytestmark = pytest.mark.usefixtures("preset_files", "version")
 
 BETWEEN_QUESTIONS_MS = 500
-
-
-@pytest.fixture
-def server(version: str, request: pytest.FixtureRequest, server: Server) -> Server:
-    """The stand-in, and a page of the gradio that Forge has."""
-    return request.getfixturevalue("gradio4") if version == "gradio 4.40" else server
 
 
 @pytest.fixture
@@ -32,11 +26,6 @@ def serve(page: Page) -> Callable[[Job], Job]:
         return job
 
     return serve
-
-
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
 
 
 def live(panel: Panel, inside: str = "") -> Locator:

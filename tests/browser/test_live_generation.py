@@ -51,16 +51,21 @@ def now(panel: Panel) -> Locator:
 
 def submit(panel: Panel) -> None:
     """Begin a generation, and look at the section: it asks only while it is seen."""
-    panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
+    look_at_live(panel)
     panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
     expect(panel.page.locator("#txt2img_interrupt")).to_be_visible()
+
+
+def look_at_live(panel: Panel) -> None:
+    panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
 
 
 def images(panel: Panel) -> list[Image.Image]:
     """Those of the generation that is under way, once it is over."""
     expect(panel.page.locator("#txt2img_interrupt")).to_be_hidden(timeout=4 * PAGE_LIMIT_MS)
-    expect(live(panel)).to_contain_text("The generation is over.", timeout=PAGE_LIMIT_MS)
     expect(html(panel.page, "html_info_txt2img")).to_contain_text(f"Steps: {STEPS}", timeout=PAGE_LIMIT_MS)
+    look_at_live(panel)  # what the host shows of the image may have moved it out of sight
+    expect(live(panel)).to_contain_text("The generation is over.", timeout=PAGE_LIMIT_MS)
     panel.page.wait_for_timeout(500)  # until the gallery shows them
     sources = [shown.evaluate("image => image.src") for shown in panel.gallery.locator("img").all()]
     return [Image.open(io.BytesIO(panel.page.request.get(source).body())).convert("RGB") for source in sources]

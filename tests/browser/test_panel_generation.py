@@ -20,11 +20,6 @@ ONES = ",".join(["1"] * 17)
 pytestmark = pytest.mark.usefixtures("preset_files")
 
 
-@pytest.fixture
-def panel(page: Page) -> Panel:
-    return Panel(page).open()
-
-
 def reload_ui(page: Page, server: Server) -> None:
     open_tab(page, "Settings")
     with page.expect_navigation(timeout=60_000):

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 import threading
+from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,8 +19,11 @@ sys.path[:0] = [str(HERE), str(PROJECT / "scripts"), str(PROJECT)]
 import gradio as gr  # noqa: E402
 
 from lbw import ui  # noqa: E402
+from lbw.request import model_routes  # noqa: E402
 from tests.backend import Backend  # noqa: E402
 
+PRESETS_FILE = PROJECT / "scripts" / "lbwpresets.txt"
+RULE_SETS_FILE = PROJECT / "scripts" / "elempresets.txt"
 LAYERS = tuple(
     f"diffusion_model_{block}_1_transformer_blocks_0_{part}"
     for block in ("input_blocks_1", "input_blocks_5", "middle_block", "output_blocks_5", "output_blocks_9")
@@ -67,12 +71,12 @@ def tab(name: str) -> None:
         gr.Textbox(label="Prompt", lines=3, elem_id=f"{name}_prompt")
         components = ui.build(
             name == "img2img",
-            presets_file=PROJECT / "scripts" / "lbwpresets.txt",
-            rule_sets_file=PROJECT / "scripts" / "elempresets.txt",
-            backend=Backend(LAYERS),
-        )
+            presets_file=PRESETS_FILE,
+            rule_sets_file=RULE_SETS_FILE,
+        ).components
         # An input of an event can be changed on the page, and in a host all of them are.
-        gr.Button("Generate").click(lambda *_: None, list(components.values()), [])
+        received = gr.HTML(elem_id=f"{name}_received")
+        gr.Button("Generate").click(lambda *values: escape(repr(values)), list(components.values()), [received])
         with gr.Column(), gr.Group(elem_id=f"{name}_gallery_container"):
             gr.HTML(elem_id=f"html_log_{name}")
 
@@ -86,10 +90,12 @@ def main() -> None:
     with gr.Blocks(theme=theme, analytics_enabled=False, title="gradio 4") as demo, gr.Tabs(elem_id="tabs"):
         tab("txt2img")
         tab("img2img")
-    demo.launch(
+    app, *_ = demo.launch(
         server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_api=False,
         allowed_paths=[str(PROJECT)],
     )
+    model_routes.add(app, Backend(LAYERS))
+    ui.routes.add(app, PRESETS_FILE, RULE_SETS_FILE, Backend(LAYERS))
     threading.Event().wait()
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from lbw.bake.recipe import Dtype
 from lbw.request.arguments import ARGUMENTS
+from lbw.request.route_models import Question
 from lbw.tags.limits import LONGEST_TEXT, MOST_STEPS
 
 LARGEST_RANK = 1024
@@ -16,7 +17,7 @@ LONGEST_NAME = 500
 """Characters of a new name, and of a job's secret; how much of it a file can have is another matter."""
 
 
-class BakeRequest(BaseModel):
+class BakeRequest(Question):
     prompt: str = Field(description="tags, or a prompt with tags: all of them become one file", max_length=LONGEST_TEXT)
     name: str = Field("baked", max_length=LONGEST_NAME, description="of the new LoRA, without folder and ending")
     rank: int | None = Field(
@@ -34,9 +35,6 @@ class BakeRequest(BaseModel):
     default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
     words: bool = Field(False, description="whether the file has the trigger words of its sources, as they have them")
 
-    class Config:
-        extra = "forbid"
-
 
 class Action(str, Enum):
     LOOK = "look"
@@ -50,11 +48,8 @@ class PageBakeRequest(BakeRequest):
     words: bool = Field(False, description="as above; with keep, also its sources' picture and what is noted of them")
 
 
-class JobRequest(BaseModel):
+class JobRequest(Question):
     job: str = Field(max_length=LONGEST_NAME, description="its secret")
-
-    class Config:
-        extra = "forbid"
 
 
 class JobBegun(BaseModel):

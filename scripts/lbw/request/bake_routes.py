@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from lbw.bake.forms import Form
@@ -37,7 +37,7 @@ from lbw.request.bake_models import (
     PageBakeRequest,
     Place,
 )
-from lbw.request.refusals import Route, page_login
+from lbw.request.refusals import Route, page_login, require_json
 
 PATH = "/lbw/v1/bake"
 PAGE_PATH = "/internal/lbw/bake"
@@ -183,16 +183,6 @@ async def _done(jobs: Jobs, work: Work, request: Request) -> Job:
     return job
 
 
-def _require_json(content_type: str = Header("")) -> None:
-    """Anything but JSON, a page of whatever origin can have a user's browser send.
-
-    Raises:
-        HTTPException: 415 for something else.
-    """
-    if not content_type.startswith("application/json"):
-        raise HTTPException(415, "expected JSON, and a header that says so")
-
-
 def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
     secret = Query(..., max_length=LONGEST_NAME)
     login = page_login(app)
@@ -200,7 +190,7 @@ def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
     def add(path: str, method: str, endpoint: Callable[..., Any], **named: Any) -> None:
         app.router.add_api_route(
             PAGE_PATH + path, endpoint, methods=[method], include_in_schema=False, route_class_override=Route,
-            dependencies=[*login, Depends(_require_json)] if method == "POST" else login, **named,
+            dependencies=[*login, Depends(require_json)] if method == "POST" else login, **named,
         )  # fmt: skip
 
     def may_keep() -> bool:

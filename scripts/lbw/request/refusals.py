@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
@@ -17,6 +17,16 @@ def page_login(app: FastAPI) -> list[Any]:
     """The check of the page's login, which refuses nobody where there is none."""
     checks = [route.endpoint for route in app.routes if isinstance(route, APIRoute) and route.path in _LOGIN_CHECKS]
     return [Depends(check) for check in checks[:1]]
+
+
+def require_json(content_type: str = Header("")) -> None:
+    """Anything but JSON, a page of whatever origin can have a user's browser send.
+
+    Raises:
+        HTTPException: 415 for something else.
+    """
+    if not content_type.startswith("application/json"):
+        raise HTTPException(415, "expected JSON, and a header that says so")
 
 
 class Route(APIRoute):

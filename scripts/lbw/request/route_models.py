@@ -24,6 +24,12 @@ FAMILIES = {_key(family): family for family in KNOWN}
 Model = Enum("Model", {key.upper(): key for key in FAMILIES}, type=str)  # type: ignore[misc]
 
 
+# A docstring would be in the published schema of each.
+class Question(BaseModel):
+    class Config:
+        extra = "forbid"
+
+
 class LineProblem(BaseModel):
     line: int = Field(description="the line of the text, counted from 1")
     reason: str
@@ -69,7 +75,7 @@ else:  # a type that pydantic 1 and 2 both have
     TagStrength = confloat(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER)
 
 
-class ParseRequest(BaseModel):
+class ParseRequest(Question):
     prompt: str = Field(description="a prompt, or tags alone", max_length=LONGEST_TEXT)
     steps: int = Field(20, ge=1, le=MOST_STEPS, description=f"sampling steps of the pass, at most {MOST_STEPS}")
     sigmas: list[NoiseLevel] = Field(
@@ -91,9 +97,6 @@ class ParseRequest(BaseModel):
     presets: str = Field("", max_length=LONGEST_TEXT, description=ARGUMENTS[0].meaning)
     elements: str = Field("", max_length=LONGEST_TEXT, description="element rule sets; empty: those of the file")
     default_preset: str = Field("", max_length=LONGEST_TEXT, description="for every tag that has no lbw= of its own")
-
-    class Config:
-        extra = "forbid"
 
 
 class Keyframe(BaseModel):
@@ -178,18 +181,12 @@ class Live(BaseModel):
     loras: list[LiveLora]
 
 
-class Move(BaseModel):
+class Move(Question):
     index: int | None = Field(None, description="of a LoRA in the answer; or its name")
     name: str | None = Field(None, max_length=LONGEST_TEXT, description="if one tag alone has it")
     strength: TagStrength = Field(description="in the U-Net, block weights apart; until the next move, or the end")
 
-    class Config:
-        extra = "forbid"
 
-
-class MoveRequest(BaseModel):
+class MoveRequest(Question):
     id_task: str = Field(max_length=LONGEST_TASK, description="the host's id of the task, as for GET")
     moves: list[Move] = Field(max_items=MOST_TAGS)
-
-    class Config:
-        extra = "forbid"

@@ -2,7 +2,7 @@
 
 Nothing here writes a file or touches a weight. The routes exist where the host's own API does, behind the same
 dependencies, so behind the same ``--api-auth``. Those in :mod:`lbw.request.live_routes` are for the page, too, and so
-are those in :mod:`lbw.request.bake_routes`.
+are those in :mod:`lbw.request.bake_routes`; that in :mod:`lbw.request.model_routes` is for the page alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw
 from lbw.plan.courses import Kind, blocks_at_0, layers_by_kind
 from lbw.plan.plan import Pass
-from lbw.request import bake_routes, live_routes
+from lbw.request import bake_routes, live_routes, model_routes
 from lbw.request.arguments import TITLE
 from lbw.request.bake import BakeBackend
 from lbw.request.check import check_request
@@ -216,6 +216,7 @@ def add(app: FastAPI, backend: BakeBackend) -> None:
     of_api = makers[0].dependencies if makers else None
     live_routes.add(app, backend, of_api)
     bake_routes.add(app, backend, of_api)
+    model_routes.add(app, backend)
     if not makers:
         return  # the host runs without its API
     for route in makers:

@@ -1,77 +1,101 @@
-"""The panel: one file a section. The order of what it returns is that of the table in :mod:`lbw.request.arguments`."""
+"""The panel. Gradio holds the arguments, in the order of the table in :mod:`lbw.request.arguments`; all else is drawn
+by JavaScript, from lbw_panel.js on, and asks :mod:`lbw.ui.routes`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
-from lbw.request.preview import Backend
-from lbw.ui import (
-    bake,
-    curve,
-    elemental,
-    insert,
-    live,
-    make_weights,
-    own_default,
-    plots,
-    presets_text,
-    schedule,
-    strengths,
-)
-from lbw.ui.tab import Tab, on_page_load
+from lbw.tags.saving import version_of
+from lbw.ui import insert, plots, routes
+from lbw.ui.elemental import rule_sets_in
+from lbw.ui.presets_text import presets_in
+from lbw.ui.tab import Tab, on_click
+from lbw.ui.undrawn import undrawn
 from modules.ui_components import InputAccordion
 
+__all__ = ["Panel", "build", "routes"]
 
-def build(
-    is_img2img: bool,
-    *,
-    presets_file: Path,
-    rule_sets_file: Path,
-    backend: Backend,
-    separate_checkbox: bool = False,
-) -> dict[str, Any]:
+_changes = count(1)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The panel of one tab.
+
+    Args:
+        components: {name of an argument: its component}, in the order of the arguments.
+        changes: the text of a button that is nowhere to be seen. Whoever gives the components other values gives it
+            another text, as :meth:`changed` makes it, so that the page looks at them again.
+    """
+
+    components: dict[str, Any]
+    changes: Any
+
+    @staticmethod
+    def changed() -> str:
+        return str(next(_changes))
+
+
+def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separate_checkbox: bool = False) -> Panel:
     """Make the panel of one tab.
 
     Args:
-        backend: what the sections ask of the host.
         separate_checkbox: whether "Active" is a checkbox inside a plain accordion, and not in the accordion's title.
-
-    Returns:
-        {name of an argument: its component}, in the order of the arguments.
     """
-    tab = Tab("img2img" if is_img2img else "txt2img", asked=gr.Textbox(value="", visible=False))
-    components: dict[str, Any] = {"pasted": gr.Textbox(value="", visible=False, elem_id=tab.id("lbw_pasted"))}
+    tab = Tab("img2img" if is_img2img else "txt2img")
+    presets, elements = presets_in(presets_file).read(), rule_sets_in(rule_sets_file).read()
     outer = (
         gr.Accordion(TITLE, open=False, elem_classes=["lbw-accordion"])
         if separate_checkbox
         else InputAccordion(True, label=TITLE, elem_id=tab.id("lbw_active"))
     )
     with outer, gr.Column(elem_id=tab.id("lbw_panel"), elem_classes=["lbw-panel"], variant="compact"):
-        components["active"] = (
-            gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active")) if separate_checkbox else outer
-        )
-        insert.build(tab)
-        own_default.build(tab, backend)
-        default_preset = insert.build_default_preset(tab)
-        presets = presets_text.build(tab, presets_file, default_preset)
-        make_weights.build(tab, presets)
-        rule_sets, print_changes = elemental.build(tab, rule_sets_file, backend.layer_names)
-        curve.build(tab)
-        components["schedule_picture"] = schedule.build(tab, backend, presets.area, rule_sets.area, default_preset)
-        live.build(tab)
-        strengths.build(tab, backend)
-        bake.build(tab)
-        components |= plots.build(tab)
-        components["debug"] = gr.Checkbox(value=False, label="Debug", elem_id=tab.id("lbw_debug"))
-    on_page_load(lambda: [presets.read(), rule_sets.read()], [presets.area, rule_sets.area])
-    components |= {
-        "default_preset": default_preset,
-        "presets": presets.area,
-        "elements": rule_sets.area,
-        "print_changes": print_changes,
-    }
-    return {argument.name: components[argument.name] for argument in ARGUMENTS}
+        drawn = {
+            "active": gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active"))
+            if separate_checkbox
+            else outer,
+            "default_preset": insert.build_default_preset(tab),
+            # Other extensions read it here.
+            "presets": gr.TextArea(
+                value=presets, label="Presets", lines=8, max_lines=20, interactive=True,
+                info="One a line, NAME: and values, or blocks by name. In a prompt: <lora:name:1:lbw=NAME>",
+                elem_id=tab.id("lbw_ratiospreset"), elem_classes=["lbw-text"],
+            ),
+        }
+        held = {
+            "pasted": gr.Textbox(value="", visible=False),
+            "elements": gr.TextArea(value=elements, label="Element rules"),
+            "print_changes": gr.Checkbox(value=False, label="print change"),
+            "schedule_picture": gr.Checkbox(value=False, label="Add this picture to the images"),
+            **plots.build(),
+            "debug": gr.Checkbox(value=False, label="Debug"),
+        }
+        for component in held.values():
+            undrawn(component)
+        # What the page compares with the file when it is loaded, see lbw_panel.js.
+        changes = gr.Button(version_of(elements), visible=False, elem_id=tab.id("lbw_values"))
+        _offer_names(tab, drawn["default_preset"])
+    names = [*held]
+    on_click(
+        changes, None, [], [held[name] for name in names],
+        f"(...values) => lbwValues.exchange('{tab.name}', {names}, values)",
+    )
+    components = drawn | held
+    return Panel({argument.name: components[argument.name] for argument in ARGUMENTS}, changes)
+
+
+def _offer_names(tab: Tab, default_preset: Any) -> None:
+    """A button that is nowhere to be seen gives the dropdown the names that the page knows."""
+    known = undrawn(gr.Textbox(value="", visible=False))
+    offer = gr.Button("Offer the presets", visible=False, elem_id=tab.id("lbw_offer_names"))
+    on_click(
+        offer, lambda names: gr.update(choices=["", *names.splitlines()]), [known], [default_preset],
+        f"() => loraBlockWeight.presetNames('{tab.name}')",
+    )

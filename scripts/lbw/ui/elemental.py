@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
 
 from lbw.plan.hits import summaries
 from lbw.tags.elements import parse_rules
 from lbw.tags.families import Family, family_of_layers
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.presets import DEFAULT_RULE_SETS, parse_rule_sets
-from lbw.ui.tab import Tab
 from lbw.ui.text_file import TextFile
-from modules.ui_components import FormRow
 
 _MOST_SETS = 50
 
 
-def build(tab: Tab, path: Path, layers: Callable[[], Iterable[str]]) -> tuple[TextFile, Any]:
-    """Make the section; returns the rule sets, and the checkbox of the argument ``print_changes``."""
-    file = TextFile(
-        tab, "lbwe", "lbw_element", path, DEFAULT_RULE_SETS, parse_rule_sets,
-        lambda rules: ", ".join(rules.splitlines()),
-    )
-    with gr.Accordion("Elemental", open=False, elem_id=tab.id("lbw_elemental")):
-        with FormRow(variant="compact"):
-            file.build_buttons()
-            show = gr.Button("Show what the rules hit", size="sm", elem_id=tab.id("lbw_element_hits_button"))
-        info = "NAME:blocks:elements:ratio, separated by empty lines. In a prompt: <lora:name:1:lbwe=NAME>"
-        file.build_text("Element rules", info, "element", "lbw_element_names")
-        print_changes = gr.Checkbox(value=False, label="print change", elem_id=tab.id("lbw_print_change"))
-        hits = gr.HTML(elem_id=tab.id("lbw_element_hits"), value="")
-    show.click(
-        lambda text: hits_html(text, list(layers())), [file.area], [hits], queue=False, show_progress=False
-    )
-    return file, print_changes
+def rule_sets_in(path: Path) -> TextFile:
+    return TextFile("lbwe", path, DEFAULT_RULE_SETS, parse_rule_sets, lambda rules: ", ".join(rules.splitlines()))
 
 
 def hits_html(text: str, layers: list[str]) -> str:

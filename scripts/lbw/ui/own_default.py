@@ -7,31 +7,18 @@ from __future__ import annotations
 
 from html import escape
 
-import gradio as gr
-
 from lbw.engine.strengths import UnknownNetworkError
 from lbw.request.preview import Backend
 from lbw.tags.limits import shortened
-from lbw.ui.tab import Tab, on_click
 
 
-def build(tab: Tab, backend: Backend) -> None:
-    shown = gr.HTML(elem_id=tab.id("lbw_own"), value=_row(""), elem_classes=["lbw-own-frame"])
-    ask = gr.Button("Show its default", elem_id=tab.id("lbw_own_ask"), visible=False)
-    save = gr.Button("Save its default", elem_id=tab.id("lbw_own_save"), visible=False)
-
-    def on_save(name: str, weights: str, in_tag: str) -> str:
-        try:
-            backend.set_own_default(name, weights)
-        except (UnknownNetworkError, ValueError, OSError) as error:
-            return own_html(name, in_tag, backend, f"Not saved: {error}.")
-        return own_html(name, in_tag, backend, "Saved." if weights else "Removed.")
-
-    on_click(
-        ask, lambda name, in_tag: own_html(name, in_tag, backend), [tab.asked, tab.asked], [shown],
-        f"() => loraBlockWeight.touched('{tab.name}')",
-    )
-    on_click(save, on_save, [tab.asked] * 3, [shown], f"() => loraBlockWeight.toSave('{tab.name}')")
+def save_own(name: str, weights: str, in_tag: str, backend: Backend) -> str:
+    """Make ``weights`` a LoRA's own default, or take it away; returns what is shown of it then."""
+    try:
+        backend.set_own_default(name, weights)
+    except (UnknownNetworkError, ValueError, OSError) as error:
+        return own_html(name, in_tag, backend, f"Not saved: {error}.")
+    return own_html(name, in_tag, backend, "Saved." if weights else "Removed.")
 
 
 def own_html(name: str, in_tag: str, backend: Backend, message: str = "") -> str:

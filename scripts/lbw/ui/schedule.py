@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import gradio as gr
-
 from lbw.pictures import Theme, png
 from lbw.pictures.courses import PASSES, draw
 from lbw.plan.plan import Pass
@@ -16,27 +14,8 @@ from lbw.tags.library import Library
 from lbw.tags.limits import LONGEST_TEXT, shortened
 from lbw.tags.presence import Reckoning
 from lbw.ui.strengths import picture_html, said_html
-from lbw.ui.tab import Tab, on_click
 
 _MOST_STEPS = 150
-
-
-def build(tab: Tab, backend: Backend, presets: Any, elements: Any, default_preset: Any) -> Any:
-    """Make the section; returns the checkbox of the argument ``schedule_picture``."""
-    with gr.Accordion("Schedule", open=False, elem_id=tab.id("lbw_schedule")):
-        show = gr.Button("Show the prompt's schedule", size="sm", elem_id=tab.id("lbw_schedule_show"))
-        picture = gr.HTML(elem_id=tab.id("lbw_schedule_preview"), value='<div role="status"></div>')
-        schedule_picture = gr.Checkbox(
-            value=False, label="Add this picture to the images", elem_id=tab.id("lbw_schedule_picture")
-        )
-    on_click(
-        show,
-        lambda *values: schedule_html(*values, backend=backend),
-        [tab.asked, presets, elements, default_preset],
-        [picture],
-        f"(asked, ...others) => [loraBlockWeight.askedFor('{tab.name}'), ...others]",
-    )
-    return schedule_picture
 
 
 def schedule_html(

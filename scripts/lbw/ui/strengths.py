@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from functools import partial
 from html import escape
 from typing import Any
-
-import gradio as gr
 
 from lbw.engine.strengths import Norms, Strengths, UnmeasurableError
 from lbw.pictures import Theme, png
 from lbw.pictures.strengths import draw, name_of, percent
-from lbw.request.preview import Backend
 from lbw.tags.limits import shortened
-from lbw.ui.tab import Tab, on_click
-from modules.ui_components import FormRow
-
-
-def build(tab: Tab, backend: Backend) -> None:
-    """Make the section. The names are asked for when it is first seen: there may be thousands."""
-    with gr.Accordion("Strength of a LoRA", open=False, elem_id=tab.id("lbw_strength")):
-        with FormRow(variant="compact", elem_classes=["lbw-add"]):
-            name = gr.Dropdown(label="LoRA", choices=[""], value="", elem_id=tab.id("lbw_strength_name"), scale=4)
-            show = gr.Button("Show its strength", size="sm", elem_id=tab.id("lbw_strength_show"))
-            renew = gr.Button("List LoRAs again", size="sm", elem_id=tab.id("lbw_strength_renew"))
-            list_known = gr.Button("List", elem_id=tab.id("lbw_strength_list"), visible=False)
-        picture = gr.HTML(elem_id=tab.id("lbw_strength_picture"), value='<div role="status"></div>')
-    name.do_not_save_to_config = True
-    for button, renewed in ((list_known, False), (renew, True)):
-        button.click(partial(_choices, backend, renewed), [], [name], queue=False, show_progress=False)
-    on_click(
-        show, lambda chosen, seen: strengths_html(chosen, seen, backend.strengths), [name, tab.asked], [picture],
-        "(name) => [name, loraBlockWeight.theme()]",
-    )
-
-
-def _choices(backend: Backend, renewed: bool) -> Any:
-    return gr.update(choices=["", *backend.network_names(renewed=renewed)])
 
 
 def strengths_html(name: str | None, theme: str, measure: Callable[[str], Strengths]) -> str:

@@ -1,4 +1,4 @@
-"""What the sections of one tab's panel share."""
+"""What the parts of one tab's panel share."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradio.context import Context
-
 
 @dataclass(frozen=True)
 class Tab:
     """txt2img or img2img."""
 
     name: str
-    asked: Any
-    """A text box that is nowhere to be seen: an input whose value is made by the browser, see :func:`on_click`."""
 
     def id(self, name: str) -> str:
         """An element's id. txt2img has the names that other tools know; an id may stand on a page only once."""
@@ -24,18 +20,10 @@ class Tab:
 
 
 def on_click(
-    button: Any, function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], in_browser: str
+    button: Any, function: Callable[..., Any] | None, inputs: Sequence[Any], outputs: Sequence[Any], in_browser: str
 ) -> None:
-    """Run ``function`` with what a JavaScript function makes of the values of ``inputs``."""
+    """Run ``function`` with what a JavaScript function makes of the values of ``inputs``. Without one the outputs get
+    what the JavaScript function returns, which has their values as further arguments."""
     # Gradio 3 and Forge name the argument _js, a plain gradio 4 js.
     name = "js" if "js" in inspect.signature(button.click).parameters else "_js"
     button.click(function, list(inputs), list(outputs), queue=False, show_progress=False, **{name: in_browser})
-
-
-def on_page_load(function: Callable[[], Sequence[Any]], outputs: Sequence[Any]) -> None:
-    """Run ``function`` for each page that is loaded.
-
-    A component whose value is a function does that too. But each such event makes the browser go three times through
-    all components of the page, so one event for many components is better than one for each.
-    """
-    Context.root_block.load(function, None, list(outputs), queue=False, show_progress=False)
