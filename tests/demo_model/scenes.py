@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -200,24 +200,27 @@ class Canvas:
         self.pixel = 2 / side
         self.images = paper[:, :, None, None].expand(-1, -1, side, side).clone()
 
-    def paint(self, rows: list[int], distance: Tensor, colour: Tensor) -> None:
-        """Paint a shape into some images; ``distance`` in half sides, ``colour`` (images, 3) or (3,)."""
-        colour = colour.expand(len(rows), 3)[:, :, None, None]
-        distance = distance.expand(len(rows), -1, -1)[:, None]
+    def paint(self, rows: list[int], shapes_of: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Paint shapes into some images: distances in half sides, and colours, (images, 3) or (3,)."""
         images = self.images[rows]
+        for distance, colour in shapes_of:
+            images = self._painted(
+                images, distance.expand(len(rows), -1, -1)[:, None], colour.expand(len(rows), 3)[:, :, None, None]
+            )
+        self.images[rows] = images
+
+    def _painted(self, images: Tensor, distance: Tensor, colour: Tensor) -> Tensor:
         inside = (0.5 - distance / self.pixel).clamp(0, 1)
         if self.style == "sketch":
             images = images.lerp(0.65 + 0.35 * colour.mean(1, keepdim=True).expand(-1, 3, -1, -1), inside)
             line = (0.5 - (distance.abs() - 0.016) / self.pixel).clamp(0, 1)
-            images = images.lerp(torch.full_like(images, 0.2), line)
-        elif self.style == "neon":
+            return images.lerp(torch.full_like(images, 0.2), line)
+        if self.style == "neon":
             glow = colour / colour.amax(1, keepdim=True).clamp(min=0.3)
             images = images.lerp(0.16 * colour + 0.02, inside)
             line = torch.exp(-((distance / 0.028) ** 2))
-            images = images.lerp((0.25 + 0.75 * glow).expand_as(images), line)
-        else:
-            images = images.lerp(colour.expand_as(images), inside)
-        self.images[rows] = images
+            return images.lerp((0.25 + 0.75 * glow).expand_as(images), line)
+        return images.lerp(colour.expand_as(images), inside)
 
 
 def _paper(scene: Scene) -> tuple[float, float, float]:
@@ -246,8 +249,8 @@ def _draw(scenes: list[Scene], style: str, device: torch.device, side: int) -> T
         rows = [index for index, scene in enumerate(scenes) if scene.place == place]
         if rows:
             shade = on_device([scenes[row].shade for row in rows])[:, None, None]
-            for distance, colour in background(canvas.u, canvas.v, shade):
-                canvas.paint(rows, distance, on_device([*colour]))
+            painted = background(canvas.u, canvas.v, shade)
+            canvas.paint(rows, ((distance, on_device([*colour])) for distance, colour in painted))
     for number in (0, 1):
         for thing, layers in {**shapes.THINGS, **shapes.UNKNOWN_THINGS}.items():
             rows = [
@@ -262,6 +265,6 @@ def _draw(scenes: list[Scene], style: str, device: torch.device, side: int) -> T
             paints = {name: on_device([*colour]) for name, colour in PAINTS.items()} | {
                 "main": main, "shade": 0.7 * main, "light": 0.35 * main + 0.65 * on_device([*_LIGHT]),
             }  # fmt: skip
-            for distance, paint in layers((canvas.u - x) / size, (canvas.v - y) / size):
-                canvas.paint(rows, distance * size, paints[paint])
+            painted = layers((canvas.u - x) / size, (canvas.v - y) / size)
+            canvas.paint(rows, ((distance * size, paints[paint]) for distance, paint in painted))
     return canvas.images

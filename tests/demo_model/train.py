@@ -30,8 +30,9 @@ from tests.demo_model.scenes import Draw, Scene
 FOLDER = Path(__file__).resolve().parent
 MODEL = "Stable-diffusion/demo-sd1.safetensors"
 SEED = 1
-MODEL_SCENES, MODEL_STEPS, MODEL_BATCH = 60_000, 12_000, 512
-AUTOENCODER_STEPS, AUTOENCODER_BATCH = 3000, 64
+DRAWN_AT_ONCE, ENCODED_AT_ONCE = 1024, 128
+AUTOENCODER_SCENES, AUTOENCODER_STEPS, AUTOENCODER_BATCH = 4096, 2000, 64
+MODEL_SCENES, MODEL_STEPS, MODEL_BATCH = 40_000, 12_000, 512
 LORA_SCENES, LORA_STEPS, LORA_BATCH = 400, 1500, 64
 RANK, ALPHA = 4, 4.0
 SAMPLE_STEPS, GUIDANCE = 25, 5.0
@@ -87,12 +88,12 @@ def train_autoencoder(model: DemoNetworks, device: torch.device, steps: int) -> 
     draw = Draw(SEED)
     vae = model.vae
     teacher = Teacher(vae.parameters(), steps, 3e-3, average=0.99)
-    generator = Generator(device).manual_seed(SEED)
+    on_cpu, on_device = Generator().manual_seed(SEED), Generator(device).manual_seed(SEED)
+    drawn = draw_scenes([make_any(draw) for _ in range(AUTOENCODER_SCENES)], device, scenes.SIDE // 2)
     for _ in range(steps):
-        scene_list = [make_any(draw) for _ in range(AUTOENCODER_BATCH)]
-        pictures = scenes.draw_scenes(scene_list, device, scenes.SIDE // 2) * 2 - 1
+        pictures = drawn[torch.randint(len(drawn), (AUTOENCODER_BATCH,), generator=on_cpu)] * 2 - 1
         latents = vae.encode(pictures).mean
-        noise = torch.randn(latents.shape, generator=generator, device=device)
+        noise = torch.randn(latents.shape, generator=on_device, device=device)
         spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
         restored = vae.decode(latents + 0.05 * spread * noise)
         error = restored - pictures
@@ -119,13 +120,22 @@ def make_any(draw: Draw) -> Scene:
     return scenes.make_scene(draw)
 
 
+def draw_scenes(scene_list: list[Scene], device: torch.device, side: int) -> Tensor:
+    """(scenes, 3, side, side), 0 to 1, drawn some at a time."""
+    starts = range(0, len(scene_list), DRAWN_AT_ONCE)
+    return torch.cat([scenes.draw_scenes(scene_list[start : start + DRAWN_AT_ONCE], device, side) for start in starts])
+
+
 @torch.no_grad()
 def encode(
     vae: nn.Module, scene_list: list[Scene], device: torch.device, scale: float = networks.SCALE_FACTOR
 ) -> Tensor:
     """(scenes, 4, 32, 32), as a host's samplers have them."""
-    parts = [scene_list[start : start + 128] for start in range(0, len(scene_list), 128)]
-    return torch.cat([vae.encode(scenes.draw_scenes(part, device, scenes.SIDE) * 2 - 1).mean * scale for part in parts])
+    latents = []
+    for start in range(0, len(scene_list), DRAWN_AT_ONCE):
+        drawn = scenes.draw_scenes(scene_list[start : start + DRAWN_AT_ONCE], device, scenes.SIDE) * 2 - 1
+        latents += [vae.encode(pictures).mean * scale for pictures in drawn.split(ENCODED_AT_ONCE)]
+    return torch.cat(latents)
 
 
 def noise_loss(model: DemoNetworks, latents: Tensor, tokens: Tensor, generator: Generator) -> Tensor:
