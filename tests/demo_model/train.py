@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,10 +33,13 @@ MODEL = "Stable-diffusion/demo-sd1.safetensors"
 SEED = 1
 DRAWN_AT_ONCE, ENCODED_AT_ONCE = 1024, 128
 AUTOENCODER_SCENES, AUTOENCODER_STEPS, AUTOENCODER_BATCH = 4096, 2000, 64
-MODEL_SCENES, MODEL_STEPS, MODEL_BATCH = 40_000, 12_000, 512
+MODEL_SCENES = 40_000
+MODEL_COURSE = ((2, 256, 8000, 1e-3), (1, 128, 5000, 6e-4))
+"""Parts of the side, pictures at a time, steps, and the rate at which is learned."""
 LORA_SCENES, LORA_STEPS, LORA_BATCH = 400, 1500, 64
 RANK, ALPHA = 4, 4.0
 SAMPLE_STEPS, GUIDANCE = 25, 5.0
+STEPS_BEFORE_RECORDING = 3
 NOTED_EVERY = 50
 """Steps, of whose losses the mean is noted."""
 EMPTY_SHARE = 0.1
@@ -45,41 +49,98 @@ EMPTY_SHARE = 0.1
 def deterministic(device: torch.device) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it is written before it is read, and filling takes time
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(SEED)
 
 
 class Teacher:
-    """Steps of AdamW along a cosine, with the mean of what was learned lately kept beside it."""
+    """Steps of AdamW along a cosine, with the mean of what was learned lately kept beside it.
 
-    def __init__(self, parameters: Iterable[nn.Parameter], steps: int, rate: float, average: float = 0.0) -> None:
+    On a GPU a step is recorded once as a CUDA graph: the networks are so narrow that starting their thousands of
+    kernels one by one would take longer than running them.
+
+    Args:
+        loss: of inputs, whose shapes are the same in all steps.
+        average: the share of the mean that a step leaves as it is, once there are many of them.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], loss: Callable[..., Tensor], steps: int, rate: float, average: float
+    ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, rate, weight_decay=1e-4, betas=(0.9, 0.99))
+        self._loss = loss
+        self._on_gpu = self.parameters[0].is_cuda
+        first_rate = torch.zeros((), device=self.parameters[0].device) if self._on_gpu else 0.0
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, first_rate, weight_decay=1e-4, betas=(0.9, 0.99), capturable=self._on_gpu
+        )
         self.steps, self.rate, self.average = steps, rate, average
         self.means = [parameter.detach().clone() for parameter in self.parameters]
         self.losses: list[float] = []
         self._recent: list[Tensor] = []
+        self._number = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-    def step(self, loss: Tensor) -> None:
-        number = self.optimizer.state[self.parameters[0]]["step"].item() if self.optimizer.state else 0
-        warmth = min(1.0, (number + 1) / 100) * 0.5 * (1 + math.cos(math.pi * number / self.steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * warmth
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch._foreach_lerp_(self.means, [each.detach() for each in self.parameters], 1 - self.average)
-        self._recent.append(loss.detach())
+    def step(self, *inputs: Tensor) -> None:
+        self._set_rate()
+        if not self._on_gpu:
+            found = self._learn(*inputs)
+        elif self._number < STEPS_BEFORE_RECORDING:
+            found = self._learn_aside(*inputs)
+        else:
+            if self._graph is None:
+                self._record(*inputs)
+            for held, value in zip(self._inputs, inputs, strict=True):
+                held.copy_(value)
+            self._graph.replay()
+            found = self._found
+        self._number += 1
+        kept = min(self.average, self._number / (self._number + 10))
+        torch._foreach_lerp_(self.means, [each.detach() for each in self.parameters], 1 - kept)
+        self._recent.append(found.detach().clone())
         if len(self._recent) == NOTED_EVERY:
             self.losses.append(float(torch.stack(self._recent).mean()))
             self._recent.clear()
+
+    def _set_rate(self) -> None:
+        warmth = min(1.0, (self._number + 1) / 100) * 0.5 * (1 + math.cos(math.pi * self._number / self.steps))
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.rate * warmth)
+            else:
+                group["lr"] = self.rate * warmth
+
+    def _learn(self, *inputs: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        found = self._loss(*inputs)
+        found.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return found
+
+    def _learn_aside(self, *inputs: Tensor) -> Tensor:
+        """On another stream, as what is to be recorded has to have run."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            found = self._learn(*inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        return found
+
+    def _record(self, *inputs: Tensor) -> None:
+        self._inputs = [value.clone() for value in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(self._graph):
+            self._found = self._learn(*self._inputs)
 
     @torch.no_grad()
     def finish(self) -> list[float]:
         """Take the mean over; the losses of each 50 steps."""
         for parameter, mean in zip(self.parameters, self.means, strict=True):
             parameter.copy_(mean)
+            parameter.grad = None
         return self.losses
 
 
@@ -87,18 +148,21 @@ def train_autoencoder(model: DemoNetworks, device: torch.device, steps: int) -> 
     """Pictures through the latents and back, with a little noise on the way so that neighbours mean alike."""
     draw = Draw(SEED)
     vae = model.vae
-    teacher = Teacher(vae.parameters(), steps, 3e-3, average=0.99)
+
+    def loss_of(pictures: Tensor, noise: Tensor) -> Tensor:
+        latents = vae.encode(pictures).mean
+        spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
+        error = vae.decode(latents + 0.05 * spread * noise) - pictures
+        edges = sum(_slope(error, axis).abs().mean() for axis in (2, 3))
+        return error.abs().mean() + edges + error.square().mean() + 1e-4 * latents.square().mean()
+
+    teacher = Teacher(vae.parameters(), loss_of, steps, 3e-3, average=0.99)
     on_cpu, on_device = Generator().manual_seed(SEED), Generator(device).manual_seed(SEED)
     drawn = draw_scenes([make_any(draw) for _ in range(AUTOENCODER_SCENES)], device, scenes.SIDE // 2)
     for _ in range(steps):
         pictures = drawn[torch.randint(len(drawn), (AUTOENCODER_BATCH,), generator=on_cpu)] * 2 - 1
-        latents = vae.encode(pictures).mean
-        noise = torch.randn(latents.shape, generator=on_device, device=device)
-        spread = latents.detach().std(dim=(0, 2, 3), keepdim=True)
-        restored = vae.decode(latents + 0.05 * spread * noise)
-        error = restored - pictures
-        edges = sum(_slope(error, axis).abs().mean() for axis in (2, 3))
-        teacher.step(error.abs().mean() + edges + error.square().mean() + 1e-4 * latents.square().mean())
+        side = scenes.SIDE // 2 // 8
+        teacher.step(pictures, torch.randn(len(pictures), 4, side, side, generator=on_device, device=device))
     losses = teacher.finish()
     latents = encode(vae, [make_any(draw) for _ in range(512)], device, scale=1.0)
     networks.settle_latents(vae, latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3)))
@@ -128,48 +192,60 @@ def draw_scenes(scene_list: list[Scene], device: torch.device, side: int) -> Ten
 
 @torch.no_grad()
 def encode(
-    vae: nn.Module, scene_list: list[Scene], device: torch.device, scale: float = networks.SCALE_FACTOR
+    vae: nn.Module,
+    scene_list: list[Scene],
+    device: torch.device,
+    scale: float = networks.SCALE_FACTOR,
+    side: int | None = None,
 ) -> Tensor:
-    """(scenes, 4, 32, 32), as a host's samplers have them."""
+    """(scenes, 4, side / 8, side / 8), as a host's samplers have them.
+
+    Args:
+        side: of the pictures, in pixels; None for the scenes' own.
+    """
     latents = []
     for start in range(0, len(scene_list), DRAWN_AT_ONCE):
-        drawn = scenes.draw_scenes(scene_list[start : start + DRAWN_AT_ONCE], device, scenes.SIDE) * 2 - 1
+        drawn = scenes.draw_scenes(scene_list[start : start + DRAWN_AT_ONCE], device, side or scenes.SIDE) * 2 - 1
         latents += [vae.encode(pictures).mean * scale for pictures in drawn.split(ENCODED_AT_ONCE)]
     return torch.cat(latents)
 
 
-def noise_loss(model: DemoNetworks, latents: Tensor, tokens: Tensor, generator: Generator) -> Tensor:
+def noise_loss(model: DemoNetworks, latents: Tensor, tokens: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The mean square error of the noise that the U-Net finds (Ho et al. 2020)."""
     device = latents.device
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    timesteps = torch.randint(networks.TIMESTEPS, (len(latents),), generator=generator, device=device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
         found = model.unet(model.noised(latents, noise, timesteps), timesteps, model.encode_words(tokens))
     return F.mse_loss(found.float(), noise)
 
 
-def learn(
-    model: DemoNetworks, teacher: Teacher, latents: Tensor, captions: list[str], batch: int, steps: int
-) -> list[float]:
+def learn(model: DemoNetworks, teacher: Teacher, latents: Tensor, captions: list[str], batch: int) -> list[float]:
     device = latents.device
     on_cpu, on_device = Generator().manual_seed(SEED), Generator(device).manual_seed(SEED)
     tokens, empty = networks.tokens_of(captions).to(device), networks.tokens_of([""]).to(device)
-    for number in range(steps):
+    for number in range(teacher.steps):
         rows = torch.randint(len(captions), (batch,), generator=on_cpu)
         left_out = (torch.rand(batch, generator=on_cpu) < EMPTY_SHARE)[:, None].to(device)
         rows = rows.to(device)
-        teacher.step(noise_loss(model, latents[rows], torch.where(left_out, empty, tokens[rows]), on_device))
+        noise = torch.randn(latents[rows].shape, generator=on_device, device=device)
+        timesteps = torch.randint(networks.TIMESTEPS, (batch,), generator=on_device, device=device)
+        teacher.step(latents[rows], torch.where(left_out, empty, tokens[rows]), noise, timesteps)
         if number % 500 == 499:
             print(f"  step {number + 1}: loss {teacher.losses[-1]:.4f}", flush=True)
     return teacher.finish()
 
 
-def train_model(model: DemoNetworks, device: torch.device, count: int, batch: int, steps: int) -> list[float]:
+def train_model(model: DemoNetworks, device: torch.device, scale: float) -> list[float]:
+    """First with pictures of half the side, of which many more go into the same time, then with those of the whole."""
     draw = Draw(SEED + 1)
-    scene_list = [scenes.make_scene(draw) for _ in range(count)]
-    latents = encode(model.vae, scene_list, device)
-    teacher = Teacher([*model.unet.parameters(), *model.text_encoder.parameters()], steps, 1e-3, average=0.999)
-    return learn(model, teacher, latents, [scene.caption for scene in scene_list], batch, steps)
+    scene_list = [scenes.make_scene(draw) for _ in range(MODEL_SCENES)]
+    captions = [scene.caption for scene in scene_list]
+    parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
+    losses: list[float] = []
+    for side, batch, steps, rate in MODEL_COURSE:
+        latents = encode(model.vae, scene_list, device, side=scenes.SIDE // side)
+        teacher = Teacher(parameters, partial(noise_loss, model), int(steps * scale), rate, average=0.999)
+        losses += learn(model, teacher, latents, captions, batch)
+    return losses
 
 
 @dataclass(frozen=True)
@@ -197,8 +273,8 @@ def train_lora(
     latents = encode(model.vae, scene_list, device)
     model.requires_grad_(False)
     lora = LoRA(model, RANK, ALPHA, lesson.with_convolutions).to(device)
-    teacher = Teacher(lora.parameters(), steps, 2e-3, average=0.98)
-    losses = learn(model, teacher, latents, [scene.caption for scene in scene_list], batch, steps)
+    teacher = Teacher(lora.parameters(), partial(noise_loss, model), steps, 2e-3, average=0.98)
+    losses = learn(model, teacher, latents, [scene.caption for scene in scene_list], batch)
     return lora, losses
 
 
@@ -267,7 +343,7 @@ def main() -> None:
         networks.write(file, model.tensors(), {})
     model.load(load_file(file))
     if "model" in stages:
-        report["model"] = train_model(model, device, MODEL_SCENES, MODEL_BATCH, int(MODEL_STEPS * options.scale))
+        report["model"] = train_model(model, device, options.scale)
         networks.write(file, model.tensors(), {"modelspec.title": "demo-sd1"})
         model.load(load_file(file))
     save_sheet(sample(model, SAMPLES, device), pictures / "samples.png", 5)

@@ -107,7 +107,8 @@ def test_a_lora_in_a_file_does_what_it_did_in_training():
 def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scenes, "SIDE", 32)
     for name, value in {
-        "AUTOENCODER_SCENES": 8, "AUTOENCODER_BATCH": 2, "MODEL_SCENES": 8, "MODEL_BATCH": 2, "LORA_SCENES": 4, "LORA_BATCH": 2,
+        "AUTOENCODER_SCENES": 8, "AUTOENCODER_BATCH": 2, "MODEL_SCENES": 8,
+        "MODEL_COURSE": ((2, 2, 4, 1e-3), (1, 2, 4, 1e-3)), "LORA_SCENES": 4, "LORA_BATCH": 2,
         "SAMPLES": ["a red cat"], "SAMPLE_STEPS": 2,
     }.items():  # fmt: skip
         monkeypatch.setattr(train, name, value)
