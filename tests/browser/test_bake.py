@@ -43,6 +43,12 @@ def press(panel: Panel, name: str) -> None:
     panel.button("lbw_bake_form", name).click()
 
 
+def bake(panel: Panel, name: str) -> None:
+    """Press what begins a job, until the page has its answer: only then there is a job whose state can be told."""
+    with panel.page.expect_response("**/internal/lbw/bake"):
+        press(panel, name)
+
+
 def test_what_is_asked_for_is_what_the_tab_is_set_to(panel: Panel, bakings: Bakings):
     panel.open("lbw_weights_setting", "lbw_elemental")
     panel.presets.fill("MINE:NONE,OUT03=1\n")
@@ -50,7 +56,7 @@ def test_what_is_asked_for_is_what_the_tab_is_set_to(panel: Panel, bakings: Baki
     panel.rules.fill("RULES:IN05:attn:0\n")
     panel.choose("lbw_default_preset", "MINE")
     panel.write("a cat <lora:one:1:lbw=MINE>")
-    press(panel, "Look")
+    bake(panel, "Look")
     expect(section(panel)).to_contain_text("Waiting until other bakings are done.")
     assert bakings.orders == [{
         "prompt": "a cat <lora:one:1:lbw=MINE>", "name": "", "rank": None, "dtype": "fp16", "step": 0, "steps": 20,
@@ -64,7 +70,7 @@ def test_what_is_asked_for_is_what_the_tab_is_set_to(panel: Panel, bakings: Baki
     panel.pick("lbw_bake_precision", "bf16")
     field(panel, "Step").fill("19")
     field(panel, "Preview image and trigger words of the source").uncheck()
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     expect(section(panel)).to_contain_text("Waiting until")
     assert bakings.orders[1] == bakings.orders[0] | {
         "prompt": "<lora:two:0.5>", "name": "new", "rank": 16, "dtype": "bf16", "step": 19, "action": "keep",
@@ -86,7 +92,7 @@ def test_it_is_shown_how_far_it_is(panel: Panel, bakings: Bakings):
     bar = section(panel).get_by_role("progressbar", name="Baking")
     expect(bar).to_be_hidden()
     expect(panel.button("lbw_bake_form", "Cancel")).to_be_hidden()
-    press(panel, "Look")
+    bake(panel, "Look")
     expect(bar).to_be_visible()
     bakings.set(state="running", done=31)
     said = section(panel).get_by_role("status").first
@@ -106,7 +112,7 @@ def test_it_is_shown_how_far_it_is(panel: Panel, bakings: Bakings):
 
 
 def test_a_look_shows_the_picture_and_what_is_lost(panel: Panel, bakings: Bakings):
-    press(panel, "Look")
+    bake(panel, "Look")
     bakings.set(**LOSSY)
     expect(section(panel)).to_contain_text("This is what would be in the file.")
     expect(section(panel)).to_contain_text(
@@ -120,7 +126,7 @@ def test_a_look_shows_the_picture_and_what_is_lost(panel: Panel, bakings: Baking
     section(panel).locator("summary").click()
     rows = section(panel).locator("tbody tr")
     assert rows.all_inner_texts() == ["IN01\t4\t2 %", "OUT05\t3\t0.012 %", "other\t1\t0 %"]
-    press(panel, "Look")  # what was shown is of the one before
+    bake(panel, "Look")  # what was shown is of the one before
     expect(picture).to_have_count(0)
     bakings.set(**DONE)
     expect(section(panel)).to_contain_text("Layers: 300 as they are; 22.7 MB")
@@ -130,7 +136,7 @@ def test_a_look_shows_the_picture_and_what_is_lost(panel: Panel, bakings: Baking
 def test_a_kept_file_takes_the_place_of_its_tags(panel: Panel, bakings: Bakings):
     before = "a cat <lora:one:1:lbw=OUTD>, red, <lora:two:0.5>, <lora:one:1:lbw=OUTD> here"
     panel.write(before, caret=3)
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     bakings.set(**DONE | {"file": "new"})
     expect(section(panel)).to_contain_text("Kept as new: <lora:new:1>")
     press(panel, REPLACE)
@@ -144,7 +150,7 @@ def test_a_kept_file_takes_the_place_of_its_tags(panel: Panel, bakings: Bakings)
 def test_the_default_preset_does_not_weigh_what_was_baked_with_it_again(panel: Panel, bakings: Bakings):
     panel.choose("lbw_default_preset", "OUTD")
     panel.write("<lora:one:1>")
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     bakings.set(**DONE | {"file": "new"})
     press(panel, REPLACE)
     expect(panel.prompt).to_have_value("<lora:new:1:lbw=ALL>")
@@ -152,7 +158,7 @@ def test_the_default_preset_does_not_weigh_what_was_baked_with_it_again(panel: P
 
 def test_a_prompt_whose_tags_have_changed_stays_as_it_is(panel: Panel, bakings: Bakings):
     panel.write("<lora:one:1> <lora:two:1>")
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     bakings.set(**DONE | {"file": "new"})
     panel.write("<lora:one:1> <lora:two:0.9>")
     press(panel, REPLACE)
@@ -162,7 +168,7 @@ def test_a_prompt_whose_tags_have_changed_stays_as_it_is(panel: Panel, bakings: 
 
 def test_a_download_comes_by_itself_and_again(panel: Panel, bakings: Bakings):
     with panel.page.expect_download() as download:
-        press(panel, "Download")
+        bake(panel, "Download")
         bakings.set(**DONE)
     expect(section(panel)).to_contain_text("The file is ready")
     with panel.page.expect_download() as again:
@@ -180,7 +186,7 @@ def test_a_server_that_keeps_no_files_offers_the_download_alone(page: Page, baki
 
 
 def test_cancel_ends_the_job_of_this_page(panel: Panel, bakings: Bakings):
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     bakings.set(state="running")
     press(panel, "Cancel")
     expect(section(panel)).to_contain_text("Cancelled; nothing was written.")
@@ -189,7 +195,7 @@ def test_cancel_ends_the_job_of_this_page(panel: Panel, bakings: Bakings):
 
 
 def test_a_baking_that_failed_says_why(panel: Panel, bakings: Bakings):
-    press(panel, "Look")
+    bake(panel, "Look")
     message = "the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written"
     bakings.set(state="failed", message=message)
     expect(section(panel).get_by_role("status").first).to_have_text(f"Not baked: {message}")
@@ -197,7 +203,7 @@ def test_a_baking_that_failed_says_why(panel: Panel, bakings: Bakings):
 
 
 def test_a_job_goes_on_while_nobody_looks(panel: Panel, bakings: Bakings):
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     panel.find("lbw_bake", "> .label-wrap").click()
     expect(section(panel)).to_be_hidden()
     bakings.set(**DONE | {"file": "new"})
@@ -207,11 +213,11 @@ def test_a_job_goes_on_while_nobody_looks(panel: Panel, bakings: Bakings):
 
 
 def test_each_tab_has_a_job_of_its_own(panel: Panel, bakings: Bakings):
-    press(panel, "Look")
+    bake(panel, "Look")
     open_tab(panel.page, "img2img")
     other = Panel(panel.page, "img2img").open("lbw_bake")
     other.write("<lora:two:1>")
-    press(other, IN_FOLDER)
+    bake(other, IN_FOLDER)
     expect(section(other)).to_contain_text("Waiting")
     bakings.set(**DONE | {"file": "new"})
     expect(section(other)).to_contain_text("Kept as new")
@@ -246,7 +252,7 @@ def test_a_refusal_is_told_in_one_line(strange: Panel):
     strange.open("lbw_bake")
     for refusal, said in REFUSALS:
         bakings.refusal = refusal
-        press(strange, "Look")
+        bake(strange, "Look")
         expect(section(strange)).to_contain_text(said)
         expect(strange.button("lbw_bake_form", "Look")).to_be_enabled()
 
@@ -254,7 +260,7 @@ def test_a_refusal_is_told_in_one_line(strange: Panel):
 def look_begun(panel: Panel) -> Bakings:
     bakings = put_in_place(panel.page)
     panel.open("lbw_bake")
-    press(panel, "Look")
+    bake(panel, "Look")
     expect(section(panel)).to_contain_text("Waiting")
     return bakings
 
@@ -299,7 +305,7 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
         wait_for_transitions(page)
         found.extend(Axe().run(page, context=panel.id("lbw_bake")).response["violations"])
 
-    press(panel, "Look")
+    bake(panel, "Look")
     bakings.set(state="running", done=100)
     look_at("Baking.")
     bakings.set(**LOSSY)
@@ -307,11 +313,11 @@ def test_there_is_no_serious_accessibility_fault(page: Page, server: Server, the
     section(panel).locator("summary").click()
     look_at("This is what would be in the file.")
     assert bakings.themes == [theme]
-    press(panel, IN_FOLDER)
+    bake(panel, IN_FOLDER)
     bakings.set(**DONE | {"file": "new"})
     look_at("Kept as new")
     with page.expect_download():
-        press(panel, "Download")
+        bake(panel, "Download")
         bakings.set(**DONE)
     look_at("The file is ready")
     serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
