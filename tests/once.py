@@ -32,6 +32,10 @@ def deltas_of(network: Any) -> dict[str, torch.Tensor]:
     return deltas
 
 
+SIDE = 256
+"""Height and width in pixels: those that the demo model was trained with."""
+
+
 class Watch:
     """Looks at the weights in each step of a generation."""
 
@@ -133,7 +137,8 @@ def main() -> None:
     webui = WebUI(PROJECT / "tests" / "webui" / "data")
     from tests.host import slow_path
 
-    fields = {"steps": options.steps, "sampler_name": options.sampler, "seed": options.seed}
+    size = {"width": SIDE, "height": SIDE}
+    fields = {"steps": options.steps, "sampler_name": options.sampler, "seed": options.seed, **size}
     watch = Watch(webui)
     result = generate(webui, options.once, watch, **fields)
     result.images[0].save(options.image)

@@ -57,9 +57,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(data: Path, *arguments: str, ready_path: str = Server.ready_path) -> Iterator[Server]:
-    """A WebUI with demo models, whose data folder is `data`; with page and API, unless the arguments say otherwise."""
-    subprocess.run([sys.executable, STAND_IN / "make_demo.py", "--data-dir", data], check=True, capture_output=True)
+def running_server(
+    data: Path, *arguments: str, ready_path: str = Server.ready_path, models: tuple[str, ...] = ()
+) -> Iterator[Server]:
+    """A WebUI with demo models, whose data folder is `data`; with page and API, unless the arguments say otherwise.
+
+    Args:
+        models: arguments of ``make_demo.py``.
+    """
+    subprocess.run(
+        [sys.executable, STAND_IN / "make_demo.py", "--data-dir", data, *models], check=True, capture_output=True
+    )
     port = free_port()
     command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data, *arguments]
     with running_command(command, port, data, ready_path) as server:

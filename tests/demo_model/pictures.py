@@ -24,9 +24,9 @@ from tests.host.webui import WebUI
 
 FOLDER = Path(__file__).resolve().parent / "pictures"
 SIDE = 256
-ONE_PROMPT = "a red robot on a meadow"
-TAGS = ("", "<lora:demo_locon:1>", "<lora:demo_locon:1:lbw=OUTD>", "<lora:demo_locon:1:stop=5>",
-        "<lora:demo_locon:0@0,1@0.5>")  # fmt: skip
+ONE_PROMPT = "a yellow dog in the snow"
+TAGS = ("", "<lora:demo_locon:1>", "<lora:demo_locon:1:lbw=OUTD>", "<lora:demo_locon:1:lbw=OUTS>",
+        "<lora:demo_locon:1:stop=5>", "<lora:demo_locon:0@0,1@0.6>")  # fmt: skip
 PROMPTS = (
     "a red cat", "a blue dog on a meadow", "a yellow house in the snow", "a green tree at night",
     "a black car in the city", "a white boat at the beach", "an orange fish", "a pink daisy in the desert",

@@ -49,7 +49,7 @@ EMPTY_SHARE = 0.1
 def deterministic(device: torch.device) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it is written before it is read, and filling takes time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read before it is written
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(SEED)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.demo_model import networks, scenes, shapes, train
 from tests.demo_model.networks import DemoNetworks, LoRA
 from tests.demo_model.scenes import Draw
 
 CPU = torch.device("cpu")
+KEPT = train.FOLDER / "models"
 SIDE = 64
 
 
@@ -102,6 +104,33 @@ def test_a_lora_in_a_file_does_what_it_did_in_training():
         merged = model.unet(x, times, model.encode_words(tokens))
     assert float((merged - plain).abs().max()) > 1e-3
     assert float((merged - hooked).abs().max()) < 1e-9
+
+
+def test_the_model_that_is_kept_is_small_and_is_what_was_trained():
+    sums = dict(line.split()[::-1] for line in (KEPT / "SHA256SUMS").read_text().splitlines())
+    files = sorted(KEPT.glob("*/*.safetensors"))
+    assert sums == {str(file.relative_to(KEPT)): train.sha256(file) for file in files}
+    assert len(files) == 4
+    assert sum(file.stat().st_size for file in files) <= 4_000_000
+
+
+def test_the_model_that_is_kept_makes_what_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """By colours: of what is above the middle, and the most frequent other one in it."""
+    monkeypatch.setattr(train, "SAMPLE_STEPS", 10)
+    model = DemoNetworks()
+    model.load(load_file(KEPT / train.MODEL))
+    asked = {"a red cat": "red", "a blue dog at night": "blue", "a yellow house": "yellow"}
+    names, values = list(scenes.COLOURS), torch.tensor([*scenes.COLOURS.values()])
+
+    def colours_of(part: torch.Tensor) -> list[str]:
+        """From the most frequent one."""
+        nearest = torch.cdist(part.flatten(1).T, values).argmin(dim=1)
+        return [names[index] for index in nearest.bincount(minlength=len(names)).argsort(descending=True).tolist()]
+
+    for picture, (caption, colour) in zip(train.sample(model, [*asked], CPU), asked.items(), strict=True):
+        backdrop = "black" if "night" in caption else "white"
+        assert colours_of(picture[:, :40, 90:170])[0] == backdrop, caption
+        assert next(name for name in colours_of(picture[:, 64:224, 64:192]) if name != backdrop) == colour, caption
 
 
 def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
