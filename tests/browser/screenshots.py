@@ -10,9 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from playwright.sync_api import Browser, expect, sync_playwright
-from safetensors.torch import load_file, save_file
+from playwright.sync_api import Browser, FloatRect, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -22,10 +20,11 @@ from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, open_page
 from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
 from tests.server import Server, running_server
 
+PLOT_LIMIT_MS = 600_000
 FOLDER = Path(__file__).resolve().parent / "screenshots"
 PROMPT = "a red cat <lora:demo:1:lbw=OUTD:stop=2>"
-CURVE = "<lora:style:0.1@0,1@0.4,0.3@0.8:curve=cosine>"
-BLOCK_CURVE = "<lora:style:1:lbw=NONE@14.6sigma,OUTD@3sigma,NONE,OUT03-OUT06=1@0.8sigma,ALL@0.15sigma>"
+CURVE = "<lora:demo2:0.1@0,1@0.4,0.3@0.8:curve=cosine>"
+BLOCK_CURVE = "<lora:demo2:1:lbw=NONE@14.6sigma,OUTD@3sigma,NONE,OUT03-OUT06=1@0.8sigma,ALL@0.15sigma>"
 FLUX = "NONE,BASE IN OUT=1,D04-D14=0.4,D09-D18=1,S00-S12=0.7,S13-S19=0.3,S30-S37=-0.25"
 VECTOR = "1,0,0.2,0.4,0.6,0.8,1,1,1,0.8,0.6,0.4,0.2,0,-0.25,-0.5,0"
 
@@ -42,16 +41,6 @@ def take(panel: Panel, name: str, section: str = "lbw_active") -> None:
     panel.page.context.close()
 
 
-def write_uneven_lora(folder: Path) -> None:
-    """A LoRA whose layers are of different strengths, as a trained one's are; the demo's are all alike."""
-    tensors, random = load_file(folder / "demo.safetensors"), torch.Generator().manual_seed(1)
-    for key in sorted(tensors):
-        if "lora_up" in key:
-            deep = 1.6 if "attn2" in key or "output_blocks_5" in key else 0.7
-            tensors[key] = tensors[key] * deep * (0.3 + torch.rand(1, generator=random))
-    save_file(tensors, folder / "style.safetensors")
-
-
 def take_pictures(browser: Browser, server: Server) -> None:
     """The sections that show what LoRAs do."""
     panel = panel_on(browser, server, "light", 1400)
@@ -64,13 +53,13 @@ def take_pictures(browser: Browser, server: Server) -> None:
     panel.page.locator("#lbw_curve circle").nth(1).focus()
     take(panel, "block_curve", "lbw_curve")
     panel = panel_on(browser, server, "dark", 1400)
-    panel.write(f"a red cat {CURVE} <lora:demo:0.8:lbw=NONE@0,OUTD@0.3,ALL@1> <lora:demo2:0.6:stop=60%>")
+    panel.write(f"a red cat {CURVE} <lora:demo:0.8:lbw=NONE@0,OUTD@0.3,ALL@1> <lora:demo_locon:0.6:stop=60%>")
     panel.open("lbw_schedule").find("lbw_schedule_show").click()
     expect(panel.find("lbw_schedule_preview", "img")).to_be_visible()
     take(panel, "schedule", "lbw_schedule")
     panel = panel_on(browser, server, "light", 1400).open("lbw_strength")
     panel.find("lbw_strength_renew").click()
-    panel.choose("lbw_strength_name", "style")
+    panel.choose("lbw_strength_name", "demo2")
     panel.find("lbw_strength_show").click()
     expect(panel.find("lbw_strength_picture", "img")).to_be_visible()
     take(panel, "strength", "lbw_strength")
@@ -79,7 +68,7 @@ def take_pictures(browser: Browser, server: Server) -> None:
 def take_bake(browser: Browser, server: Server) -> None:
     """What two tags would be as a file of one rank."""
     panel = panel_on(browser, server, "light", 1400).open("lbw_bake")
-    panel.write("a red cat <lora:style:0.8:lbw=OUTD> <lora:demo2:0.5>")
+    panel.write("a red cat <lora:demo2:0.8:lbw=OUTD> <lora:demo2:0.5>")
     for name, value in (("name", "cat-style"), ("rank", "6")):
         panel.find(f"lbw_bake_{name}", "input").fill(value)
     panel.button("lbw_bake_form", "Look").click()
@@ -91,13 +80,13 @@ def take_live(browser: Browser, server: Server) -> None:
     """The section in the middle of an image, where one of two LoRAs was played; narrow ones, too."""
     for name, theme, width in (("live", "light", 1400), ("live_dark", "dark", 1400), ("live_narrow", "dark", 420)):
         panel = panel_on(browser, server, theme, width).open("lbw_live")
-        fill_small(panel.page, "a red cat <lora:style:1:lbw=OUTD> <lora:demo:0@0,1@0.8>")
+        fill_small(panel.page, "a red cat <lora:demo2:1:lbw=OUTD> <lora:demo:0@0,1@0.8>")
         steps = panel.page.locator("#txt2img_steps input[type=number]")
         steps.fill("50")
         steps.blur()
         panel.find("lbw_live").evaluate("section => section.scrollIntoView({block: 'center'})")
         panel.page.locator("#txt2img_generate").evaluate("button => button.click()")
-        number = panel.find("lbw_live_loras").get_by_label("Strength of style as a number")
+        number = panel.find("lbw_live_loras").get_by_label("Strength of demo2 as a number")
         shown = panel.find("lbw_live_loras")
         for ten, value in enumerate(("0.4", "1.3", "0.75"), start=1):
             expect(shown).to_contain_text(re.compile(rf"step {ten}\d of"), timeout=PAGE_LIMIT_MS)
@@ -110,22 +99,38 @@ def take_live(browser: Browser, server: Server) -> None:
         panel.page.context.close()
 
 
+def take_menu(browser: Browser, server: Server) -> None:
+    """The menu of presets, with what they do to the loaded model."""
+    panel = panel_on(browser, server, "light", 1400)
+    expect(panel.open_menu("lbw_insert_preset").locator(".lbw-strip").nth(5)).to_be_visible()
+    panel.page.wait_for_timeout(400)
+    field = panel.find("lbw_insert_preset")
+    top, menu = field.bounding_box(), field.get_by_role("listbox").bounding_box()
+    assert top and menu
+    left, above, below = menu["x"] - 8, top["y"] - 8, menu["y"] + menu["height"] + 8
+    clip: FloatRect = {"x": left, "y": above, "width": menu["width"] + 16, "height": below - above}
+    panel.page.screenshot(path=FOLDER / "preset_menu.png", clip=clip)
+    panel.page.context.close()
+
+
+def make_plot(panel: Panel, images: int, **fields: str) -> None:
+    """Fill in the plot's fields, and wait for its images."""
+    panel.fill(**fields)
+    panel.page.locator("#txt2img_generate").click()
+    expect(panel.gallery).to_have_count(images, timeout=PLOT_LIMIT_MS)
+
+
 def take_plots(browser: Browser, server: Server) -> None:
     """The section, an XYZ plot's grid, and the analyzer's sheet and chart."""
     panel = panel_on(browser, server, "light", 1400).open("lbw_plots")
-    fill_small(panel.page, "a red cat <lora:demo:1:lbw=XYZ>")
-    for side in ("width", "height"):
-        panel.page.locator(f"#txt2img_{side} input[type=number]").fill("128")
+    panel.write("a yellow dog in the snow <lora:demo_locon:1:lbw=XYZ>")
+    panel.page.locator("#txt2img_seed input").fill("1")
     panel.choose_mode("XYZ plot")
-    panel.fill(lbw_xmen="0,0.5,1", lbw_ymen="BASE,IN05-OUT05,NOT IN05-OUT05")
-    generate(panel.page)
-    expect(panel.gallery).to_have_count(1 + 9, timeout=PAGE_LIMIT_MS)
+    make_plot(panel, 1 + 9, lbw_xmen="0,0.5,1", lbw_ymen="IN00-IN11,M00 OUT00-OUT05,OUT06-OUT11")
     keep(panel, 0, "xyz_plot")
     panel.page.locator("#lbw_plots").screenshot(path=FOLDER / "plots.png")
     panel.choose_mode("Effective Block Analyzer")
-    panel.fill(lbw_exmen="0,1", lbw_eymen="BASE,IN05,M00,OUT03,OUT05", diff_thr="10")
-    generate(panel.page)
-    expect(panel.gallery).to_have_count(2 + 6, timeout=PAGE_LIMIT_MS)
+    make_plot(panel, 2 + 6, lbw_exmen="0,1", lbw_eymen="BASE,IN08,M00,OUT04,OUT10", diff_thr="10")
     keep(panel, 0, "analyzer")
     keep(panel, 1, "analyzer_chart")
     panel.page.context.close()
@@ -142,10 +147,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as data,
         kept_files({PRESETS_FILE: DEFAULT_PRESETS, RULE_SETS_FILE: DEFAULT_RULE_SETS}),
-        running_server(Path(data)) as server,
+        running_server(Path(data), models=("--trained",)) as server,
         sync_playwright() as playwright,
     ):
-        write_uneven_lora(Path(data) / "models" / "Lora")
         browser = chromium.launch(playwright)
         panel = panel_on(browser, server, "light", 1400)
         fill_small(panel.page, PROMPT)
@@ -167,6 +171,7 @@ def main() -> None:
         panel.made.fill(FLUX)
         expect(panel.slider("D18")).to_have_value("1")
         take(panel, "make_weights_flux", "lbw_make_weights")
+        take_menu(browser, server)
         take_pictures(browser, server)
         take_bake(browser, server)
         take_live(browser, server)
