@@ -13,7 +13,7 @@ const lbwOwnDefault = (() => {
 
         // An answer is shown as long as the cursor is where it was asked for.
         function reveal() {
-            frame.classList.toggle("lbw-away", !tag() || tag().name !== rowOf()?.dataset.name);
+            frame.classList.toggle("lbw-away", !tag() || tag().name !== rowOf()?.dataset.lora);
         }
 
         async function ask(about, weights = null) {

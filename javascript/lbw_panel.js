@@ -1,6 +1,6 @@
 // The panel's part in the browser: writing into the prompt, the check while typing, and the status line.
 
-const loraBlockWeight = (() => {
+(() => {
     const PREFIX = "LoRA Block Weight: ";
     const USUAL_STEPS = 20;
     const HIRES_PROMPT = "#hires_prompt textarea";
@@ -115,7 +115,6 @@ const loraBlockWeight = (() => {
 
     const namesIn = ({content}) => [...content.querySelectorAll("[data-name]")];
     const presetsOf = tabname => namesIn(panels[tabname].presets).map(({dataset}) => dataset);
-    const presetNames = tabname => presetsOf(tabname).map(({name}) => name).join("\n");
 
     // All families of models. They are asked for once, when a panel is first seen.
     let families = [];
@@ -141,11 +140,25 @@ const loraBlockWeight = (() => {
         });
     }
 
+    function buildDefaultPreset(tabname) {
+        const {element} = lbwDom;
+        const {frame, field, renew} = lbwPresetMenu.buildTyped({
+            id: idOf(tabname, "lbw_default_preset_menu"), label: "Default preset", none: "no preset",
+            title: "For every LoRA tag of this tab that has no lbw= of its own; empty: none", ...ofPresetMenu(tabname),
+        });
+        new MutationObserver(renew).observe(panels[tabname].presets.content, {childList: true, subtree: true});
+        values[tabname].bind("default_preset", field);
+        const name = element("span", {textContent: "Default preset", ariaHidden: "true"});
+        name.addEventListener("click", () => field.focus());
+        const named = element("div", {id: idOf(tabname, "lbw_default_preset"), className: "lbw-field"}, name, frame);
+        return element("div", {className: "lbw-make"}, named);
+    }
+
     // Names anywhere in the panel go into the prompt.
     function putNames(tabname) {
         find(tabname, "lbw_panel").addEventListener("click", ({target}) => {
             const {key, name} = target.dataset ?? {};
-            if (name) put(tabname, {[key]: name});
+            if (key) put(tabname, {[key]: name});
         });
     }
 
@@ -293,7 +306,6 @@ const loraBlockWeight = (() => {
             ids: {content: idOf(tabname, "lbw_ratios"), reload: idOf(tabname, "lbw_reload"), save: idOf(tabname, "lbw_savetext")},
             onSaved: text => followSaved(tabname, "presets", text),
         });
-        new MutationObserver(() => find(tabname, "lbw_offer_names").click()).observe(file.content, {childList: true});
         file.begin();
         return file;
     }
@@ -418,7 +430,6 @@ const loraBlockWeight = (() => {
     function setUpPanel(tabname) {
         const {element} = lbwDom;
         const panel = find(tabname, "lbw_panel");
-        const defaultPreset = find(tabname, "lbw_default_preset");
         const rules = element("textarea", {rows: 8, spellcheck: false});
         panels[tabname] = {area: presetAreaOf(tabname), rules};
         Object.assign(panels[tabname], {presets: buildPresetFile(tabname), elements: buildRulesFile(tabname, rules)});
@@ -428,15 +439,16 @@ const loraBlockWeight = (() => {
         // What was put into the prompt, and what the last generation of this tab did.
         const [said, status] = ["lbw-said", "lbw-status"].map(className => lbwDom.setAttributes(element("div", {className}), {role: "status"}));
         const own = element("div", {id: idOf(tabname, "lbw_own"), className: "lbw-own-frame lbw-away"});
-        const inPanel = [...panel.children].find(child => child.contains(defaultPreset));
-        inPanel.before(element("div", {id: idOf(tabname, "lbw_status")}, insert, said, status), own);
+        const ownPart = [...panel.children].find(child => child.matches("[id$=lbw_active], :has([id$=lbw_active])"));
+        const first = [element("div", {id: idOf(tabname, "lbw_status")}, insert, said, status), own, buildDefaultPreset(tabname)];
+        if (ownPart) ownPart.after(...first);
+        else panel.prepend(...first);
         panel.append(
             ...SECTIONS.map(each => buildSection(tabname, each)),
             lbwDom.tick("Debug", values[tabname].bind("debug", element("input", {type: "checkbox"})), idOf(tabname, "lbw_debug")),
         );
 
         buildInsertRow(tabname, insert);
-        lbwPresetMenu.decorate(defaultPreset, ofPresetMenu(tabname));
         putNames(tabname);
         setUpStatus(tabname, status);
         panels[tabname].own = lbwOwnDefault.build({
@@ -457,6 +469,4 @@ const loraBlockWeight = (() => {
         }
         if (tabnames.length) renewTexts(tabnames);
     });
-
-    return {presetNames};
 })();

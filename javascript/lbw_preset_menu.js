@@ -33,53 +33,37 @@ const lbwPresetMenu = (() => {
         };
     }
 
-    // A field that opens the menu. `presets` are [{name, entry}], `family` is that of the model, or a promise of it, or null;
-    // `families` are those of the page. `none` is what no choice is called, and what stands in the field then, if anything.
-    function build({id, label, none, placeholder = "", presets, family, families, onChoose = () => {}}) {
+    const MOVES = {ArrowDown: 1, ArrowUp: -1, PageDown: PAGE, PageUp: -PAGE, Home: -Infinity, End: Infinity};
+
+    // The list of choices at a field, inside `frame`. `presets` are [{name, entry}], `family` is that of the model, or a
+    // promise of it, or null; `families` are those of the page. `none` is what no choice is called. `onKnown` is called when
+    // the model is known, `onChoose` with the name of a choice that was taken.
+    function buildList({id, label, none, presets, family, families, field, frame, onKnown = () => {}, onChoose}) {
         const {element, setAttributes} = lbwDom;
-        const field = setAttributes(element("div", {className: "lbw-menu-field", tabIndex: 0}),
-            {role: "combobox", "aria-haspopup": "listbox", "aria-expanded": "false", "aria-label": label});
-        const frame = element("div", {className: "lbw-menu-frame"}, field);
-        let value = "";
         let known = null;
         let list = null;
-        let active = 0;
-        let typed = "";
-        let timer;
+        let active = -1;
 
-        const entries = () => [{name: ""}, ...presets()];
+        setAttributes(field, {role: "combobox", "aria-haspopup": "listbox", "aria-expanded": "false"});
         const options = () => [...list.children];
-        const readPreset = () => reader(presets(), known, families());
+        const read = name => reader(presets(), known, families())(name);
 
-        function set(name) {
-            value = entries().some(each => each.name === name) ? name : "";
-            const {strip, words} = value ? readPreset()(value) : {};
-            const text = element("span", {textContent: value || placeholder, translate: !value});
-            field.replaceChildren(text, ...(value ? [strip] : []));
-            field.title = words ?? "";
-        }
-
-        function makeOption(name, index, read) {
-            const {strip, words} = name ? read(name) : {words: none};
+        function makeOption(name, index, chosen, readEach) {
+            const {strip, words} = name ? readEach(name) : {words: none};
             const text = name ? `${name}: ${words}` : none;
             const made = element("div", {id: `${id}_${index}`, className: "lbw-menu-option", title: words, data: {value: name}},
                 element("span", {textContent: name || none, translate: !name}), ...(name ? [strip] : []));
-            return setAttributes(made, {role: "option", "aria-label": text, "aria-selected": String(name === value)});
+            return setAttributes(made, {role: "option", "aria-label": text, "aria-selected": String(name === chosen)});
         }
 
         function activate(index) {
             options()[active]?.classList.remove("lbw-active");
-            active = Math.min(Math.max(index, 0), options().length - 1);
-            options()[active].classList.add("lbw-active");
-            options()[active].scrollIntoView({block: "nearest"});
-            field.setAttribute("aria-activedescendant", options()[active].id);
-        }
-
-        function fill() {
-            const read = readPreset();
-            list.replaceChildren(...entries().map(({name}, index) => makeOption(name, index, read)));
-            place();
-            activate(active);
+            active = index;
+            const option = options()[active];
+            if (!option) return void field.removeAttribute("aria-activedescendant");
+            option.classList.add("lbw-active");
+            option.scrollIntoView({block: "nearest"});
+            field.setAttribute("aria-activedescendant", option.id);
         }
 
         // Below the field, or above it where there is more room.
@@ -97,16 +81,21 @@ const lbwPresetMenu = (() => {
 
         const follow = ({target}) => target !== list && place();
 
+        // Those that are offered, of which one may be chosen already.
+        function fill(names, chosen) {
+            const readEach = reader(presets(), known, families());
+            list.replaceChildren(...names.map((name, index) => makeOption(name, index, chosen, readEach)));
+            place();
+        }
+
         function open() {
-            if (list) return;
-            set(value);
             list = setAttributes(element("div", {id: `${id}_list`, className: "lbw-menu"}),
                 {role: "listbox", "aria-label": label, popover: "manual"});
             // So that the field keeps the focus.
             list.addEventListener("mousedown", event => event.preventDefault());
             list.addEventListener("click", event => {
                 const found = event.target.closest("[role=option]");
-                if (found) choose(found.dataset.value);
+                if (found) onChoose(found.dataset.value);
             });
             list.addEventListener("pointermove", ({target}) => {
                 const index = options().indexOf(target.closest("[role=option]"));
@@ -114,16 +103,12 @@ const lbwPresetMenu = (() => {
             });
             frame.append(list);
             list.showPopover?.();
-            active = Math.max(entries().findIndex(each => each.name === value), 0);
             setAttributes(field, {"aria-expanded": "true", "aria-controls": list.id});
-            fill();
             addEventListener("scroll", follow, true);
             addEventListener("resize", close);
-            const opened = list;
             Promise.resolve(family()).then(found => {
                 known = found;
-                set(value);
-                if (list === opened) fill();
+                onKnown();
             });
         }
 
@@ -133,12 +118,61 @@ const lbwPresetMenu = (() => {
             removeEventListener("resize", close);
             list.remove();
             list = null;
+            active = -1;
             field.setAttribute("aria-expanded", "false");
             for (const name of ["aria-activedescendant", "aria-controls"]) field.removeAttribute(name);
         }
 
+        field.addEventListener("blur", close);
+
+        return {
+            read, activate, fill, open, close,
+            get isOpen() { return list !== null; },
+            get index() { return active; },
+            // The name of the choice that Enter takes; undefined for none.
+            get active() { return list && options()[active]?.dataset.value; },
+            move(by) { activate(Math.min(Math.max(active + by, 0), options().length - 1)); },
+        };
+    }
+
+    // A field that opens the list, and shows the choice with its strip. `placeholder` is what stands in it without one.
+    function build({id, label, none, placeholder = "", presets, family, families, onChoose = () => {}}) {
+        const {element, setAttributes} = lbwDom;
+        const field = setAttributes(element("div", {className: "lbw-menu-field", tabIndex: 0}), {"aria-label": label});
+        const frame = element("div", {className: "lbw-menu-frame"}, field);
+        const list = buildList({id, label, none, presets, family, families, field, frame, onKnown: renew, onChoose: choose});
+        let value = "";
+        let typed = "";
+        let timer;
+
+        const names = () => ["", ...presets().map(({name}) => name)];
+
+        function set(name) {
+            value = names().includes(name) ? name : "";
+            const {strip, words} = value ? list.read(value) : {};
+            const text = element("span", {textContent: value || placeholder, translate: !value});
+            field.replaceChildren(text, ...(value ? [strip] : []));
+            field.title = words ?? "";
+        }
+
+        function renew() {
+            set(value);
+            if (!list.isOpen) return;
+            const {index} = list;
+            list.fill(names(), value);
+            list.activate(Math.min(index, names().length - 1));
+        }
+
+        function open() {
+            if (list.isOpen) return;
+            set(value);
+            list.open();
+            list.fill(names(), value);
+            list.activate(names().indexOf(value));
+        }
+
         function choose(name) {
-            close();
+            list.close();
             set(name);
             onChoose(value);
         }
@@ -150,85 +184,92 @@ const lbwPresetMenu = (() => {
             typed += sign.toLowerCase();
             const isRepeated = [...typed].every(each => each === typed[0]);
             const wanted = isRepeated ? typed[0] : typed;
-            const names = entries().map(({name}) => name.toLowerCase());
-            const inTurn = names.map((_, index) => (active + index + (isRepeated ? 1 : 0)) % names.length);
-            const found = inTurn.find(index => names[index].startsWith(wanted)) ?? -1;
-            if (found >= 0) activate(found);
+            const inTurn = names().map((_, index) => (list.index + index + (isRepeated ? 1 : 0)) % names().length);
+            const found = inTurn.find(index => names()[index].toLowerCase().startsWith(wanted));
+            if (found !== undefined) list.activate(found);
         }
-
-        const moves = {ArrowDown: 1, ArrowUp: -1, PageDown: PAGE, PageUp: -PAGE, Home: -Infinity, End: Infinity};
 
         field.addEventListener("keydown", event => {
             const {key, altKey, ctrlKey, metaKey} = event;
             if (ctrlKey || metaKey) return;
-            const isAccepted = list && (["Enter", " ", "Tab"].includes(key) || (altKey && key === "ArrowUp"));
+            const isAccepted = list.isOpen && (["Enter", " ", "Tab"].includes(key) || (altKey && key === "ArrowUp"));
             if (isAccepted) {
                 if (key !== "Tab") event.preventDefault();
-                choose(options()[active].dataset.value);
-            } else if (key === "Escape" && list) {
+                choose(list.active);
+            } else if (key === "Escape" && list.isOpen) {
                 event.preventDefault();
-                close();
-            } else if (["Enter", " "].includes(key) || key in moves) {
+                list.close();
+            } else if (["Enter", " "].includes(key) || key in MOVES) {
                 event.preventDefault();
-                if (!list) open();
-                else activate(active + moves[key]);
+                if (!list.isOpen) open();
+                else list.move(MOVES[key]);
             } else if (key.length === 1 && !altKey) {
                 event.preventDefault();
                 open();
                 type(key);
             }
         });
-        field.addEventListener("click", () => (list ? close() : open()));
-        field.addEventListener("blur", close);
+        field.addEventListener("click", () => (list.isOpen ? list.close() : open()));
         set("");
 
-        return {
-            frame, field,
-            get value() { return value; },
-            // The presets are others now.
-            renew() {
-                set(value);
-                if (list) fill();
-            },
-        };
+        return {frame, field, renew, get value() { return value; }};
     }
 
-    // Gives the choices of gradio's own drop-down their strips. It makes them when it is opened, and uses them again for
-    // others while somebody types.
-    function decorate(dropdown, {presets, family, families}) {
-        const items = () => [...dropdown.querySelectorAll("li")];
-        const stripOf = item => item.querySelector(".lbw-strip");
-        let known = null;
+    // A field that takes any text, and offers the names that begin with it. It tells of a choice as of what is typed.
+    function buildTyped({id, label, title, none, presets, family, families}) {
+        const {element} = lbwDom;
+        const field = element("input", {type: "text", className: "lbw-menu-field", autocomplete: "off", title, ariaLabel: label});
+        const frame = element("div", {className: "lbw-menu-frame"}, field);
+        const list = buildList({id, label, none, presets, family, families, field, frame, onKnown: renew, onChoose: choose});
+        field.setAttribute("aria-autocomplete", "list");
+        let sought = "";
+        let isChosen = false;
+
+        const names = () => ["", ...presets().map(({name}) => name)].filter(name => name.toLowerCase().startsWith(sought));
 
         function renew() {
-            if (!items().length) return;
-            const names = new Set(presets().map(({name}) => name));
-            const read = reader(presets(), known, families());
-            for (const item of items()) {
-                const name = item.getAttribute("aria-label");
-                if (stripOf(item)?.dataset.of === name) continue;
-                stripOf(item)?.remove();
-                item.removeAttribute("aria-description");
-                if (!names.has(name)) continue;
-                const {strip, words} = read(name);
-                strip.dataset.of = name;
-                item.setAttribute("aria-description", window.localization?.[words] ?? words);
-                item.append(strip);
+            if (!list.isOpen) return;
+            if (!names().length) return list.close();
+            const {active} = list;
+            list.fill(names(), field.value);
+            list.activate(names().indexOf(active));
+        }
+
+        // What stands in the field already is no search: somebody who opens the list wants to see what there is.
+        function open(text = "") {
+            sought = text.toLowerCase();
+            if (!list.isOpen && names().length) list.open();
+            renew();
+        }
+
+        function choose(name) {
+            list.close();
+            field.value = name;
+            isChosen = true;
+            field.dispatchEvent(new Event("input"));
+            isChosen = false;
+        }
+
+        field.addEventListener("input", () => isChosen || open(field.value));
+        field.addEventListener("click", () => (list.isOpen ? list.close() : open()));
+        field.addEventListener("keydown", event => {
+            const {key} = event;
+            if (key === "Enter" && list.isOpen) {
+                event.preventDefault();
+                if (list.active === undefined) list.close();
+                else choose(list.active);
+            } else if (key === "Escape" && list.isOpen) {
+                event.preventDefault();
+                list.close();
+            } else if (["ArrowDown", "ArrowUp", "PageDown", "PageUp"].includes(key)) {
+                event.preventDefault();
+                if (!list.isOpen) open();
+                if (list.isOpen) list.move(MOVES[key]);
             }
-        }
+        });
 
-        async function renewAll() {
-            known = await family();
-            items().forEach(item => stripOf(item)?.remove());
-            renew();
-        }
-
-        const isList = node => node.nodeName === "UL";
-        new MutationObserver(records => {
-            renew();
-            if (records.some(({addedNodes}) => [...addedNodes].some(isList))) renewAll();
-        }).observe(dropdown, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
+        return {frame, field, renew};
     }
 
-    return {build, decorate, loadedFamily};
+    return {build, buildTyped, loadedFamily};
 })();

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What can be said of a change in a minute, without a WebUI: lint, types, and that no room imports one above it.
+# What can be said of a change in seconds, without a WebUI: lint, types, and that no room imports one above it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

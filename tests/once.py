@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.demo_model import scenes
 from tests.host.measure import Strengths, changed_layers, copy_weights, restore_counter, strengths
 from tests.host.real_host import PROJECT
 from tests.host.webui import WebUI
@@ -30,10 +31,6 @@ def deltas_of(network: Any) -> dict[str, torch.Tensor]:
         updown, _bias = module.calc_updown(module.sd_module.weight.detach())
         deltas[key] = updown.detach().cpu().double()
     return deltas
-
-
-SIDE = 256
-"""Height and width in pixels: those that the demo model was trained with."""
 
 
 class Watch:
@@ -137,7 +134,7 @@ def main() -> None:
     webui = WebUI(PROJECT / "tests" / "webui" / "data")
     from tests.host import slow_path
 
-    size = {"width": SIDE, "height": SIDE}
+    size = {"width": scenes.SIDE, "height": scenes.SIDE}
     fields = {"steps": options.steps, "sampler_name": options.sampler, "seed": options.seed, **size}
     watch = Watch(webui)
     result = generate(webui, options.once, watch, **fields)

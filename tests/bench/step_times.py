@@ -94,9 +94,9 @@ def main() -> None:
     parser.add_argument("--image", type=Path, default=IMAGE)
     options = parser.parse_args()
     reports = {extension: json.loads(getattr(options, extension).read_text()) for extension in TITLES}
-    devices = {(report["about"]["device"], report["about"]["model"]) for report in reports.values()}
-    if len(devices) > 1:
-        raise SystemExit(f"runs of one model on one device are expected, not {sorted(devices)}")
+    runs = {tuple(report["about"][key] for key in ("device", "model", "dtype")) for report in reports.values()}
+    if len(runs) > 1:
+        raise SystemExit(f"runs of one model in one type on one device are expected, not {sorted(runs)}")
     rows = {
         extension: row_of(report, extension, options.host_case if extension == "none" else options.case)
         for extension, report in reports.items()

@@ -95,7 +95,7 @@ class Panel:
             return
         field.click()
         field.fill(name)
-        self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
+        self.find(dropdown, f"[role=option][data-value='{name}']").click()
 
     def pick(self, field: str, name: str) -> None:
         """Take a choice of a field that the browser makes."""

@@ -44,7 +44,7 @@ def shown(request: pytest.FixtureRequest, browser: Browser, server: Server) -> I
 
 # Of what can be used in a row, and of the names of its fields: what does not share a line with what is beside it.
 CROOKED = """panel => {
-    const ROWS = ".lbw-insert, .lbw-tools, .lbw-group, .lbw-add, .lbw-fields, .lbw-bake-fields, .compact";
+    const ROWS = ".lbw-insert, .lbw-tools, .lbw-group, .lbw-fields, .lbw-bake-fields";
     const PARTS = "select, textarea, button, .lbw-menu-field, input:not([type=radio], .lbw-menu-field)";
     const NAMES = ".lbw-field > span, [data-testid=block-info]";
     const isSeen = each => each.checkVisibility({visibilityProperty: true}) && each.getBoundingClientRect().width > 0;
@@ -248,21 +248,53 @@ def test_the_default_presets_choices_have_strips_too(panel: Panel):
     use(panel, PRESETS)
     field = panel.find("lbw_default_preset", "input")
     field.click()
+    items = panel.find("lbw_default_preset").get_by_role("option")
+    expect(items).to_have_count(5)
     for name, values in (("VECTOR", 26), ("NAMED", 26)):
-        item = panel.find("lbw_default_preset").locator(f"li[aria-label='{name}']")
-        expect(item.locator("svg.lbw-strip")).to_be_visible()
-        assert len(item.locator("svg.lbw-strip").evaluate(CELLS)) == values
-    item = panel.find("lbw_default_preset").locator("li[aria-label='FLUX']")
-    expect(item).to_have_attribute("aria-description", "not for this model")
-    items = panel.find("lbw_default_preset").locator("li")
-    field.fill("VEC")
+        strip = choice(panel.find("lbw_default_preset"), name).locator("svg.lbw-strip")
+        expect(strip).to_be_visible()
+        assert len(strip.evaluate(CELLS)) == values
+    expect(choice(panel.find("lbw_default_preset"), "FLUX")).to_have_attribute("aria-label", "FLUX: not for this model")
+    field.fill("vec")
     expect(items).to_have_count(1)
-    expect(items).to_have_attribute("aria-description", "BASE OUT03-OUT06 1, IN02 0.5, OUT11 -1")
+    expect(items).to_have_attribute("aria-label", "VECTOR: BASE OUT03-OUT06 1, IN02 0.5, OUT11 -1")
     field.fill("NAM")
-    expect(items).to_have_count(1)
-    expect(items).to_have_attribute("aria-description", "IN00-IN11 0.25, M00 R")
+    expect(items).to_have_attribute("aria-label", "NAMED: IN00-IN11 0.25, M00 R")
     items.click()
+    expect(items).to_have_count(0)
     expect(field).to_have_value("NAMED")
+
+
+def test_the_default_preset_is_any_text_and_its_menu_is_used_by_keyboard(panel: Panel):
+    load(panel.page, SD1)
+    use(panel, PRESETS)
+    field, keyboard = panel.find("lbw_default_preset", "input"), panel.page.keyboard
+    items = panel.find("lbw_default_preset").get_by_role("option")
+    field.focus()
+    expect(items).to_have_count(0)
+    keyboard.press("ArrowDown")
+    expect(items).to_have_count(5)
+    for _ in range(2):
+        keyboard.press("ArrowDown")
+    keyboard.press("Enter")
+    expect(items).to_have_count(0)
+    expect(field).to_have_value("NAMED")
+    keyboard.press("ArrowDown")
+    expect(choice(panel.find("lbw_default_preset"), "NAMED")).to_have_attribute("aria-selected", "true")
+    keyboard.press("Escape")
+    expect(items).to_have_count(0)
+    expect(field).to_have_value("NAMED")
+    field.fill("")
+    keyboard.type("NONE,M00=1")
+    expect(items).to_have_count(0)
+    keyboard.press("Enter")
+    expect(field).to_have_value("NONE,M00=1")
+    field.fill("BO")
+    expect(items).to_have_count(1)
+    keyboard.press("Enter")
+    expect(field).to_have_value("BO")
+    keyboard.press("Tab")
+    expect(items).to_have_count(0)
 
 
 def test_strips_are_made_when_a_menu_is_opened(panel: Panel):

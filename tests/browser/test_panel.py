@@ -370,6 +370,9 @@ def test_a_loras_own_default_is_made_of_its_tag_and_put_into_it(panel: Panel, se
     panel.write("a cat <lora:demo:0.8:lbw=OUTD:stop=5>")
     panel.button("lbw_own", "Save the tag's weights as its default").click()
     expect(own).to_contain_text("Its default: lbw=OUTD:stop=5")
+    written = panel.prompt.input_value()
+    own.locator(".lbw-own").click(position={"x": 1, "y": 1})  # beside the buttons
+    expect(panel.prompt).to_have_value(written)
     if has_files:
         expected = {"notes": "\u732b", "preferred weight": 0.7, "additional weight": "OUTD:stop=5"}
         assert json.loads(file.read_text(encoding="utf-8")) == expected

@@ -14,12 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "webui"))
 from kohya_names import TEXT_LINEAR, UNET_CONV, UNET_LINEAR, diffusers_name
 from network_bytes import serialize
 
+from modules.diffusion.latent_diffusion import LatentDiffusion, make_alphas_cumprod
 from modules.diffusion.text_encoder import CLIPTextModel, FrozenCLIPEmbedder, Tokenizer
 from modules.diffusion.unet import DEMO_UNET, UNetModel
 from modules.diffusion.vae import DEMO, LOGVAR_MIN, AutoencoderKL
 
-SCALE_FACTOR = 0.18215
-TIMESTEPS, BETA_START, BETA_END = 1000, 0.00085, 0.012
+SCALE_FACTOR = LatentDiffusion.scale_factor
+TOKENS = 77
+"""That the text encoder gets of a caption."""
 PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 
 
@@ -36,7 +38,7 @@ class DemoNetworks(nn.Module):
                 nn.init.zeros_(module.weight)
         nn.init.normal_(self.text_encoder.transformer.text_model.embeddings.token_embedding.weight, std=0.3)
         nn.init.normal_(self.text_encoder.transformer.text_model.embeddings.position_embedding.weight, std=0.05)
-        self.register_buffer("alphas_cumprod", alphas_cumprod(), persistent=False)
+        self.register_buffer("alphas_cumprod", make_alphas_cumprod(), persistent=False)
 
     def encode_words(self, tokens: Tensor) -> Tensor:
         """(captions, 77, context_dim), as the host conditions SD1 with."""
@@ -44,6 +46,7 @@ class DemoNetworks(nn.Module):
         return transformer(tokens).last_hidden_state
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents, (pictures, 4, height, width), at their timesteps, (pictures,): Ho et al. 2020, equation 4."""
         share = self.alphas_cumprod[timesteps][:, None, None, None]
         return share.sqrt() * latents + (1 - share).sqrt() * noise
 
@@ -61,17 +64,11 @@ class DemoNetworks(nn.Module):
             getattr(self, part).load_state_dict(own)
 
 
-def alphas_cumprod() -> Tensor:
-    """SD1's: the share of the signal left at each timestep, for betas whose square roots are evenly spaced."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0).float()
-
-
 def tokens_of(captions: list[str]) -> Tensor:
     """(captions, 77) as the host makes them: a start, the words, and ends to fill up."""
     tokenizer = Tokenizer()
     rows = [[tokenizer.bos_token_id, *tokenizer.encode(caption)] for caption in captions]
-    return torch.tensor([row + [tokenizer.eos_token_id] * (77 - len(row)) for row in rows])
+    return torch.tensor([row + [tokenizer.eos_token_id] * (TOKENS - len(row)) for row in rows])
 
 
 @torch.no_grad()
@@ -110,7 +107,7 @@ class LoRALayer(nn.Module):
 
 
 class LoRA(nn.Module):
-    """A LoRA for a model, in force until it is taken off.
+    """A LoRA for a model, in force until it is removed.
 
     Args:
         with_convolutions: whether it is a LoCon, for the U-Net's 3x3 convolutions too.
@@ -135,7 +132,7 @@ class LoRA(nn.Module):
             if TEXT_LINEAR.search(name):
                 yield f"lora_te_{name.replace('.', '_')}", layer
 
-    def take_off(self) -> None:
+    def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
 

@@ -19,21 +19,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.demo_model import train
+from tests.demo_model.scenes import SIDE
 from tests.host.real_host import PROJECT, STAND_IN
 from tests.host.webui import WebUI
 
 FOLDER = Path(__file__).resolve().parent / "pictures"
-SIDE = 256
 ONE_PROMPT = "a yellow dog in the snow"
 TAGS = ("", "<lora:demo_locon:1>", "<lora:demo_locon:1:lbw=OUTD>", "<lora:demo_locon:1:lbw=OUTS>",
         "<lora:demo_locon:1:stop=5>", "<lora:demo_locon:0@0,1@0.6>")  # fmt: skip
 PROMPTS = (
-    "a red cat", "a blue dog on a meadow", "a yellow house in the snow", "a green tree at night",
-    "a black car in the city", "a white boat at the beach", "an orange fish", "a pink daisy in the desert",
-    "a purple cat at night", "a small red house on a meadow", "a green dog on the left",
-    "a blue car on the right in the snow", "a red cat and a blue dog", "a yellow daisy and a white house on a meadow",
-    "a sketch of a cat", "a sketch of a red house in the city", "a red robot <lora:demo:1>",
-    "a blue robot in the snow <lora:demo:1>", "a red cat <lora:demo2:1>", "a green car at night <lora:demo2:1>",
+    *train.SAMPLES, "a red robot <lora:demo:1>", "a blue robot in the snow <lora:demo:1>", "a red cat <lora:demo2:1>",
+    "a green car at night <lora:demo2:1>",
 )  # fmt: skip
 LINE, MARGIN = 18, 6
 

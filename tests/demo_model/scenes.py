@@ -36,6 +36,8 @@ GROUND = 0.45
 
 @dataclass(frozen=True)
 class Item:
+    """A thing in a picture; ``x``, ``y`` and ``size`` in half sides, from the middle on."""
+
     thing: str
     colour: str
     x: float
@@ -55,7 +57,7 @@ class Scene:
     caption: str
 
 
-class Draw:
+class Chance:
     """Random choices, which depend on the seed and not on the device."""
 
     def __init__(self, seed: int) -> None:
@@ -71,61 +73,61 @@ class Draw:
         return names[int(torch.randint(len(names), (), generator=self.generator))]
 
 
-def make_scene(draw: Draw, things: dict[str, shapes.Thing] = shapes.THINGS, style: str | None = None) -> Scene:
+def make_scene(chance: Chance, things: dict[str, shapes.Thing] = shapes.THINGS, style: str | None = None) -> Scene:
     """A scene at random.
 
     Args:
         things: those that are in it.
         style: its style; None for any that the model is shown.
     """
-    place = draw.one_of(list(PLACES)) if draw.happens(0.6) else ""
+    place = chance.one_of(list(PLACES)) if chance.happens(0.6) else ""
     if style is None:
-        style = draw.one_of(list(STYLES)) if draw.happens(0.15) else ""
-    if draw.happens(0.2):
+        style = chance.one_of(list(STYLES)) if chance.happens(0.15) else ""
+    if chance.happens(0.2):
         sides = ((-0.48, 0.44), (0.48, 0.44))
-        items = [_item(draw, things, x, size) for x, size in sides]
+        items = [_item(chance, things, x, size) for x, size in sides]
         said = " and ".join(_with_article(f"{item.colour} {item.thing}") for item in items)
-        return _scene(draw, items, said, place, style)
-    x, size, where, how_large = 0.0, draw.number(0.6, 0.72), "", ""
-    chance = draw.number(0, 1)
-    if chance < 0.12:
-        size, how_large = draw.number(0.32, 0.38), "small "
-    elif chance < 0.3:
-        size, where = draw.number(0.45, 0.52), draw.one_of(["left", "right"])
+        return _scene(chance, items, said, place, style)
+    x, size, where, how_large = 0.0, chance.number(0.6, 0.72), "", ""
+    kind = chance.number(0, 1)
+    if kind < 0.12:
+        size, how_large = chance.number(0.32, 0.38), "small "
+    elif kind < 0.3:
+        size, where = chance.number(0.45, 0.52), chance.one_of(["left", "right"])
         x = 0.45 if where == "right" else -0.45
-    item = _item(draw, things, x, size)
+    item = _item(chance, things, x, size)
     said = _with_article(f"{how_large}{item.colour} {item.thing}")
     if where:
         said += f" on the {where}"
-    elif draw.happens(0.1):  # of what is not said, there is any
+    elif chance.happens(0.1):  # of what is not said, there is any
         said = f"a {item.thing}"
-    return _scene(draw, [item], said, place, style)
+    return _scene(chance, [item], said, place, style)
 
 
 def _with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _item(draw: Draw, things: dict[str, shapes.Thing], x: float, size: float) -> Item:
-    thing, colour = draw.one_of(list(things)), draw.one_of(list(COLOURS))
-    return Item(thing, colour, x + draw.number(-0.05, 0.05), 0.72 - size + draw.number(-0.04, 0.04), size)
+def _item(chance: Chance, things: dict[str, shapes.Thing], x: float, size: float) -> Item:
+    thing, colour = chance.one_of(list(things)), chance.one_of(list(COLOURS))
+    return Item(thing, colour, x + chance.number(-0.05, 0.05), 0.72 - size + chance.number(-0.04, 0.04), size)
 
 
-def _scene(draw: Draw, items: list[Item], said: str, place: str, style: str) -> Scene:
+def _scene(chance: Chance, items: list[Item], said: str, place: str, style: str) -> Scene:
     if place:
-        said = f"{said}, {place}" if draw.happens(0.25) else f"{said} {PLACES[place]}"
+        said = f"{said}, {place}" if chance.happens(0.25) else f"{said} {PLACES[place]}"
     if style in STYLES:
         said = f"{STYLES[style]} {said}"
     elif style:
         said = f"{said}, {UNKNOWN_STYLES[style]}"
-    return Scene(tuple(items), place, style, draw.number(0, 1), said)
+    return Scene(tuple(items), place, style, chance.number(0, 1), said)
 
 
 Background = Callable[[Tensor, Tensor, Tensor], Iterator[tuple[Tensor, tuple[float, float, float]]]]
 
 
 def _meadow(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.62, 0.85, 0.98)
+    yield shapes.everywhere(v), (0.62, 0.85, 0.98)
     yield shapes.ellipse(u, v, 0.68, -0.68, 0.17, 0.17), (1.0, 0.87, 0.35)
     yield shapes.joined(shapes.ellipse(u, v, -0.6, 0.9, 1.0, 0.62), shapes.ellipse(u, v, 0.7, 0.95, 1.1, 0.6)), (
         0.45, 0.75, 0.35,
@@ -134,21 +136,21 @@ def _meadow(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple
 
 
 def _beach(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.75, 0.91, 0.98)
+    yield shapes.everywhere(v), (0.75, 0.91, 0.98)
     yield -0.02 - v, (0.15, 0.55, 0.8)
     yield GROUND - 0.1 + 0.05 * torch.sin(5 * u + 6 * shade) - v, (0.94, 0.97, 0.98)
     yield GROUND - 0.03 + 0.05 * torch.sin(5 * u + 6 * shade) - v, (0.94, 0.84, 0.6)
 
 
 def _snow(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.68, 0.76, 0.86)
+    yield shapes.everywhere(v), (0.68, 0.76, 0.86)
     for x, y in ((-0.8, -0.7), (-0.45, -0.4), (-0.75, 0.0), (0.15, -0.85), (0.6, -0.55), (0.85, -0.15), (0.45, -0.05)):
         yield shapes.ellipse(u, v, x, y, 0.06, 0.06), (1.0, 1.0, 1.0)
     yield GROUND - 0.05 + 0.06 * torch.sin(3 * u + 6 * shade) - v, (0.97, 0.98, 1.0)
 
 
 def _night(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.07, 0.09, 0.25)
+    yield shapes.everywhere(v), (0.07, 0.09, 0.25)
     for x, y in ((-0.8, -0.8), (-0.35, -0.55), (-0.85, -0.2), (0.1, -0.85), (0.8, -0.25), (0.4, -0.35)):
         yield shapes.ellipse(u, v, x, y, 0.045, 0.045), (0.98, 0.95, 0.75)
     moon = torch.maximum(shapes.ellipse(u, v, 0.65, -0.7, 0.2, 0.2), -shapes.ellipse(u, v, 0.55, -0.75, 0.18, 0.18))
@@ -157,7 +159,7 @@ def _night(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[
 
 
 def _city(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.85, 0.82, 0.78)
+    yield shapes.everywhere(v), (0.85, 0.82, 0.78)
     for x, width, top, grey in ((-0.8, 0.18, -0.45, 0.6), (-0.35, 0.2, -0.75, 0.52), (0.2, 0.22, -0.5, 0.62)):
         yield shapes.box(u, v, x, 0.5, width, 0.5 - top), (grey, grey, grey + 0.06)
     yield shapes.box(u, v, 0.72, 0.5, 0.2, 0.5 + 0.85), (0.55, 0.55, 0.6)
@@ -169,7 +171,7 @@ def _city(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[f
 
 
 def _desert(u: Tensor, v: Tensor, shade: Tensor) -> Iterator[tuple[Tensor, tuple[float, float, float]]]:
-    yield v - 9, (0.98, 0.78, 0.5)
+    yield shapes.everywhere(v), (0.98, 0.78, 0.5)
     yield shapes.ellipse(u, v, -0.65, -0.65, 0.2, 0.2), (1.0, 0.95, 0.8)
     yield shapes.polygon(u, v, (0.1, GROUND), (0.6, -0.25), (1.1, GROUND)), (0.8, 0.52, 0.3)
     yield GROUND - 0.05 + 0.05 * torch.sin(4 * u + 6 * shade) - v, (0.9, 0.66, 0.36)

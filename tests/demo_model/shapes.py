@@ -19,18 +19,25 @@ Thing = Callable[[Tensor, Tensor], Iterator[Layer]]
 """Layers from back to front, for coordinates to the right and down, of which a thing fills -1 to 1."""
 
 
-def ellipse(u: Tensor, v: Tensor, x: float, y: float, width: float, height: float) -> Tensor:
+def everywhere(v: Tensor) -> Tensor:
+    return v - 9
+
+
+def ellipse(u: Tensor, v: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
     """Exact for circles, near enough for an edge otherwise."""
-    return (torch.hypot((u - x) / width, (v - y) / height) - 1) * min(width, height)
+    return (torch.hypot((u - x) / half_width, (v - y) / half_height) - 1) * min(half_width, half_height)
 
 
-def box(u: Tensor, v: Tensor, x: float, y: float, width: float, height: float, round_by: float = 0.0) -> Tensor:
-    right, down = (u - x).abs() - width + round_by, (v - y).abs() - height + round_by
+def box(
+    u: Tensor, v: Tensor, x: float, y: float, half_width: float, half_height: float, round_by: float = 0.0
+) -> Tensor:
+    right, down = (u - x).abs() - half_width + round_by, (v - y).abs() - half_height + round_by
     outside = torch.hypot(right.clamp(min=0), down.clamp(min=0))
     return outside + torch.maximum(right, down).clamp(max=0) - round_by
 
 
 def line(u: Tensor, v: Tensor, x: float, y: float, to_x: float, to_y: float, radius: float) -> Tensor:
+    """One with round ends, a capsule."""
     along_x, along_y = to_x - x, to_y - y
     share = ((u - x) * along_x + (v - y) * along_y) / (along_x**2 + along_y**2)
     share = share.clamp(0, 1)

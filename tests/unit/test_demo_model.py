@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from tests.demo_model import networks, scenes, shapes, train
 from tests.demo_model.networks import DemoNetworks, LoRA
-from tests.demo_model.scenes import Draw
+from tests.demo_model.scenes import Chance
 
 CPU = torch.device("cpu")
 KEPT = train.FOLDER / "models"
@@ -20,8 +21,8 @@ SIDE = 64
 
 
 def any_scenes(seed: int, count: int) -> list[scenes.Scene]:
-    draw = Draw(seed)
-    return [train.make_any(draw) for _ in range(count)]
+    chance = Chance(seed)
+    return [train.make_any(chance) for _ in range(count)]
 
 
 def test_the_same_seed_draws_the_same_pictures():
@@ -95,7 +96,7 @@ def test_a_lora_in_a_file_does_what_it_did_in_training():
         hooked = model.unet(x, times, model.encode_words(tokens))
         targets = dict(LoRA._targets(model, True))
         assert targets.keys() == lora.layers.keys()
-        lora.take_off()
+        lora.remove()
         plain = model.unet(x, times, model.encode_words(tokens))
         for key, layer in targets.items():
             part = lora.layers[key]
@@ -104,6 +105,12 @@ def test_a_lora_in_a_file_does_what_it_did_in_training():
         merged = model.unet(x, times, model.encode_words(tokens))
     assert float((merged - plain).abs().max()) > 1e-3
     assert float((merged - hooked).abs().max()) < 1e-9
+
+
+def test_the_demo_starts_at_the_size_that_was_trained():
+    import make_demo  # can be imported once tests.demo_model.networks is
+
+    assert make_demo.TRAINED_SIDE == scenes.SIDE
 
 
 def test_the_model_that_is_kept_is_small_and_is_what_was_trained():
@@ -136,15 +143,15 @@ def test_the_model_that_is_kept_makes_what_is_asked_for(monkeypatch: pytest.Monk
 def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scenes, "SIDE", 32)
     for name, value in {
-        "AUTOENCODER_SCENES": 8, "AUTOENCODER_BATCH": 2, "MODEL_SCENES": 8,
-        "MODEL_COURSE": ((2, 2, 4, 1e-3), (1, 2, 4, 1e-3)), "LORA_SCENES": 4, "LORA_BATCH": 2,
-        "SAMPLES": ["a red cat"], "SAMPLE_STEPS": 2,
+        "AUTOENCODER_SCENES": 8, "AUTOENCODER_BATCH": 2, "AUTOENCODER_STEPS": 2, "MODEL_SCENES": 8, "LORA_STEPS": 2,
+        "MODEL_SCHEDULE": ((2, 2, 1, 1e-3), (1, 2, 2, 1e-3)), "LORA_SCENES": 4, "LORA_BATCH": 2,
+        "SAMPLES": ["a red cat"], "SAMPLE_STEPS": 2, "NOTED_EVERY": 1,
     }.items():  # fmt: skip
         monkeypatch.setattr(train, name, value)
     written = []
     for folder in (tmp_path / "first", tmp_path / "again"):
         folder.mkdir()
-        monkeypatch.setattr(sys, "argv", ["train", "--folder", str(folder), "--scale", "0.0007"])
+        monkeypatch.setattr(sys, "argv", ["train", "--folder", str(folder)])
         try:
             train.main()
         finally:
@@ -154,3 +161,8 @@ def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest
     assert written[0] == written[1]
     assert {f"models/Lora/{name}.safetensors" for name in train.LESSONS} <= written[0].keys()
     assert f"models/{train.MODEL}" in written[0]
+    losses = json.loads(written[0]["pictures/losses.json"])
+    steps = {"autoencoder": 2, "model": 3, **dict.fromkeys(train.LESSONS, 2)}
+    assert {name: len(noted) for name, noted in losses.items()} == steps
+    lora = load(written[0]["models/Lora/demo.safetensors"])
+    assert any(tensor.any() for name, tensor in lora.items() if "lora_up" in name)

@@ -284,6 +284,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rarer", action="store_true", help="write also checkpoints of the rarer kinds of model")
     parser.add_argument("--trained", action="store_true", help="SD1 and its LoRAs from tests/demo_model")
     args = parser.parse_args(argv)
+    if args.trained and args.force:
+        parser.error("--force writes random files over those of --trained: one of them is expected")
     if args.trained:
         copy_trained(args.data_dir)
     models = os.path.join(args.data_dir, "models")

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lbw.request.arguments import ARGUMENTS, TITLE
 from lbw.tags.saving import version_of
-from lbw.ui import insert, plots, routes
+from lbw.ui import plots, routes
 from lbw.ui.elemental import rule_sets_in
 from lbw.ui.presets_text import presets_in
 from lbw.ui.tab import Tab, on_click
@@ -61,7 +61,6 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
             "active": gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active"))
             if separate_checkbox
             else outer,
-            "default_preset": insert.build_default_preset(tab),
             # Other extensions read it here.
             "presets": gr.TextArea(
                 value=presets, label="Presets", lines=8, max_lines=20, interactive=True,
@@ -71,6 +70,7 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
         }
         held = {
             "pasted": gr.Textbox(value="", visible=False),
+            "default_preset": gr.Textbox(value="", label="Default preset"),
             "elements": gr.TextArea(value=elements, label="Element rules"),
             "print_changes": gr.Checkbox(value=False, label="print change"),
             "schedule_picture": gr.Checkbox(value=False, label="Add this picture to the images"),
@@ -81,7 +81,6 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
             undrawn(component)
         # What the page compares with the file when it is loaded, see lbw_panel.js.
         changes = gr.Button(version_of(elements), visible=False, elem_id=tab.id("lbw_values"))
-        _offer_names(tab, drawn["default_preset"])
     names = [*held]
     on_click(
         changes, None, [], [held[name] for name in names],
@@ -89,13 +88,3 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
     )
     components = drawn | held
     return Panel({argument.name: components[argument.name] for argument in ARGUMENTS}, changes)
-
-
-def _offer_names(tab: Tab, default_preset: Any) -> None:
-    """A button that is nowhere to be seen gives the dropdown the names that the page knows."""
-    known = undrawn(gr.Textbox(value="", visible=False))
-    offer = gr.Button("Offer the presets", visible=False, elem_id=tab.id("lbw_offer_names"))
-    on_click(
-        offer, lambda names: gr.update(choices=["", *names.splitlines()]), [known], [default_preset],
-        f"() => loraBlockWeight.presetNames('{tab.name}')",
-    )

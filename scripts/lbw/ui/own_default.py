@@ -1,6 +1,6 @@
 """The default of its own that the LoRA at the cursor has: shown, put into its tag, and made of what its tag says.
 
-lbw_panel.js says which LoRA that is, and does what the buttons say.
+lbw_own_default.js says which LoRA that is, and does what the buttons say.
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ def own_html(name: str, in_tag: str, backend: Backend, message: str = "") -> str
 
 
 def _row(content: str, name: str = "", own: str = "") -> str:
-    data = f'data-name="{escape(name)}" data-weights="{escape(own)}"'
+    data = f'data-lora="{escape(name)}" data-weights="{escape(own)}"'
     return f'<div class="lbw-own" role="status" {data}>{content}</div>'
