@@ -205,7 +205,7 @@ def _draw_sheet(
         )
         percents.setdefault(point.label, []).append(percent)
         rows.append([picture, cell.picture, original.picture])
-        labels.append(f"{point.label}\nDiff: {percent:.3f} %")
+        labels.append(f"{point.label}\nDiff: {percent:.1f} %")
     columns = ["diff", shown(inquiry.weight), "source"]
     if arguments.swap_xy:
         turned = [row[column] for column in (2, 1, 0) for row in rows]
