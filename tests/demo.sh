@@ -13,5 +13,5 @@ if [ "${1:-}" = --once ]; then
     PYTHONPATH="$PWD:$PWD/scripts" exec "$python" -W ignore -m tests.once "$@"
 fi
 port="$(printf '%s\n' 7860 "$@" | awk 'before == "--port" || NR == 1 { port = $0 } { before = $0 } END { print port }')"
-echo "The page: http://127.0.0.1:$port  The API: http://127.0.0.1:$port/docs  Prompt to try: a red cat <lora:demo:1:lbw=OUTD:stop=5>"
+echo "The page: http://127.0.0.1:$port  The API: http://127.0.0.1:$port/docs  Prompt to try: a red cat on a meadow <lora:demo_locon:1:lbw=OUTS>"
 exec "$python" "$here/webui/webui.py" --api --port 7860 "$@"
