@@ -80,6 +80,7 @@ const lbwPresetMenu = (() => {
         }
 
         const follow = ({target}) => target !== list && place();
+        const moved = new ResizeObserver(place);
 
         // Those that are offered, of which one may be chosen already.
         function fill(names, chosen) {
@@ -106,6 +107,8 @@ const lbwPresetMenu = (() => {
             setAttributes(field, {"aria-expanded": "true", "aria-controls": list.id});
             addEventListener("scroll", follow, true);
             addEventListener("resize", close);
+            // What is said above the field moves it.
+            moved.observe(field.closest(".lbw-panel"));
             Promise.resolve(family()).then(found => {
                 known = found;
                 onKnown();
@@ -116,6 +119,7 @@ const lbwPresetMenu = (() => {
             if (!list) return;
             removeEventListener("scroll", follow, true);
             removeEventListener("resize", close);
+            moved.disconnect();
             list.remove();
             list = null;
             active = -1;
@@ -198,6 +202,7 @@ const lbwPresetMenu = (() => {
                 choose(list.active);
             } else if (key === "Escape" && list.isOpen) {
                 event.preventDefault();
+                event.stopPropagation(); // the host's own Escape interrupts a generation
                 list.close();
             } else if (["Enter", " "].includes(key) || key in MOVES) {
                 event.preventDefault();
@@ -237,7 +242,7 @@ const lbwPresetMenu = (() => {
 
         // What stands in the field already is no search: somebody who opens the list wants to see what there is.
         function open(text = "") {
-            sought = text.toLowerCase();
+            sought = text.trimStart().toLowerCase();
             if (!list.isOpen && names().length) list.open();
             renew();
         }
@@ -251,20 +256,27 @@ const lbwPresetMenu = (() => {
         }
 
         field.addEventListener("input", () => isChosen || open(field.value));
-        field.addEventListener("click", () => (list.isOpen ? list.close() : open()));
+        function openAll() {
+            open();
+            list.activate(names().indexOf(field.value));
+        }
+
+        field.addEventListener("click", () => (list.isOpen ? list.close() : openAll()));
         field.addEventListener("keydown", event => {
-            const {key} = event;
+            const {key, ctrlKey, metaKey, isComposing} = event;
+            if (ctrlKey || metaKey || isComposing) return;
             if (key === "Enter" && list.isOpen) {
                 event.preventDefault();
                 if (list.active === undefined) list.close();
                 else choose(list.active);
             } else if (key === "Escape" && list.isOpen) {
                 event.preventDefault();
+                event.stopPropagation(); // the host's own Escape interrupts a generation
                 list.close();
             } else if (["ArrowDown", "ArrowUp", "PageDown", "PageUp"].includes(key)) {
                 event.preventDefault();
-                if (!list.isOpen) open();
                 if (list.isOpen) list.move(MOVES[key]);
+                else openAll();
             }
         });
 

@@ -1,10 +1,11 @@
-// The panel in the host's language. The host puts translations in the place of texts, titles and placeholders that are
-// equal to a key of its table. This does it for what the host leaves out: names that are only read out, and messages with
-// something of their own in them; their keys have {words} in its place.
+// The panel in the host's language. The host puts translations in the place of texts that are equal to a key of its table.
+// This does it for what the host leaves out: names that are only read out, titles and placeholders of what is inside of
+// something that is added, and messages with something of their own in them; their keys have {words} in its place.
 
 const lbwWords = (() => {
     const MESSAGES = ".lbw-said, .lbw-notes, .lbw-status, .lbw-own, .lbw-band summary, .lbw-hits, .lbw-curve-drawing";
     const READ_OUT = "aria-label";
+    const WHOLE = ["title", "placeholder"];
     const WORD = /\{(\w+)\}/;
 
     // What a word may be: {N} and others of one letter are numbers, so that nothing before them is taken for a part of them.
@@ -62,12 +63,19 @@ const lbwWords = (() => {
             if (translation !== text) element.setAttribute(READ_OUT, translation);
         }
 
+        function translateWhole(element) {
+            for (const name of WHOLE.filter(each => Object.hasOwn(table, element.getAttribute(each) ?? ""))) {
+                element.setAttribute(name, table[element.getAttribute(name)]);
+            }
+        }
+
         function translateAll(node) {
             const element = node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
             if (!element) return;
             if (element.closest(MESSAGES)) translateTexts(element);
             else element.querySelectorAll(MESSAGES).forEach(translateTexts);
             [element, ...element.querySelectorAll(`[${READ_OUT}]`)].filter(each => each.hasAttribute(READ_OUT)).forEach(translateReadOut);
+            [element, ...element.querySelectorAll(WHOLE.map(name => `[${name}]`).join())].forEach(translateWhole);
         }
 
         new MutationObserver(records => {

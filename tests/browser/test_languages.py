@@ -345,6 +345,18 @@ def test_a_number_in_a_message_is_nothing_but_a_number(page: Page):
     assert translated == "((OUTD (all blocks)) 0-3/4) 12/304 U-Net"
 
 
+def test_titles_and_placeholders_inside_of_what_is_added_are_translated(page: Page):
+    said = page.evaluate("""async () => {
+        window.localization = {"For every tag": "X", step: "Y"};
+        const root = document.createElement("div");
+        lbwWords.follow(root);
+        root.innerHTML = '<p><input title="For every tag" placeholder="step"></p>';
+        await new Promise(resolve => setTimeout(resolve));
+        return [root.querySelector("input").title, root.querySelector("input").placeholder];
+    }""")
+    assert said == ["X", "Y"]
+
+
 def test_a_name_is_not_taken_for_a_word_of_the_panel(page: Page):
     said = page.evaluate("""() => {
         window.localization = {Linear: "X"};

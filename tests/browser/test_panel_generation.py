@@ -188,6 +188,10 @@ def test_the_checkbox_can_stand_inside_the_panel(panel: Panel, server: Server):
         panel.page.locator(".lbw-accordion > .label-wrap:visible").click()
         box = panel.page.locator("#lbw_active input")
         expect(box).to_be_checked()
+        # A default that is saved under its label is that of the plots' mode.
+        fill_small(panel.page, "a red cat <lora:demo:1:lbw=OUTD>")
+        generate(panel.page)
+        expect(html(panel.page, "html_log_txt2img")).not_to_contain_text("active: expected")
         box.uncheck()
         fill_small(panel.page, "a red cat <lora:demo:1:lbw=NOSUCH>")
         generate(panel.page)

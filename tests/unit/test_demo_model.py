@@ -107,10 +107,23 @@ def test_a_lora_in_a_file_does_what_it_did_in_training():
     assert float((merged - hooked).abs().max()) < 1e-9
 
 
-def test_the_demo_starts_at_the_size_that_was_trained():
+def test_a_folder_of_another_demo_gets_the_trained_files_and_their_size_once(tmp_path: Path):
     import make_demo  # can be imported once tests.demo_model.networks is
 
-    assert make_demo.TRAINED_SIDE == scenes.SIDE
+    settings = tmp_path / "ui-config.json"
+    settings.write_text('{"txt2img/Width/value": 512, "txt2img/Seed/value": 7}')
+    other = tmp_path / "models" / train.MODEL
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"another")
+    make_demo.copy_trained(str(tmp_path))
+    assert train.sha256(other) == train.sha256(KEPT / train.MODEL)
+    kept = json.loads(settings.read_text())
+    assert kept["txt2img/Seed/value"] == 7
+    sides = {kept[f"{tab}/{side}/value"] for tab in ("txt2img", "img2img") for side in ("Width", "Height")}
+    assert sides == {scenes.SIDE}
+    settings.write_text('{"txt2img/Width/value": 512}')
+    make_demo.copy_trained(str(tmp_path))
+    assert json.loads(settings.read_text()) == {"txt2img/Width/value": 512}
 
 
 def test_the_model_that_is_kept_is_small_and_is_what_was_trained():

@@ -249,26 +249,30 @@ LORAS = {
 
 
 def copy_trained(data: str) -> None:
-    """Copy the trained model and its LoRAs, and have the page start at their size.
+    """Copy the trained model and its LoRAs where they are not there yet, and have the page start at their size then.
 
     Raises:
         SystemExit: a file is not the one that was trained.
     """
     with open(os.path.join(TRAINED, "SHA256SUMS")) as file:
-        lines = [line.split() for line in file]
-    for digest, name in lines:
-        source, target = os.path.join(TRAINED, name), os.path.join(data, "models", name)
+        sums = {name: digest for digest, name in (line.split() for line in file)}
+    targets = {name: os.path.join(data, "models", name) for name in sums}
+    missing = [name for name, path in targets.items() if not os.path.exists(path) or hash_of(path) != sums[name]]
+    for name in missing:
+        source = os.path.join(TRAINED, name)
+        if not os.path.exists(source) or hash_of(source) != sums[name]:
+            raise SystemExit(f"{source} is not what SHA256SUMS names, {sums[name]}; git checkout brings it back")
         with open(source, "rb") as file:
-            content = file.read()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise SystemExit(f"{source} is not what SHA256SUMS names, {digest}; git checkout brings it back")
-        if not os.path.exists(target) or hash_of(target) != digest:
-            write_bytes(target, content)
-            print(target)
-    settings = os.path.join(data, "ui-config.json")
-    if not os.path.exists(settings):
+            write_bytes(targets[name], file.read())
+        print(targets[name])
+    if missing:
+        filename = os.path.join(data, "ui-config.json")
+        settings = {}
+        if os.path.exists(filename):
+            with open(filename) as file:
+                settings = json.load(file)
         sides = {f"{tab}/{side}/value": TRAINED_SIDE for tab in ("txt2img", "img2img") for side in ("Width", "Height")}
-        write_bytes(settings, json.dumps(sides, indent=4).encode())
+        write_bytes(filename, json.dumps(settings | sides, indent=4).encode())
 
 
 def hash_of(filename: str) -> str:

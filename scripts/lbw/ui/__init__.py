@@ -58,9 +58,7 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
     )
     with outer, gr.Column(elem_id=tab.id("lbw_panel"), elem_classes=["lbw-panel"], variant="compact"):
         drawn = {
-            "active": gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active"))
-            if separate_checkbox
-            else outer,
+            "active": _active_checkbox(tab) if separate_checkbox else outer,
             # Other extensions read it here.
             "presets": gr.TextArea(
                 value=presets, label="Presets", lines=8, max_lines=20, interactive=True,
@@ -88,3 +86,10 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
     )
     components = drawn | held
     return Panel({argument.name: components[argument.name] for argument in ARGUMENTS}, changes)
+
+
+def _active_checkbox(tab: Tab) -> Any:
+    checkbox = gr.Checkbox(value=True, label="Active", elem_id=tab.id("lbw_active"))
+    # A default is saved by its label, and the plots' mode has the same one, as with the original.
+    checkbox.do_not_save_to_config = True
+    return checkbox
