@@ -153,6 +153,25 @@ def test_the_model_that_is_kept_makes_what_is_asked_for(monkeypatch: pytest.Monk
         assert next(name for name in colours_of(picture[:, 64:224, 64:192]) if name != backdrop) == colour, caption
 
 
+def test_the_lora_that_is_kept_darkens_the_sky_by_its_style(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "SAMPLE_STEPS", 10)
+    model = DemoNetworks()
+    model.load(load_file(KEPT / train.MODEL))
+    tensors = load_file(KEPT / "Lora" / "demo_locon.safetensors")
+    skies = []
+    for is_on in (False, True):
+        lora = LoRA(model, train.RANK, train.ALPHA, with_convolutions=True)
+        for key, part in lora.layers.items():
+            part.load_state_dict({f"{way}.weight": tensors[f"{key}.lora_{way}.weight"] for way in ("down", "up")})
+        if not is_on:
+            lora.remove()
+        (picture,) = train.sample(model, ["a red cat on a meadow"], CPU)
+        lora.remove()
+        skies.append(float(picture[:, :40, 90:170].mean()))
+    assert len(tensors) == 3 * len(lora.layers)
+    assert skies[0] > 0.7 and skies[1] < 0.4
+
+
 def test_training_twice_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scenes, "SIDE", 32)
     for name, value in {

@@ -81,7 +81,7 @@ def build(is_img2img: bool, *, presets_file: Path, rule_sets_file: Path, separat
         changes = gr.Button(version_of(elements), visible=False, elem_id=tab.id("lbw_values"))
     names = [*held]
     on_click(
-        changes, None, [], [held[name] for name in names],
+        changes, [held[name] for name in names],
         f"(...values) => lbwValues.exchange('{tab.name}', {names}, values)",
     )
     components = drawn | held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,8 @@ class Tab:
         return name if self.name == "txt2img" else f"{self.name}_{name}"
 
 
-def on_click(
-    button: Any, function: Callable[..., Any] | None, inputs: Sequence[Any], outputs: Sequence[Any], in_browser: str
-) -> None:
-    """Run ``function`` with what a JavaScript function makes of the values of ``inputs``. Without one the outputs get
-    what the JavaScript function returns, which has their values as further arguments."""
+def on_click(button: Any, components: Sequence[Any], in_browser: str) -> None:
+    """Give components the values that a JavaScript function returns, which has theirs as arguments."""
     # Gradio 3 and Forge name the argument _js, a plain gradio 4 js.
     name = "js" if "js" in inspect.signature(button.click).parameters else "_js"
-    button.click(function, list(inputs), list(outputs), queue=False, show_progress=False, **{name: in_browser})
+    button.click(None, [], list(components), queue=False, show_progress=False, **{name: in_browser})
