@@ -95,7 +95,10 @@ class Panel:
             return
         field.click()
         field.fill(name)
-        self.find(dropdown, f"[role=option][data-value='{name}']").click()
+        if field.and_(self.page.locator(".lbw-menu-field")).count():
+            self.find(dropdown, f"[role=option][data-value='{name}']").click()
+            return
+        self.page.locator("ul[role=listbox] li:visible, ul.options li:visible").filter(has_text=name).first.click()
 
     def pick(self, field: str, name: str) -> None:
         """Take a choice of a field that the browser makes."""
