@@ -21,6 +21,13 @@ const lbwDom = (() => {
     // A field with its name above it. The id is that of both together, as gradio has it.
     const labelled = (text, field, id = "") => element("label", {id, className: "lbw-field"}, element("span", {textContent: text}), field);
 
+    // A field with a list of its own and its name; it is no form's field, so no label leads to it.
+    function named(text, {frame, field}, id) {
+        const name = element("span", {textContent: text, ariaHidden: "true"});
+        name.addEventListener("click", () => field.focus());
+        return element("div", {id, className: "lbw-field"}, name, frame);
+    }
+
     function setAttributes(made, attributes) {
         for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
         return made;
@@ -59,5 +66,5 @@ const lbwDom = (() => {
     // Where messages of a section appear; they are read out.
     const said = (message = "") => setAttributes(element("p", {className: "lbw-said", textContent: message}), {role: "status"});
 
-    return {element, button, labelled, tick, section, svg, said, setAttributes};
+    return {element, button, labelled, named, tick, section, svg, said, setAttributes};
 })();

@@ -7,7 +7,7 @@ const lbwInsert = (() => {
     // `id` makes an element's id. `lists` are the elements that list the names of presets and rule sets; `put` sets
     // arguments. `ofMenu` is what the menu of presets follows from.
     function build({frame, id, lists, put, ofMenu}) {
-        const {element, button, labelled} = lbwDom;
+        const {element, button, labelled, named} = lbwDom;
 
         // The title is what is read out, because the host translates titles.
         function putButton(name, what, values) {
@@ -40,16 +40,10 @@ const lbwInsert = (() => {
         const [rules, start, stop] = [choices(lists.ruleSets), step(), step()];
         const preset = lbwPresetMenu.build({id: id("lbw_insert_preset_menu"), label: "Preset", none: "no preset", ...ofMenu});
         new MutationObserver(preset.renew).observe(lists.presets, {childList: true, subtree: true});
-        // It is no form's field, so no label leads to it.
-        function menuField({frame: menu, field}) {
-            const name = element("span", {textContent: "Preset", ariaHidden: "true"});
-            name.addEventListener("click", () => field.focus());
-            return element("div", {id: id("lbw_insert_preset"), className: "lbw-field"}, name, menu);
-        }
 
         const group = (...parts) => element("div", {className: "lbw-insert-group"}, ...parts);
         frame.replaceChildren(
-            group(menuField(preset), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value}))),
+            group(named("Preset", preset, id("lbw_insert_preset")), putButton("lbw", ":lbw=PRESET", () => ({lbw: preset.value}))),
             group(labelled("Element rules", rules, id("lbw_insert_rules")), putButton("lbwe", ":lbwe=RULES", () => ({lbwe: rules.value}))),
             group(labelled("Start", start, id("lbw_insert_start")), labelled("Stop", stop, id("lbw_insert_stop")),
                 putButton("steps", ":start= and :stop=", () => ({start: start.value.trim(), stop: stop.value.trim()}))),

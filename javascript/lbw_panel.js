@@ -141,17 +141,14 @@
     }
 
     function buildDefaultPreset(tabname) {
-        const {element} = lbwDom;
-        const {frame, field, renew} = lbwPresetMenu.buildTyped({
+        const menu = lbwPresetMenu.buildTyped({
             id: idOf(tabname, "lbw_default_preset_menu"), label: "Default preset", none: "no preset",
             title: "For every LoRA tag of this tab that has no lbw= of its own; empty: none", ...ofPresetMenu(tabname),
         });
-        new MutationObserver(renew).observe(panels[tabname].presets.content, {childList: true, subtree: true});
-        values[tabname].bind("default_preset", field);
-        const name = element("span", {textContent: "Default preset", ariaHidden: "true"});
-        name.addEventListener("click", () => field.focus());
-        const named = element("div", {id: idOf(tabname, "lbw_default_preset"), className: "lbw-field"}, name, frame);
-        return element("div", {className: "lbw-make"}, named);
+        new MutationObserver(menu.renew).observe(panels[tabname].presets.content, {childList: true, subtree: true});
+        values[tabname].bind("default_preset", menu.field);
+        const named = lbwDom.named("Default preset", menu, idOf(tabname, "lbw_default_preset"));
+        return lbwDom.element("div", {className: "lbw-make"}, named);
     }
 
     // Names anywhere in the panel go into the prompt.

@@ -38,7 +38,7 @@ const lbwPresetMenu = (() => {
     // The list of choices at a field, inside `frame`. `presets` are [{name, entry}], `family` is that of the model, or a
     // promise of it, or null; `families` are those of the page. `none` is what no choice is called. `onKnown` is called when
     // the model is known, `onChoose` with the name of a choice that was taken.
-    function buildList({id, label, none, presets, family, families, field, frame, onKnown = () => {}, onChoose}) {
+    function buildList({id, label, none, presets, family, families, field, frame, onKnown, onChoose}) {
         const {element, setAttributes} = lbwDom;
         let known = null;
         let list = null;
@@ -128,6 +128,13 @@ const lbwPresetMenu = (() => {
         }
 
         field.addEventListener("blur", close);
+        field.addEventListener("keydown", event => {
+            const {key, ctrlKey, metaKey, isComposing} = event;
+            if (key !== "Escape" || !list || ctrlKey || metaKey || isComposing) return;
+            event.preventDefault();
+            event.stopPropagation(); // the host's own Escape interrupts a generation
+            close();
+        });
 
         return {
             read, activate, fill, open, close,
@@ -200,10 +207,6 @@ const lbwPresetMenu = (() => {
             if (isAccepted) {
                 if (key !== "Tab") event.preventDefault();
                 choose(list.active);
-            } else if (key === "Escape" && list.isOpen) {
-                event.preventDefault();
-                event.stopPropagation(); // the host's own Escape interrupts a generation
-                list.close();
             } else if (["Enter", " "].includes(key) || key in MOVES) {
                 event.preventDefault();
                 if (!list.isOpen) open();
@@ -247,6 +250,11 @@ const lbwPresetMenu = (() => {
             renew();
         }
 
+        function openAll() {
+            open();
+            list.activate(names().indexOf(field.value));
+        }
+
         function choose(name) {
             list.close();
             field.value = name;
@@ -256,11 +264,6 @@ const lbwPresetMenu = (() => {
         }
 
         field.addEventListener("input", () => isChosen || open(field.value));
-        function openAll() {
-            open();
-            list.activate(names().indexOf(field.value));
-        }
-
         field.addEventListener("click", () => (list.isOpen ? list.close() : openAll()));
         field.addEventListener("keydown", event => {
             const {key, ctrlKey, metaKey, isComposing} = event;
@@ -269,10 +272,6 @@ const lbwPresetMenu = (() => {
                 event.preventDefault();
                 if (list.active === undefined) list.close();
                 else choose(list.active);
-            } else if (key === "Escape" && list.isOpen) {
-                event.preventDefault();
-                event.stopPropagation(); // the host's own Escape interrupts a generation
-                list.close();
             } else if (["ArrowDown", "ArrowUp", "PageDown", "PageUp"].includes(key)) {
                 event.preventDefault();
                 if (list.isOpen) list.move(MOVES[key]);

@@ -6,6 +6,7 @@ const lbwWords = (() => {
     const MESSAGES = ".lbw-said, .lbw-notes, .lbw-status, .lbw-own, .lbw-band summary, .lbw-hits, .lbw-curve-drawing";
     const READ_OUT = "aria-label";
     const WHOLE = ["title", "placeholder"];
+    const HAS_WHOLE = "[title], [placeholder]";
     const WORD = /\{(\w+)\}/;
 
     // What a word may be: {N} and others of one letter are numbers, so that nothing before them is taken for a part of them.
@@ -75,7 +76,7 @@ const lbwWords = (() => {
             if (element.closest(MESSAGES)) translateTexts(element);
             else element.querySelectorAll(MESSAGES).forEach(translateTexts);
             [element, ...element.querySelectorAll(`[${READ_OUT}]`)].filter(each => each.hasAttribute(READ_OUT)).forEach(translateReadOut);
-            [element, ...element.querySelectorAll(WHOLE.map(name => `[${name}]`).join())].forEach(translateWhole);
+            [element, ...element.querySelectorAll(HAS_WHOLE)].forEach(translateWhole);
         }
 
         new MutationObserver(records => {
