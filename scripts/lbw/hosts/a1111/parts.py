@@ -244,6 +244,8 @@ def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype, lengths: Tensor
         if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
             raise UnsupportedPartError("the host cannot apply this type to an inpainting model's first layer")
         return delta
+    except torch.cuda.OutOfMemoryError:  # which is nothing that the module can help
+        raise
     except (RuntimeError, ValueError, ZeroDivisionError) as error:  # tensors that do not fit each other, or of rank 0
         raise UnsupportedPartError(str(error).partition("\n")[0]) from error
 

@@ -94,6 +94,8 @@ class PatchParts:
         if key not in known:
             try:
                 known[key] = self._delta(part, shape, dtype)
+            except torch.cuda.OutOfMemoryError:  # which is nothing that the part can help
+                raise
             except (RuntimeError, ValueError, IndexError) as error:  # tensors that do not fit each other
                 raise UnsupportedPartError(str(error).partition("\n")[0]) from error
         return known[key]
