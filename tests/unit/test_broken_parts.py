@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from lbw.engine import singles
 from lbw.engine.deltas import fault_in
+from lbw.hosts.a1111 import parts as a1111_parts
 from lbw.hosts.forge.networks import with_columns
 from tests.unit.host_modules import make_module
 from tests.unit.networks import Network, lora_engine, random_network
@@ -106,3 +108,15 @@ def test_layers_that_fail_in_one_way_are_told_of_once(
         engine.manual_lora_update(dict.fromkeys(layers, (1.0,)), (("a", 1.0, 1.0, None),))
     (line,) = [record.getMessage() for record in caplog.records]
     assert "layer diffusion_model_input_blocks_0_1_proj_in, and maybe more: IndexError: tuple index out of" in line
+
+
+def test_a_part_for_which_memory_ran_out_once_is_used_the_next_time(monkeypatch: pytest.MonkeyPatch):
+    layer, network = layer_of(6, 4), Network("a")
+    network.modules[KEY] = make_module(network, lora(6, 4))
+    engine = lora_engine()
+    with monkeypatch.context() as patched, pytest.raises(torch.cuda.OutOfMemoryError):
+        patched.setattr(a1111_parts, "_delta_of", Mock(side_effect=torch.cuda.OutOfMemoryError("injected")))
+        engine.bind(layer, {KEY: layer}, [network])
+    assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
+    engine.manual_lora_update({KEY: (1.0,)}, (("a", 1.0, 1.0, None),))
+    assert layer.weight.equal(brought(lora(6, 4), layer_of(6, 4))[0])

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from weakref import ref
 
 import pytest
@@ -378,6 +379,15 @@ def test_parts_of_a_fused_weight_that_are_no_loras_are_merged_by_the_host():
 def test_a_part_for_another_shape_is_refused_by_name():
     with pytest.raises(UnsupportedPartError, match=r"16x24, the layer's is \(16, 32\)"):
         delta(lora_values(1), shape=(16, 32))
+
+
+def test_a_part_for_which_memory_ran_out_is_not_refused(monkeypatch: pytest.MonkeyPatch):
+    parts, network, part = PatchParts(host_merge, can_patch), Network("a"), {"weight": [(lora_values(1), None, None)]}
+    arguments = (network, part, torch.Size((16, 24)), torch.float32)
+    with monkeypatch.context() as patched, pytest.raises(torch.cuda.OutOfMemoryError):
+        patched.setattr(parts, "_delta", Mock(side_effect=torch.cuda.OutOfMemoryError("injected")))
+        parts.delta(*arguments)
+    assert parts.delta(*arguments).materialize(torch.device("cpu"), torch.float64).any()
 
 
 class Bed:
