@@ -1,14 +1,18 @@
 """Lets every call that can fail, fail once, and looks at what comes of it.
 
-    python -m tests.endurance.faults [--kinds KIND ...] [--share S] [--seed S] [--quick] [--json FILE]
+    python -m tests.endurance.faults [--scenarios NAME ...] [--kinds KIND ...] [--share S] [--seed S] [--quick]
+                                     [--json FILE]
 
 A scenario is run once and watched: each place of ours that calls into torch, the file system or the host is a site, and
 so is each line of the engine and of a session, where an interrupt may come. It is then run again for each site, with an
 error raised there the first time: out of memory and a CUDA error for torch, a full disk and a file that is gone for the
 file system, any error for the host, an interrupt for a line. Nothing of this is a list made by hand.
 
-After each, an image has to be the one that it is without the fault, or something has to be told; and the next request
-without a fault has to give the image and the weights that it gives alone, with no hook, callback or file of ours left.
+The scenarios: an image whose LoRAs are in memory; one whose files are read anew; the preset files shown, checked, saved
+and a default of a LoRA set and removed; a file baked. After each fault, what comes of the scenario has to be what comes
+of it without, or something has to be told, by more than a bare error 500; a preset file is the old or the new one. The
+next time without a fault has to give what it gives alone, an image the right weights, with no hook, callback, thread or
+file of ours left.
 
 Operators (``a + b``) call without Python's knowing, so they are no sites. Ends with 1 where a fault did harm.
 """
@@ -21,6 +25,7 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import tempfile
 import threading
@@ -34,8 +39,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -45,7 +51,10 @@ from tests.host.webui import WebUI
 ROOT = Path(__file__).resolve().parents[2]
 OURS = str(ROOT / "scripts") + os.sep
 INTERRUPTED = tuple(str(ROOT / "scripts" / "lbw" / room) + os.sep for room in ("engine", "generation"))
-QUICK_SITES = 30
+QUICK_SITES = 2
+INJECTED = "(injected)"
+LONGEST = 300
+"""Characters of what is shown of a difference."""
 FILE_MODULES = {"io", "_io", "posix", "os", "pathlib", "shutil", "tempfile", "nt", "posixpath", "genericpath"}
 PROMPT = "a red cat <lora:t_lora:1:lbw=OUTALL:stop=2> <lora:t_locon:0@0,1@1>"
 REQUEST: dict[str, Any] = {"prompt": PROMPT, "steps": 4}
@@ -114,15 +123,20 @@ class Watcher:
 
     def __init__(self, target: Site | None = None, error: BaseException | None = None) -> None:
         self.sites: dict[Site, None] = {}
+        self._lock = threading.Lock()
         self.target, self.error = target, error
         self.has_raised = False
 
     def _come_by(self, site: Site) -> None:
         self.sites.setdefault(site)
-        if site == self.target and not self.has_raised:
+        if site != self.target:
+            return
+        with self._lock:
+            if self.has_raised:
+                return
             self.has_raised = True
-            assert self.error is not None
-            raise self.error
+        assert self.error is not None
+        raise self.error
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "c_call" and frame.f_code.co_filename.startswith(OURS):
@@ -144,14 +158,16 @@ class Watcher:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Calls are watched, or lines, or for a target what it needs."""
+        """Calls are watched, of threads that begin meanwhile too, or lines of this one; for a target what it needs."""
         if self.target is None or self.target.kind != "interrupt":
+            threading.setprofile(self.profile)
             sys.setprofile(self.profile)
         if self.target is None or self.target.kind == "interrupt":
             sys.settrace(self.trace)
         try:
             yield
         finally:
+            threading.setprofile(None)
             sys.setprofile(None)
             sys.settrace(None)
 
@@ -180,16 +196,20 @@ class Bench:
         write_test_loras(self.webui.lora_folder, layers)
         self.listener = Listener()
         logging.getLogger("lbw").addHandler(self.listener)
+        self.comments = ""
         self.make()
+        self.rest()
+        self.wanted = self.make()
         self.rest()
         self.traces = self.what_is_left()
 
-    def make(self) -> np.ndarray:
+    def make(self) -> bytes:
         """The image of the request."""
         forget_conditioning(self.webui)
         result = self.webui.generate(**REQUEST)
         self.comments = result.comments or ""
-        return np.asarray(result.images[0])
+        image: bytes = result.images[0].tobytes()
+        return image
 
     def rest(self) -> None:
         """A generation without LoRAs: the next one begins cold, as far as the host lets it."""
@@ -204,73 +224,210 @@ class Bench:
             for name in ("_forward_hooks", "_forward_pre_hooks")
         ]  # fmt: skip
         callbacks = {name: len(found) for name, found in script_callbacks.callback_map.items()}
-        scripts = ROOT / "scripts"
-        files = {path.name: path.read_bytes() for path in scripts.iterdir() if path.suffix == ".txt"}
-        return {"hooks": sum(hooks), "callbacks": callbacks, "files": files, "threads": threading.active_count()}
+        folders = (ROOT / "scripts", self.webui.lora_folder)
+        files = {path.name: hash(path.read_bytes()) for folder in folders for path in folder.glob("*.*")}
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("lbw")]
+        return {"hooks": sum(hooks), "callbacks": callbacks, "files": files, "threads": threads}
 
-    def differences(self) -> list[str]:
+    def harm(self) -> list[str]:
+        """What is wrong now."""
+        found: list[str] = []
+        try:
+            if self.make() != self.wanted:
+                found.append("the next image is another one")
+            self.rest()
+        except Exception as error:
+            found.append(f"the next image fails: {type(error).__name__}: {error}")
         layers = self.webui.layers()
-        return changed_layers(layers, self.base) + changed_layers(layers, self.biases, "bias")
+        if differing := changed_layers(layers, self.base) + changed_layers(layers, self.biases, "bias"):
+            found.append(f"{len(differing)} layers are not pristine, first {differing[0]}")
+        left = self.what_is_left()
+        for name, before in self.traces.items():
+            if left[name] != before:
+                found.append(f"{name} were {str(before)[:LONGEST]}, are {str(left[name])[:LONGEST]}")
+        return found
 
 
-def watch(bench: Bench) -> tuple[list[Site], np.ndarray]:
-    """The sites of a request that begins cold, and its image."""
+class Scenario:
+    """What a user does; the base is an image whose LoRAs the host has in memory."""
+
+    kinds: tuple[str, ...] = ("torch", "files", "host", "interrupt")
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def prepare(self) -> None:
+        """What is done before, without faults."""
+
+    def run(self) -> bytes:
+        """What comes of it.
+
+        Raises:
+            WholeError: something is broken that has to be whole after any fault.
+        """
+        return self.bench.make()
+
+    def is_told(self) -> bool:
+        """Whether the user reads of a fault in the last run, beside the console."""
+        return INJECTED in self.bench.comments
+
+
+class WholeError(Exception):
+    """Something is broken that has to be whole."""
+
+
+class Cold(Scenario):
+    """An image whose LoRAs are read anew, and ours with them: the files are younger than what is known of them."""
+
+    def prepare(self) -> None:
+        for path in self.bench.webui.lora_folder.glob("*.safetensors"):
+            os.utime(path)
+
+
+class Routes(Scenario):
+    """Questions to our routes, over HTTP."""
+
+    kinds = ("torch", "files", "host")  # nobody can interrupt a thread of the server
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
+        from lbw.hosts.backend import Backend
+        from lbw.request import routes as api_routes
+        from lbw.ui import routes as panel_routes
+
+        app = FastAPI()
+        app.post("/sdapi/v1/txt2img")(lambda: None)  # without the host's API, ours is not served
+        backend = Backend()
+        self.folder = Path(tempfile.mkdtemp(dir=bench.webui.data))
+        self.files = {self.folder / "presets.txt": b"MINE:1,0,0,0,1\n", self.folder / "rules.txt": b"RULE:M00::1\n"}
+        panel_routes.add(app, *self.files, backend)
+        api_routes.add(app, backend)
+        self.client = TestClient(app, raise_server_exceptions=False)
+        self.answers: list[str] = []
+        self.is_refused = False
+
+    def prepare(self) -> None:
+        self.answers.clear()
+        self.is_refused = False
+        for path, content in self.files.items():
+            path.write_bytes(content)
+
+    def ask(self, path: str, **values: Any) -> bytes:
+        """An answer to a question; to one without values, if there are none."""
+        answer = self.client.post(path, json=values) if values else self.client.get(path)
+        content = answer.content
+        if answer.headers["content-type"] != "application/octet-stream":
+            self.answers.append(answer.text)
+        self.is_refused |= not answer.is_success
+        if answer.status_code == 500 and "detail" not in answer.text:
+            raise WholeError(f"{path} answers 500: {answer.text[:80]}")
+        return content
+
+    def is_told(self) -> bool:
+        return self.is_refused or any(INJECTED in answer for answer in self.answers)
+
+
+class Presets(Routes):
+    """The panel's questions about files: shown, checked, saved; and a LoRA's own default set and taken away."""
+
+    def run(self) -> bytes:
+        from lbw.ui.routes import PATH
+
+        found = [self.ask(f"{PATH}/texts")]
+        for file in ("presets", "elements"):
+            question = {"file": file, "text": "NEW:1,1,1\n" if file == "presets" else "NEW:OUT::1\n"}
+            found += [
+                self.ask(f"{PATH}/file", **question, step=step, loaded=None) for step in ("reload", "check", "save")
+            ]
+        for weights in ("OUTD", ""):
+            found.append(self.ask(f"{PATH}/own", name="t_lora", weights=weights, in_tag=""))
+        contents = [path.read_bytes() for path in self.files]
+        for (path, old), new in zip(self.files.items(), contents, strict=True):
+            if new not in (old, b"NEW:1,1,1\n", b"NEW:OUT::1\n"):
+                raise WholeError(f"{path.name} is {new!r}")
+        if others := {*self.folder.iterdir()} - {*self.files}:
+            raise WholeError(f"{others} are left in the folder")
+        return b"\n".join(found + contents)
+
+
+class Bake(Routes):
+    """A file with two LoRAs joined, for a client of the API."""
+
+    def run(self) -> bytes:
+        from lbw.request.bake_routes import PATH
+
+        made = self.ask(PATH, prompt="<lora:t_lora:0.5:lbw=OUTALL> <lora:t_locon:1>", name="baked", rank=4)
+        return re.sub(rb'"modelspec.date":"[^"]*"', b"", made)
+
+
+SCENARIOS: dict[str, type[Scenario]] = {"image": Scenario, "cold": Cold, "presets": Presets, "bake": Bake}
+
+
+def watch(scenario: Scenario) -> tuple[list[Site], bytes]:
+    """The sites of a scenario, and what comes of it."""
+    scenario.prepare()
     watcher = Watcher()
     with watcher.watching():
-        image = bench.make()
-    bench.rest()
-    return list(watcher.sites), image
+        found = scenario.run()
+    scenario.bench.rest()
+    return list(watcher.sites), found
 
 
-def inject(bench: Bench, site: Site, error: BaseException, wanted: np.ndarray) -> Outcome:
+def inject(scenario: Scenario, site: Site, error: BaseException, wanted: bytes) -> Outcome:
     watcher = Watcher(site, error)
-    bench.listener.lines.clear()
+    lines = scenario.bench.listener.lines
+    lines.clear()
     harm: list[str] = []
     console = StringIO()
-    image: np.ndarray | None = None
+    found: bytes | None = None
     raised: BaseException | None = None
+    scenario.prepare()
     with redirect_stderr(console):
         try:
             with watcher.watching():
-                image = bench.make()
+                found = scenario.run()
+        except WholeError as broken:
+            harm.append(str(broken))
         except (Exception, KeyboardInterrupt) as caught:
             raised = caught
-    is_told = bool(raised or bench.listener.lines or "injected" in bench.comments + console.getvalue())
-    is_right = image is not None and np.array_equal(image, wanted)
-    result = "not reached" if not watcher.has_raised else "right" if is_right else "told" if is_told else "silent"
+    is_told = bool(raised or lines or INJECTED in console.getvalue() or scenario.is_told())
+    result = "right" if found == wanted else "told" if is_told else "silent"
+    if not watcher.has_raised:
+        result = "not reached"
     try:
-        if not np.array_equal(bench.make(), wanted):
-            harm.append("the next image is another one")
-        bench.rest()
+        scenario.prepare()
+        if scenario.run() != wanted:
+            harm.append("the same comes to something else the next time")
     except Exception as caught:
-        harm.append(f"the next request fails: {type(caught).__name__}: {caught}")
-    if differing := bench.differences():
-        harm.append(f"{len(differing)} layers are not pristine, first {differing[0]}")
-    for name, value in bench.what_is_left().items():
-        if value != bench.traces[name]:
-            harm.append(f"{name} are other ones than before")
-    return Outcome(site, f"{type(error).__name__}: {error}", result, tuple(harm))
+        harm.append(f"the same fails the next time: {type(caught).__name__}: {caught}")
+    scenario.bench.rest()
+    return Outcome(site, f"{type(error).__name__}: {error}", result, (*harm, *scenario.bench.harm()))
 
 
-def walk(bench: Bench, kinds: list[str], share: float, most: int | None, seed: int) -> Iterator[Outcome]:
+def walk(scenario: Scenario, kinds: list[str], share: float, most: int | None, seed: int) -> Iterator[Outcome]:
     """The outcome of each fault, of a random share of the sites of some kinds."""
-    sites, wanted = watch(bench)
-    print("sites:", dict(Counter(site.kind for site in sites)), flush=True)
+    scenario.prepare()
+    scenario.run()  # what is read, imported or made once only
+    scenario.bench.traces = scenario.bench.what_is_left()
+    sites, wanted = watch(scenario)
+    print(type(scenario).__name__, "sites:", dict(Counter(site.kind for site in sites)), flush=True)
     choice = random.Random(seed)
-    chosen = [site for site in sites if site.kind in kinds and choice.random() < share]
+    possible = {*kinds} & {*scenario.kinds}
+    chosen = [site for site in sites if site.kind in possible and choice.random() < share]
     if most is not None and len(chosen) > most:
         chosen = choice.sample(chosen, most)
     for site in chosen:
         for make_error in ERRORS[site.kind]:
-            yield inject(bench, site, make_error(), wanted)
+            yield inject(scenario, site, make_error(), wanted)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=[*SCENARIOS])
     parser.add_argument("--kinds", nargs="+", choices=ERRORS, default=[*ERRORS])
     parser.add_argument("--share", type=float, default=1.0, help="of the sites, at random")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SITES} sites")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SITES} sites of each scenario")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,12 +436,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as data:
         bench = Bench(Path(data))
         most = QUICK_SITES if options.quick else None
-        for outcome in walk(bench, options.kinds, options.share, most, options.seed):
-            outcomes.append(outcome)
-            if outcome.harm or outcome.result == "silent":
-                print(f"FAULT: {outcome}", flush=True)
-            if options.json and len(outcomes) % 50 == 0:
-                options.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
+        for name in options.scenarios:
+            for outcome in walk(SCENARIOS[name](bench), options.kinds, options.share, most, options.seed):
+                outcomes.append(outcome)
+                if outcome.harm or outcome.result == "silent":
+                    print(f"FAULT: {outcome}", flush=True)
+                if options.json and len(outcomes) % 50 == 0:
+                    options.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
     table = Counter((outcome.site.kind, outcome.result, bool(outcome.harm)) for outcome in outcomes)
     print(f"{len(outcomes)} faults in {time.perf_counter() - begun:.0f} s")
     for (kind, result, is_harmed), count in sorted(table.items()):

@@ -90,6 +90,12 @@ def test_only_the_two_files_are_read_and_written(client: TestClient, tmp_path: P
     }  # fmt: skip
 
 
+def test_a_file_that_cannot_be_read_is_told_by_name(client: TestClient, tmp_path: Path):
+    (tmp_path / "presets.txt").mkdir()
+    for answer in (client.get(f"{routes.PATH}/texts"), ask(client, "file", step="reload")):
+        assert (answer.status_code, answer.json()) == (500, {"detail": "presets.txt: Is a directory"})
+
+
 def test_a_file_that_changed_is_written_over_only_when_asked_twice(client: TestClient, tmp_path: Path):
     loaded = ask(client, "file", step="reload").json()["loaded"]
     (tmp_path / "presets.txt").write_text(f"THEIRS:{ONES}\n")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+
+logger = logging.getLogger("lbw")
 
 _LOGIN_CHECKS = ("/login_check", "/login_check/")
 
@@ -31,7 +35,7 @@ def require_json(content_type: str = Header("")) -> None:
 
 class Route(APIRoute):
     """A route whose refusals do not repeat what was asked: some of it, such as NaN or half a character, has no place
-    in an answer, and the refusal would be an error of the server."""
+    in an answer, and the refusal would be an error of the server. A file that cannot be read is told by name."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -42,5 +46,9 @@ class Route(APIRoute):
             except RequestValidationError as error:
                 found = [{key: each[key] for key in ("loc", "msg", "type")} for each in error.errors()]
                 return Response(json.dumps({"detail": found}), 422, media_type="application/json")
+            except OSError as error:
+                name, reason = Path(str(error.filename or "a file")).name, error.strerror or type(error).__name__
+                logger.warning("LoRA Block Weight: %s: %s: %s; nothing was answered", request.url.path, name, reason)
+                return Response(json.dumps({"detail": f"{name}: {reason}"}), 500, media_type="application/json")
 
         return handle_or_refuse

@@ -223,8 +223,15 @@ def add(app: FastAPI, backend: BakeBackend) -> None:
         check = get_parameterless_sub_dependant(depends=Depends(check_request), path=route.path_format)
         route.dependant.dependencies.append(check)
 
-    def get(path: str, model: type[BaseModel]) -> Callable[[Any], Any]:
-        return app.get(f"/lbw/v1/{path}", response_model=model, tags=[TITLE], dependencies=makers[0].dependencies)
+    def get(path: str, model: type[BaseModel] | None, **more: Any) -> Callable[[Any], Any]:
+        def add_route(endpoint: Any) -> Any:
+            app.router.add_api_route(
+                f"/lbw/v1/{path}", endpoint, methods=["GET"], response_model=model, tags=[TITLE],
+                dependencies=makers[0].dependencies, route_class_override=Route, **more,
+            )  # fmt: skip
+            return endpoint
+
+        return add_route
 
     @get("presets", Presets)
     def presets() -> Presets:
@@ -258,8 +265,7 @@ def add(app: FastAPI, backend: BakeBackend) -> None:
         """How strong a LoRA file is in each block and element of the loaded model, without an image."""
         return _answer(_measured(backend, name))
 
-    @app.get("/lbw/v1/strengths.png", response_class=Response, responses={200: {"content": {"image/png": {}}}},
-             tags=[TITLE], dependencies=makers[0].dependencies)
+    @get("strengths.png", None, response_class=Response, responses={200: {"content": {"image/png": {}}}})
     def strengths_picture(name: str = network, theme: Theme = Theme.LIGHT) -> Response:
         """The same as a picture."""
         return Response(png(draw(_measured(backend, name), theme)), media_type="image/png")

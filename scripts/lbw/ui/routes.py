@@ -98,5 +98,6 @@ def add(app: FastAPI, presets_file: Path, rule_sets_file: Path, backend: Backend
     # Questions without anything to say, so without JSON.
     for name, endpoint in (("families", make_weights.families), ("texts", texts)):
         app.router.add_api_route(
-            f"{PATH}/{name}", endpoint, methods=["GET"], dependencies=login, include_in_schema=False
-        )
+            f"{PATH}/{name}", endpoint, methods=["GET"], dependencies=login, include_in_schema=False,
+            route_class_override=Route,
+        )  # fmt: skip

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lbw.engine.deltas import Delta, LowRank, accumulation_dtype
 
+_IN_CACHE = 1 << 20
+"""Bytes of an intermediate result that a core of a CPU has at hand, with what it is made of."""
+
 _INEXACT = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
 
 
@@ -46,18 +49,42 @@ def update_weight(
         return None
     device = weight.device if device is None else device
     dtype = accumulation_dtype(weight.dtype)
-    first, strength = terms[0]
     here = base.to(device).contiguous()
-    total, rest = first.onto(here, strength, dtype, base), terms[1:]
+    low_rank = [(delta, coefficient) for delta, coefficient in terms if isinstance(delta, LowRank)]
+    if len(low_rank) == len(terms) and weight.device.type == device.type == "cpu" and weight.is_contiguous():
+        _add_by_rows(weight.flatten(1), here.flatten(1), low_rank, dtype)
+    else:
+        weight.copy_(_sum(here, base, terms, dtype))
+    added = [delta.bias.to(device, dtype) * value for delta, value in terms if delta.bias is not None]
+    return torch.stack(added).sum(0) if added else None
+
+
+def _add_by_rows(weight: Tensor, base: Tensor, terms: Sequence[tuple[LowRank, float]], dtype: torch.dtype) -> None:
+    """On a CPU most of the time would go into memory that is new for each layer, and is gone through three times."""
+    for delta, _ in terms:
+        delta.to(weight.device)
+    factors = [(delta.up.to(dtype), delta.down.to(dtype), value * delta.scale) for delta, value in terms]
+    rows = max(_IN_CACHE * torch.get_num_threads() // max(weight.shape[1] * dtype.itemsize, 1), 1)
+    wide = torch.empty(min(rows, len(weight)), weight.shape[1], dtype=dtype)
+    for start in range(0, len(weight), rows):
+        here = slice(start, start + rows)
+        total = wide[: len(weight[here])].copy_(base[here])
+        for up, down, strength in factors:
+            total.addmm_(up[here], down, alpha=strength)
+        weight[here].copy_(total)
+
+
+def _sum(here: Tensor, base: Tensor, terms: Sequence[tuple[Delta, float]], dtype: torch.dtype) -> Tensor:
+    """``here``, which is ``base`` where it is computed, with all terms."""
+    (first, strength), rest = terms[0], terms[1:]
+    total = first.onto(here, strength, dtype, base)
     if total is None:
         total, rest = here.to(dtype, copy=True), terms
     flat = total.flatten(1) if total.dim() > 1 else total
     for delta, coefficient in rest:
         if isinstance(delta, LowRank):
-            delta.to(device)
+            delta.to(here.device)
             flat.addmm_(delta.up.to(dtype), delta.down.to(dtype), alpha=coefficient * delta.scale)
         else:
             total.add_(delta.compute(total), alpha=coefficient)
-    weight.copy_(total)
-    added = [delta.bias.to(device, dtype) * value for delta, value in terms if delta.bias is not None]
-    return torch.stack(added).sum(0) if added else None
+    return total
