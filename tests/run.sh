@@ -5,25 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash tests/setup.sh || exit 1
 
-# The models are narrow: a second thread costs more than it brings. A second process is worth its core. It has a copy of
-# the project, because the panel's tests write the preset files, which the others read.
+# The models are narrow: a second thread costs more than it brings. A second process is worth its core.
 export OMP_NUM_THREADS=1
-
-# All but the tests in the small WebUI as AUTOMATIC1111's; with it as each generation of the Forge family, those of what
-# people ask for.
-others() {
-    local failed=0 family
-    tar --exclude=.git --exclude='.venv*' -c . | tar -x -C "$copy" || return 1
-    ln -s "$PWD"/.venv* "$copy"
-    cd "$copy" || return 1
-    .venv/bin/python -m pytest --ignore=tests/host || failed=1
-    for family in forge-g1 forge-g2 forge-g3; do
-        echo "== $family"
-        WEBUI_FAMILY=$family .venv/bin/python -m pytest -q -W ignore \
-            tests/host/test_{exactness,forge_forward,forge_neighbours,live,messages,model_switch,modes,refiner,schedule,syntax}.py || failed=1
-    done
-    return "$failed"
-}
 
 failed=0
 bash tests/check.sh || failed=1
@@ -31,12 +14,48 @@ if [ $# != 0 ]; then
     .venv/bin/python -m pytest "$@" || failed=1
     exit "$failed"
 fi
-log="$(mktemp)"
-copy="$(mktemp -d)"
-trap 'kill "$lane" 2>/dev/null; rm -rf "$log" "$copy"' EXIT
-others >"$log" 2>&1 &
-lane=$!
-.venv/bin/python -m pytest tests/host || failed=1
-wait "$lane" || failed=1
-cat "$log"
+
+# The parts, about the longest first: a family of hosts, and tests. Each generation of the Forge family is asked what people
+# ask for.
+of_forge="tests/host/test_{exactness,forge_forward,forge_neighbours,live,messages,model_switch,modes,refiner,schedule,syntax}.py"
+left="$(mktemp)" lock="$(mktemp)"
+cat >"$left" <<END
+forge-g3 $of_forge
+a1111 tests/browser
+forge-g1 $of_forge
+forge-g2 $of_forge
+a1111 tests/unit tests/endurance
+a1111 tests/host/test_[p-r]*.py
+a1111 tests/host/test_[a-b]*.py
+a1111 tests/host/test_[s-t]*.py
+a1111 tests/host/test_[c-f]*.py
+a1111 tests/host/test_[i-o]*.py
+a1111 tests/host/test_[g-h]*.py
+a1111 tests/host/test_[u-z]*.py
+END
+
+take_part() {
+    flock "$lock" sh -c 'head -n 1 "$0"; sed -i 1d "$0"' "$left"
+}
+
+# Does one part after the other, as long as there is one. Each worker has a copy of the project, because the panel's tests
+# write the preset files, which the others read.
+work() {
+    local copy log family tests failed=0
+    copy="$(mktemp -d)" log="$(mktemp)"
+    tar --exclude=.git --exclude='.venv*' -c . | tar -x -C "$copy" && ln -s "$PWD"/.venv* "$copy" && cd "$copy" || return 1
+    while read -r family tests <<<"$(take_part)" && [ -n "$family" ]; do
+        # Braces and stars are for the shell.
+        eval "WEBUI_FAMILY=$family .venv/bin/python -m pytest $tests" >"$log" 2>&1 || failed=1
+        { echo "== $family: $tests"; cat "$log"; } | flock "$lock" cat
+    done
+    cd / && rm -rf "$copy" "$log"
+    return "$failed"
+}
+
+work & first=$!
+work & second=$!
+trap 'kill "$first" "$second" 2>/dev/null; rm -f "$left" "$lock"' EXIT
+wait "$first" || failed=1
+wait "$second" || failed=1
 exit "$failed"

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tests.host import real_host
@@ -84,6 +85,7 @@ class WebUI:
         subprocess.run([sys.executable, str(STAND_IN / "make_demo.py"), "--data-dir", str(self.data)], check=True)
         from modules import initialize
 
+        torch.backends.mkldnn.set_flags(False)  # it prepares for longer than a layer as narrow as these takes
         initialize.initialize(["--data-dir", str(self.data), "--lora-dir", str(self.lora_folder)])
         initialize.create_script_runners()
 

@@ -46,7 +46,8 @@ class ModelPatcher:
     def add_patches(
         self, patches: Mapping[str, Any], strength_patch: float = 1.0, strength_model: float = 1.0
     ) -> list[str]:
-        known = [key for key in patches if key in self.model.state_dict()]
+        own = self.model.state_dict()
+        known = [key for key in patches if key in own]
         for key in known:
             self.patches.setdefault(key, []).append((strength_patch, patches[key], strength_model, None, None))
         self.patches_uuid = uuid.uuid4()
