@@ -107,6 +107,16 @@ def test_a_file_that_changed_is_written_over_only_when_asked_twice(client: TestC
     assert (tmp_path / "presets.txt").read_text() == f"MINE:{ONES}\n"
 
 
+def test_a_file_that_cannot_be_read_is_told_and_stays(client: TestClient, tmp_path: Path):
+    (tmp_path / "presets.txt").mkdir()
+    reloaded = ask(client, "file", step="reload").json()
+    assert "Not loaded: it is no ordinary file." in reloaded["html"] and reloaded["text"] is None
+    assert "OUTD:" in client.get(f"{routes.PATH}/texts").json()["presets"]
+    first = ask(client, "file", text="A:1").json()
+    assert "Not saved" in ask(client, "file", step="save", text="A:1\n", loaded=first["loaded"]).json()["html"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["rules.txt"]
+
+
 def test_the_first_check_of_a_text_tells_which_file_it_was_made_from(client: TestClient):
     reloaded = ask(client, "file", step="reload").json()
     first = ask(client, "file", text=reloaded["text"]).json()

@@ -15,6 +15,7 @@ from torch import Tensor
 from lbw.bake.host import BakeError
 from lbw.files.layer_names import ModelLayers
 from lbw.files.tensor_names import split
+from lbw.tags.ordinary_files import is_ordinary
 
 BUNDLED = "bundle_emb."
 """What begins the names of embeddings that a file brings along, which are for no layer."""
@@ -68,6 +69,8 @@ class Source:
         self.name, self.file, self.path = name, file, path
         try:
             self.state = state_of(os.stat(path))
+            if not is_ordinary(path):
+                raise IsADirectoryError
             self._stored = safe_open(path, "pt")
             names = list(self._stored.keys())
             self.metadata: Mapping[str, str] = self._stored.metadata() or {}

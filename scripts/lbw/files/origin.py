@@ -147,7 +147,13 @@ class Origin:
         return self.model not in (None, _LIKELY) and not self.is_for(family)
 
 
+_LONGEST_NAME = 300
+"""Characters: of the names that there are the longest has half as many, and what looks for a name's model takes a time
+that grows with the square of its length."""
+
+
 def of_head(head: Head) -> Origin:
+    head = Head({name: shape for name, shape in head.shapes.items() if len(name) <= _LONGEST_NAME}, head.metadata)
     names = [name for name in head.shapes if not name.startswith("bundle_emb.")]
     parts = dict.fromkeys(part_of(name) for name in names if not _NO_PART_ALONE.search(name))
     of_encoders = {part for part in parts if _OF_TEXT_ENCODER.match(part)}

@@ -24,7 +24,7 @@ from lbw.plan.plan import Coefficients, Pass, Plan, build
 from lbw.request.live import Fader, Job, Key, keys_of
 from lbw.tags.families import Family, family_of_layers, is_text_encoder, label_ranges
 from lbw.tags.library import Library
-from lbw.tags.limits import LONGEST_MESSAGE, MOST_MESSAGES, shortened
+from lbw.tags.limits import note, shortened
 from lbw.tags.played import played
 from lbw.tags.positions import nominal_sigmas
 from lbw.tags.prompt import LoraRequest
@@ -135,14 +135,12 @@ class Session:
 
     def warn(self, message: str) -> None:
         """Say a thing once in a generation, in the console and with the result."""
-        message = shortened(message, LONGEST_MESSAGE)
-        if len(self.warnings) == MOST_MESSAGES:
-            message = "there are more warnings, which are left out"
-        if message not in self.warnings and len(self.warnings) <= MOST_MESSAGES:
-            self.warnings[message] = None
-            if message not in self._said:
-                logger.warning("LoRA Block Weight: %s", message)
-            self._comment(message)
+        told = note(message, self.warnings)
+        if told is None:
+            return
+        if told not in self._said:
+            logger.warning("LoRA Block Weight: %s", told)
+        self._comment(told)
 
     def begin_batch(self) -> None:
         """The passes of another batch are about to begin."""

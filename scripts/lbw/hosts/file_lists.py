@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from lbw.engine.strengths import UnknownNetworkError
 from lbw.tags.limits import shortened
+from lbw.tags.ordinary_files import is_ordinary
 from modules.call_queue import queue_lock
 
 
@@ -61,8 +62,8 @@ def require(file: Any, name: str) -> Any:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a file can be read without running what is in it."""
-    return os.path.splitext(path)[1].lower() == ".safetensors"
+    """Whether a file can be read without running what is in it, or waiting for it."""
+    return os.path.splitext(path)[1].lower() == ".safetensors" and is_ordinary(path)
 
 
 def metadata_of(path: str) -> Mapping[str, str]:

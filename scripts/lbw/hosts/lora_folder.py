@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from lbw.bake.new_file import ENDING, new_file, require_room
 from lbw.hosts.serving import adapter
+from lbw.tags.ordinary_files import read_bytes
 from lbw.tags.own_default import metadata_file
 from modules import shared
 
@@ -148,9 +149,7 @@ def _beside(path: Path, write: Callable[[BinaryIO], Any]) -> list[str]:
 def _read(path: Path) -> Mapping[str, Any]:
     """What is noted of a network; nothing where it cannot be read."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, _MOST_BYTES).decode())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

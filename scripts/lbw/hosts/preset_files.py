@@ -11,7 +11,7 @@ from lbw.tags import prompt
 from lbw.tags.curves import is_curve
 from lbw.tags.library import Library
 from lbw.tags.limits import shortened
-from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read
+from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS, read_if_possible
 
 _SCRIPTS_FOLDER = Path(__file__).resolve().parents[2]
 PRESETS_FILE = _SCRIPTS_FOLDER / "lbwpresets.txt"
@@ -20,12 +20,12 @@ RULE_SETS_FILE = _SCRIPTS_FOLDER / "elempresets.txt"
 
 def preset_text() -> str:
     """The presets, as their file has them."""
-    return read(PRESETS_FILE, DEFAULT_PRESETS)
+    return read_if_possible(PRESETS_FILE, DEFAULT_PRESETS)
 
 
 def rule_set_text() -> str:
     """The element rule sets, as their file has them."""
-    return read(RULE_SETS_FILE, DEFAULT_RULE_SETS)
+    return read_if_possible(RULE_SETS_FILE, DEFAULT_RULE_SETS)
 
 
 def library(arguments: Arguments) -> Library:

@@ -131,10 +131,9 @@ def presences_of(
     try:
         return prompt_editing.presences(places, reckoning())
     except Exception as error:  # of ours, of the host's parser, or of one that took its place
-        if not isinstance(error, ValueError):
-            logger.exception("LoRA Block Weight: a prompt's brackets could not be read")
-        reason = f"the brackets around LoRA tags cannot be read ({shortened(str(error)) or type(error).__name__})"
-        warn(f"{reason}; these LoRAs are on at all times")
+        reason = shortened(str(error)) if isinstance(error, ValueError) else f"the host fails: {type(error).__name__}"
+        warn(f"the brackets around LoRA tags cannot be read ({reason}); these LoRAs are on at all times")
+        logger.debug("LoRA Block Weight: a prompt's brackets could not be read", exc_info=True)
         return [None] * len(tags)
 
 

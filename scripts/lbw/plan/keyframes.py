@@ -44,7 +44,7 @@ def keyframes_of(
     drawn: list[str] = []
     if library.drawn is not None and library.drawn.seed == seed:
         drawn += library.drawn.vectors.get(request.name, ())
-    random = Random(f"{seed}/{request.name}")
+    random = Random(f"{seed}/{request.name}".encode(errors="surrogatepass"))  # a name may have half a character
     keyframes = []
     for (name, _), position in zip(pairs, positions, strict=True):
         shown = "" if position is None else f"{shortened(name, 40)!r}: "

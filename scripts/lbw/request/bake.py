@@ -21,7 +21,7 @@ from lbw.engine.strengths import Label
 from lbw.plan.plan import Pass
 from lbw.request.preview import Backend, preview
 from lbw.tags.library import Library
-from lbw.tags.limits import shortened
+from lbw.tags.limits import note, shortened
 from lbw.tags.schedule import ALWAYS
 from lbw.tags.weights import has_random_value
 
@@ -217,7 +217,7 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     messages: dict[str, None] = {}
 
     def warn(message: str) -> None:
-        messages[message] = None
+        note(message, messages)
 
     library = Library.read(
         order.presets or backend.preset_text(), order.elements or backend.rule_set_text(), order.default_preset
@@ -234,8 +234,7 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
             warn(f"<lora:{shortened(each.source.name)}>: all of it is at strength 0 there, so nothing of it is baked")
     bench = Workbench(host, ingredients)
     baking = Baking(bench, order.dtype.of_torch, order.rank, progress)
-    for message in baking.recipe.messages:
-        warn(message)
+    messages.update(dict.fromkeys(baking.recipe.messages))
     return Begun(baking, tuple(request.written for request in made.plan.requests), tuple(messages))
 
 

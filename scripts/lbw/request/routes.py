@@ -46,6 +46,7 @@ from lbw.request.route_models import (
 )
 from lbw.tags.families import Family, family_of_layers, usual_layout
 from lbw.tags.library import Library
+from lbw.tags.limits import note
 from lbw.tags.presence import Reckoning
 from lbw.tags.presets import Problem, parse_presets, parse_rule_sets
 from lbw.tags.schedule import ALWAYS
@@ -184,7 +185,7 @@ def parse_prompt(asked: ParseRequest, backend: Backend) -> ParseAnswer:
     warnings: dict[str, None] = {}
 
     def warn(message: str) -> None:
-        warnings[message] = None
+        note(message, warnings)
 
     library = Library.read(
         asked.presets or backend.preset_text(), asked.elements or backend.rule_set_text(), asked.default_preset

@@ -39,7 +39,7 @@ MOST_CELLS = 1000
 """Images of one plot, and values of one of its axes."""
 
 MOST_MESSAGES = 50
-"""Warnings of one generation."""
+"""Warnings of one generation, or of one answer."""
 
 LONGEST_MESSAGE = 1000
 
@@ -69,3 +69,14 @@ def shortened(text: str, length: int = 80) -> str:
 def listed(names: Iterable[str]) -> str:
     """Names for a message."""
     return shortened(", ".join(names), 400) or "none"
+
+
+def note(message: str, known: dict[str, None]) -> str | None:
+    """Add a message to those that are told, each once, and so many at most; returns it as it is told, None if not."""
+    message = shortened(message, LONGEST_MESSAGE)
+    if len(known) == MOST_MESSAGES:
+        message = "there are more warnings, which are left out"
+    if message in known or len(known) > MOST_MESSAGES:
+        return None
+    known[message] = None
+    return message

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from lbw.tags.ordinary_files import read_bytes
 from lbw.tags.presets import write_atomically
 
 KEY = "additional weight"
@@ -18,6 +19,9 @@ KEY = "additional weight"
 
 LONGEST = 10_000
 """Characters of a default: more than a vector of any model has."""
+
+_MOST_BYTES = 1 << 20
+"""Of a file that is read."""
 
 _writing = threading.Lock()
 
@@ -57,7 +61,6 @@ def write(path: Path, weights: str) -> dict[str, Any]:
         OSError: the file cannot be written.
     """
     weights = normalised(weights)
-    path = Path(os.path.realpath(path))  # a link stays one
     with _writing:
         content = _load(path)
         if weights == (content.get(KEY) or ""):
@@ -67,9 +70,15 @@ def write(path: Path, weights: str) -> dict[str, Any]:
         if not weights:
             del content[KEY]
         try:
-            write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False))
+            text = json.dumps(content, indent=4, ensure_ascii=False)
+            size = len(text.encode())
         except UnicodeEncodeError:
             raise ValueError(f"{path.name} has text that is no Unicode, so that it is left alone") from None
+        except RecursionError:  # it is read to a greater depth than it is written
+            size = _MOST_BYTES + 1
+        if size > _MOST_BYTES:
+            raise ValueError(f"{path.name} would have more than {_MOST_BYTES} bytes, so that it is left alone")
+        write_atomically(path, text)
     return content
 
 
@@ -81,10 +90,10 @@ def _require_readable(text: Any, path: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, _MOST_BYTES).decode())
+    except FileNotFoundError:
+        return {}
     except RecursionError:
         content = None
     except ValueError as error:

@@ -22,11 +22,15 @@ from lbw.tags import named_weights
 from lbw.tags.elements import parse_rules
 from lbw.tags.encodings import decode
 from lbw.tags.limits import LONGEST_TEXT
+from lbw.tags.ordinary_files import read_bytes
 from lbw.tags.preset_lines import check_weights, read_line, unusable_in_tag
 from lbw.tags.slips import narrow
 from lbw.tags.weights import is_named, split_vector
 
 logger = logging.getLogger("lbw")
+
+MOST_BYTES = 16_000_000
+"""Of a preset file: more than can be saved, in any encoding."""
 
 ORIGINAL_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -266,6 +270,7 @@ def with_preset(text: str, name: str, vector: str) -> str:
         raise ValueError(f"{name!r} contains {character!r}, which cannot stand in a tag")
     check_weights(narrow(vector))
     lines = text.splitlines()
+    ends = [whole[len(line) :] or "\n" for whole, line in zip(text.splitlines(keepends=True), lines, strict=True)]
     found = [read_line(narrow_values(line)) for line in lines]
     places = [i for i, line in enumerate(found) if line is not None and line.name == name]
     weights = {i: line.weights for i, line in enumerate(found) if line is not None and line.is_preset}
@@ -273,8 +278,12 @@ def with_preset(text: str, name: str, vector: str) -> str:
     if same:
         lines[same[-1]] = f"{name}:{vector}"
     else:
-        lines.insert(places[-1] + 1 if places else len(lines), f"{name}:{vector}")
-    return "\n".join(lines) + "\n"
+        place = places[-1] + 1 if places else len(lines)
+        if place and not ends[place - 1].endswith("\n"):
+            ends[place - 1] += "\n"
+        lines.insert(place, f"{name}:{vector}")
+        ends.insert(place, "\n")
+    return "".join(line + end for line, end in zip(lines, ends, strict=True))
 
 
 def _models_of(weights: str) -> set[object]:
@@ -290,15 +299,28 @@ def read(path: Path, default: str) -> str:
     """The text of a preset file, or ``default`` if it is absent, with ``\\n`` behind its lines.
 
     It is read as what it was written in, which is logged once if that is not UTF-8.
+
+    Raises:
+        OSError: it is there, and cannot be read, or is larger than one can be.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_BYTES)
     except FileNotFoundError:
         return default
     decoded = decode(content)
     if not decoded.is_utf8:
         _tell_once(path.name, decoded.encoding, content)
     return decoded.text
+
+
+def read_if_possible(path: Path, default: str) -> str:
+    """As :func:`read`; of a file that cannot be read, the default, and that is logged."""
+    try:
+        return read(path, default)
+    except OSError as error:
+        logger.warning("LoRA Block Weight: %s cannot be read (%s); what the extension comes with is used in its place",
+                       path.name, error.strerror or type(error).__name__)
+        return default
 
 
 @lru_cache(maxsize=8)
@@ -311,7 +333,7 @@ def _tell_once(name: str, encoding: str, _content: bytes) -> None:
 
 def encoding_of(path: Path) -> str | None:
     """What a preset file is read as, if it is there and not UTF-8."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_bytes(path, MOST_BYTES) if path.exists() else b""
     return None if decode(content).is_utf8 else decode(content).encoding
 
 
@@ -325,7 +347,9 @@ def read_or_create(path: Path, default: str, earlier_default: str | None = None)
 
 
 def write_atomically(path: Path, text: str, line_end: str = "\n") -> None:
-    """Replace a file by a complete new one: a reader, or a crash, sees the old text or the new one, never a part."""
+    """Replace a file by a complete new one: a reader, or a crash, sees the old text or the new one, never a part. A
+    link stays one."""
+    path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline=line_end) as file:

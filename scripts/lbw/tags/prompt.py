@@ -243,8 +243,8 @@ def _weights(words: Sequence[str], named: Mapping[str, str], warn: Warn) -> tupl
         warn(f"{shortened(word)!r}: one preset or vector is expected, {shortened(words[0])!r} is used")
     key = next((key for key in ("lbw", "w") if key in named), None)
     weights, label = (None, "lbw=") if key is None else (named[key], f"{key}=")
-    for key in _PARTS.keys() & named.keys():
-        if not is_value(named[key]):
+    for key in _PARTS:
+        if key in named and not is_value(named[key]):
             warn(f"{key}={shortened(named[key])}: expected one value, such as 0.5; it is left out")
     parts = [f"{part}={named[key]}" for key, part in _PARTS.items() if key in named and is_value(named[key])]
     if parts and weights is None:

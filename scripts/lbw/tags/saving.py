@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lbw.tags.encodings import decode
 from lbw.tags.limits import LONGEST_TEXT
-from lbw.tags.presets import Parse, read, write_atomically
+from lbw.tags.ordinary_files import read_bytes
+from lbw.tags.presets import MOST_BYTES, Parse, read, write_atomically
 
 _saving = threading.Lock()
 
@@ -25,7 +26,7 @@ class ChangedOnDiskError(Exception):
 
 def version_of(text: str) -> str:
     """What tells two states of a preset file apart."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def save(path: Path, default: str, text: str, loaded: str | None, parse: Parse) -> str:
@@ -44,16 +45,17 @@ def save(path: Path, default: str, text: str, loaded: str | None, parse: Parse) 
         raise ValueError(f"the text has {len(text)} characters; expected {LONGEST_TEXT} at most")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     try:
-        version = version_of(text)
+        text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start + 1} is half of a character and cannot be stored") from None
     if "\0" in text:
         raise ValueError(f"character {text.index(chr(0)) + 1} is a zero, which no text has")
+    version = version_of(text)
     with _saving:
         on_disk = read(path, default)
         if loaded is not None and version_of(on_disk) != loaded and on_disk != text:
             raise ChangedOnDiskError(_differing(parse(on_disk)[0], parse(text)[0]))
-        before = path.read_bytes() if path.exists() else b""
+        before = read_bytes(path, MOST_BYTES) if path.exists() else b""
         if not decode(before).is_utf8:
             _keep(path, before)
         write_atomically(path, text, decode(before).line_end)

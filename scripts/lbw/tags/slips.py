@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 
 from lbw.tags.blocks import families_with, split_words
 from lbw.tags.limits import number, shortened
@@ -75,6 +76,7 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
     items = _with_numbers_joined([item for item in items if item.strip()], warn)
     positional: list[str] = []
     named: dict[str, str] = {}
+    unknown = 0
     for item in items:
         text, equals, value = item.partition("=")
         key = key_of(text) if equals else None
@@ -87,7 +89,8 @@ def split_arguments(items: Sequence[str], warn: Warn = lambda _message: None) ->
             value = _without_decimal_comma(value.strip(), warn)
             value = _with_hyphen(value) if key in ("step", "hrstep") else value
         elif equals and item.count("=") == 1 and not _begins_named_weights(text):
-            _tell_unknown_key(text, item, warn)
+            unknown += 1
+            _tell_unknown_key(text, item, warn, is_compared=unknown <= _MOST_COMPARED)
             continue
         elif split_range(_with_hyphen(item)) not in (None, (None, None)) and re.match(r"\s*\d", item):
             key, value = "step", _with_hyphen(item).strip()
@@ -134,7 +137,8 @@ def _with_numbers_joined(items: Sequence[str], warn: Warn) -> list[str]:
             joined.append(item)
             continue
         joined[-1] = f"{key}={item.strip()}"
-        warn(f"{shortened(before.strip())}:{shortened(item.strip())}: expected {joined[-1]}, as which it is read")
+        warn(f"{shortened(before.strip())}:{shortened(item.strip())}: expected {shortened(joined[-1])}, as which it is "
+             "read")
     return joined
 
 
@@ -179,7 +183,18 @@ def _without_decimal_comma(text: str, warn: Warn) -> str:
     return value
 
 
-def _tell_unknown_key(text: str, item: str, warn: Warn) -> None:
-    nearest = get_close_matches(re.sub("[ _-]", "", text.strip().lower()), [*KEYS, *_SYNONYMS], n=1, cutoff=0.5)
-    known = f"the nearest is {key_of(nearest[0])}=" if nearest else f"expected one of {', '.join(KEYS)}"
+_MOST_COMPARED, _LONGEST_COMPARED = 5, 40
+"""How many keys of a tag, and of how many characters, are compared with those that there are, which takes long."""
+
+
+@lru_cache(maxsize=1000)
+def _nearest_key(text: str) -> str | None:
+    nearest = get_close_matches(text, [*KEYS, *_SYNONYMS], n=1, cutoff=0.5)
+    return key_of(nearest[0]) if nearest else None
+
+
+def _tell_unknown_key(text: str, item: str, warn: Warn, *, is_compared: bool) -> None:
+    key = re.sub("[ _-]", "", text.strip().lower())
+    nearest = _nearest_key(key) if is_compared and len(key) <= _LONGEST_COMPARED else None
+    known = f"the nearest is {nearest}=" if nearest else f"expected one of {', '.join(KEYS)}"
     warn(f"{shortened(item.strip())}: there is no key {shortened(text.strip())!r}; {known}; it is left out")

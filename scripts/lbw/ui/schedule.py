@@ -11,7 +11,7 @@ from lbw.pictures.courses import PASSES, draw
 from lbw.plan.plan import Pass
 from lbw.request.preview import Backend, preview
 from lbw.tags.library import Library
-from lbw.tags.limits import LONGEST_TEXT, shortened
+from lbw.tags.limits import LONGEST_TEXT, note, shortened
 from lbw.tags.presence import Reckoning
 from lbw.ui.strengths import picture_html, said_html
 
@@ -29,7 +29,7 @@ def schedule_html(
     warnings: dict[str, None] = {}
 
     def warn(message: str) -> None:
-        warnings[message] = None
+        note(message, warnings)
 
     try:
         page = json.loads(asked[:LONGEST_TEXT])

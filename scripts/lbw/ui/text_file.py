@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.preset_lines import unusable_in_tag
-from lbw.tags.presets import Parse, Problem, encoding_of, read_or_create
+from lbw.tags.presets import Parse, Problem, encoding_of, read, read_if_possible, read_or_create
 from lbw.tags.saving import ChangedOnDiskError, save, version_of
 
 ANY = ""
@@ -50,9 +50,17 @@ class TextFile:
     earlier_default: str | None = None
 
     def read(self) -> str:
-        return read_or_create(self.path, self.default, self.earlier_default)
+        """The file's text; of one that can be neither read nor made, the default, and saving will say why."""
+        try:
+            return read_or_create(self.path, self.default, self.earlier_default)
+        except OSError:
+            return read_if_possible(self.path, self.default)
 
     def reload(self) -> Shown:
+        try:
+            read(self.path, self.default)
+        except OSError as error:
+            return Shown(notes_html(f"Not loaded: {error.strerror or type(error).__name__}.", []), None)
         text = self.read()
         message = " ".join(filter(None, ("Loaded.", self._read_as())))
         return Shown(self._html(text, message, "loaded"), version_of(text), text)
@@ -78,7 +86,10 @@ class TextFile:
 
     def _read_as(self) -> str:
         """What is said of a file that is not UTF-8."""
-        encoding = encoding_of(self.path)
+        try:
+            encoding = encoding_of(self.path)
+        except OSError:
+            return ""
         return f"The file was read as {encoding}; it is saved as UTF-8, and kept beside as it was." if encoding else ""
 
     def _html(self, text: str, message: str = "", state: str = "") -> str:
