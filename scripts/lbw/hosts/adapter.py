@@ -45,6 +45,11 @@ class Adapter(Host, Protocol):
         """It is over, or another one that is not ours begins."""
         ...
 
+    def watch_forwards(self, call: Callable[[], None] | None) -> None:
+        """Where another extension may write multipliers while the model is evaluated: have ``call`` called as soon as
+        it has, and have networks in the weights till then, and not added to the output of layers. None: no longer."""
+        ...
+
     def patches_in_forward(self) -> bool:
         """Whether the host adds networks to the output of layers instead, with one multiplier for all blocks."""
         ...

@@ -80,6 +80,9 @@ _FUNCTIONAL = "lora_functional"
 _SESSION = "lora_block_weight_session"
 """The attribute of the host's processing object that holds its session."""
 
+_STAYS_FUNCTIONAL = "lora_block_weight_stays_functional"
+"""That which says whether its request has ``lora_functional``; what other scripts do about it is not meant."""
+
 
 class Closer:
     """Stands in for one processing object's ``close``, which the host calls even where the generation failed."""
@@ -140,12 +143,15 @@ def _switch_functional_off(p: Any) -> None:
     """
     overrides = p.override_settings or {}
     wanted = overrides.get(_FUNCTIONAL, adapter.patches_in_forward())
+    setattr(p, _STAYS_FUNCTIONAL, bool(wanted and not p.override_settings_restore_afterwards))
     if wanted and p.override_settings_restore_afterwards:
         p.override_settings = {**overrides, _FUNCTIONAL: False}
 
 
 def begin(p: Any, values: Sequence[Any]) -> None:
     """A generation begins, with the script's arguments. It may do so inside another one, between two of its batches."""
+    if under_way.is_told_by_copy(p, session_of(p)):
+        return
     _remove_stand_ins(p)
     notes.begin(p)
     played_prompts.begin(p)
@@ -157,7 +163,8 @@ def begin(p: Any, values: Sequence[Any]) -> None:
         _end_generations()
     for earlier in under_way.sessions():
         earlier.suspend()
-    if not arguments.active or adapter.patches_in_forward():
+    adapter.watch_forwards(None)
+    if not arguments.active or (adapter.patches_in_forward() and vars(p).get(_STAYS_FUNCTIONAL, True)):
         try:
             engine.release()
         finally:
@@ -200,8 +207,10 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
         return
     conditioning_encoded(p)  # under lowvram the host encodes for two passes in turn
     is_hires = is_of_hires_pass(p, extra_network_data)
-    if not is_hires and not session.is_sampling:
-        session.begin_batch()
+    if not session.is_sampling:
+        adapter.watch_forwards(None)
+        if not is_hires:
+            session.begin_batch()
     tags = lora_tags(extra_network_data)
     presences = presences_of(tags, lambda: prompt_editing.reckoning(p, is_hires), session.warn)
     if any(presences):
@@ -239,6 +248,7 @@ def networks_activated(p: Any, extra_network_data: Mapping[str, Sequence[Any]]) 
             caches.drop_others(p, ())
             return
         made = begin_pass()
+        adapter.watch_forwards(lambda: _follow(session))
     except Exception as error:
         logger.exception("LoRA Block Weight: a pass could not be prepared")
         host_does = "the host applies the LoRAs itself, without block weights and steps"
@@ -321,13 +331,29 @@ def before_evaluation(params: Any) -> None:
             int(denoiser.step),
         )
     except Exception as error:  # which the host writes to its console, and goes on
-        session.warn(f"a switch failed, so that strengths are not those of the tags: {type(error).__name__}: {error}")
+        _tell_of_failed_switch(session, error)
         raise
+
+
+def _tell_of_failed_switch(session: Session, error: Exception) -> None:
+    session.warn(f"a switch failed, so that strengths are not those of the tags: {type(error).__name__}: {error}")
+
+
+def _follow(session: Session) -> None:
+    """Multipliers were written in the middle of an evaluation, which goes on whatever happens here."""
+    try:
+        session.catch_up()
+    except Exception as error:
+        logger.exception("LoRA Block Weight: strengths that another extension has set could not be followed")
+        _tell_of_failed_switch(session, error)
 
 
 def finish(p: Any, processed: Any) -> None:
     """A generation is over, and its result is complete: say in it what went wrong."""
     session = session_of(p)
+    if session is not None and under_way.is_told_by_copy(p, session):
+        session.suspend()
+        return
     warnings: list[str] = []
     comments.finish(p, processed)
     notes.finish(p, processed)
@@ -369,6 +395,7 @@ def batch_sampled(p: Any) -> None:
     """All passes of a batch have been sampled. What others generate from its images loads networks of its own."""
     session = session_of(p)
     if session is not None:
+        adapter.watch_forwards(None)
         session.is_between_batches = True
         if all(each.is_between_batches for each in under_way.sessions()):
             adapter.end_batch()
@@ -379,6 +406,7 @@ def end(p: Any) -> None:
     session = session_of(p)
     _remove_stand_ins(p)
     if session is not None:
+        adapter.watch_forwards(None)
         under_way.end(session)
         try:
             session.end()
@@ -416,6 +444,7 @@ def model_loaded(_model: Any) -> None:
 def unload() -> None:
     """The extension is being unloaded, or the UI reloaded: off is off."""
     try:
+        adapter.watch_forwards(None)
         engine.release()
     finally:
         adapter.end_generation()

@@ -48,6 +48,16 @@ def _is_running(p: Any) -> bool:
     return False
 
 
+def is_told_by_copy(p: Any, session: Session | None) -> bool:
+    """Whether ``p`` is no more than a copy of the request that ``session`` is for, whose images are being made: some
+    detailers tell all scripts by such a copy that all is over, make images of their own, and tell them to begin again.
+    """
+    with _lock:
+        generation = None if session is None else _generations.get(session)
+    original = None if generation is None else generation.p()
+    return original is not None and original is not p and _is_running(original) and not _is_running(p)
+
+
 def begin(p: Any, session: Session) -> None:
     generation = _Generation(ref(p), _is_running(p), tasks.current())
     with _lock:

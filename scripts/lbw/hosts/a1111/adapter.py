@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import networks as host_networks
 from lbw.hosts import file_lists, solver_steps
 from lbw.hosts.a1111 import announcement, network_files
+from lbw.hosts.a1111.forward_watch import ForwardWatch
 from lbw.hosts.a1111.ledger import LayerAttributes
 from lbw.hosts.a1111.own_parts import Loading, OwnParts
 from lbw.hosts.a1111.parts import ModuleParts, slots_of
@@ -31,6 +32,7 @@ class A1111:
         self.ledger, self.parts = LayerAttributes(), ModuleParts(own.of)
         self._loading = Loading(host_networks, own)
         self._hooks, self._departures = ForwardHooks(), Departures()
+        self._forward_watch = ForwardWatch(self.wanted_names)
 
     def model(self) -> Any:
         return shared.sd_model
@@ -97,6 +99,12 @@ class A1111:
 
     def end_generation(self) -> None:
         self._loading.end()
+
+    def watch_forwards(self, call: Call | None) -> None:
+        if call is None:
+            self._forward_watch.end()
+        else:
+            self._forward_watch.begin(call)
 
     def patches_in_forward(self) -> bool:
         return bool(shared.opts.lora_functional)

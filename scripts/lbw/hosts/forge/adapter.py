@@ -147,6 +147,9 @@ class Forge:
         """Some of these hosts load one when they are asked for it."""
         return hasattr(sd_models.model_data.sd_model, "forge_objects_original")
 
+    def watch_forwards(self, call: Call | None) -> None:
+        """The host looks at multipliers when it loads networks, and never again."""
+
     def patches_in_forward(self) -> bool:
         return False
 
