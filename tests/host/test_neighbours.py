@@ -1,9 +1,10 @@
-"""Beside other extensions: what each does to the host is done here by a stand-in, of which its docstring says who does it
-so. They are written from what those extensions do, not from how they are written."""
+"""Beside other extensions: what each does to the host is done here by a stand-in, whose docstring says who does it so.
+They are written from what those extensions do, not from how they are written."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import cycle
@@ -238,3 +239,67 @@ def test_a_lora_for_each_region_has_its_blocks_and_steps(
     assert torch.nn.Linear.forward is bench.webui.networks.network_Linear_forward
     bench.webui.generate(prompt="nothing", steps=1)
     assert bench.differences_from_base() == []
+
+
+class ForgeRegions:
+    """As Regional Prompter in its Latent mode on Forge: when all scripts are told that the generation begins, it puts a
+    loader of its own in the place of the host's, for good, which has LoRAs added in each forward of their layers,
+    where it sets their strengths for each region."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._networks, self._shared = bench.webui.networks, bench.webui.shared
+
+    def begin(self) -> None:
+        self._networks.load_networks = self._load
+
+    def _load(self, names: list[str], te: list[float], unet: list[float], *_columns: Any) -> None:
+        model, networks = self._shared.sd_model, self._networks
+        files = [networks.available_networks[name] for name in names]
+        networks.loaded_networks[:] = map(networks.load_network, names, files)
+        targets = str([[file.filename, *strengths, True] for file, *strengths in zip(files, unet, te, strict=True)])
+        if model.current_lora_hash == targets:
+            return
+        model.current_lora_hash = targets
+        parts, originals = model.forge_objects, model.forge_objects_original
+        parts.unet, parts.clip = originals.unet, originals.clip
+        for file, of_unet, of_encoder in zip(files, unet, te, strict=True):
+            parts.unet, parts.clip = networks.load_lora_for_models(
+                parts.unet, parts.clip, networks.load_lora_state_dict(file.filename), of_unet, of_encoder,
+                filename=file.filename, online_mode=True,
+            )  # fmt: skip
+        model.forge_objects_after_applying_lora = parts.shallow_copy()
+
+
+@pytest.mark.parametrize("before_ours", [True, False], ids=["loaded before ours", "loaded after ours"])
+def test_a_lora_that_another_extension_sets_in_each_forward_is_left_to_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, before_ours: bool
+):
+    networks = bench.webui.networks
+    if not bench.webui.is_forge or "online_mode" not in inspect.signature(networks.load_lora_for_models).parameters:
+        pytest.skip("for Forge")
+    monkeypatch.setattr(networks, "load_networks", networks.load_networks)  # it leaves its own there
+    regions, online = ForgeRegions(bench), []
+
+    def note(_params: Any) -> None:
+        patches = bench.webui.shared.sd_model.forge_objects.unet.lora_patches
+        online.append([bool(entries) for key, entries in patches.items() if key[-1]])
+
+    with told(bench, regions.begin, lambda: None, before_ours=before_ours), bench.webui.observing(note):
+        result = bench.webui.generate([OUTALL], prompt=SCHEDULED, steps=2, n_iter=2)
+    assert online == [[True]] * 4
+    fault = "<lora:t_lora>: another extension has it added in each forward, as a whole; blocks and steps do not count"
+    assert messages(result) == [fault]
+
+    def load_as_host(*args: Any) -> None:  # as it does where its mode is off
+        with monkeypatch.context() as patch:
+            load = networks.load_lora_for_models
+            patch.setattr(networks, "load_lora_for_models", lambda *a, online_mode, **named: load(*a, **named))
+            regions._load(*args)
+
+    networks.load_networks = load_as_host
+    prompts = [SCHEDULED, "a red cat <lora:t_lora2:0.5:lbw=OUTALL>"]
+    for prompt, first, second in ((prompts[0], STRENGTHS, [0.0] * 4), (prompts[1], [0.0] * 4, [0.5] * 4)):
+        result, record = bench.record("t_lora", "t_lora2", args=[OUTALL], prompt=prompt, steps=STEPS, n_iter=2)
+        assert output_block(record) == 2 * first
+        assert output_block(record, "t_lora2") == 2 * second
+        assert messages(result) == []

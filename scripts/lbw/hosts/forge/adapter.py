@@ -237,7 +237,6 @@ class Forge:
                 reason = "there is no such file" if lacks_file else "the host cannot load its file"
                 reasons[name] = f"{reason}; it is left out"
             elif name in loaded and loaded[name].fault is not None:
-                is_hosts = self._gives_networks_by_itself()
-                what = "blocks and steps do not count" if is_hosts else "it is left out"
+                what = "blocks and steps do not count" if loaded[name].is_hosts else "it is left out"
                 reasons[name] = f"{loaded[name].fault}; {what}"
         return reasons

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 from lbw.hosts import file_lists
@@ -40,6 +41,8 @@ class Network:
     unet_multiplier: float = 1.0
     fault: str | None = None
     """Why there are no patches."""
+    is_hosts: bool = False
+    """Whether that is because the host applies it, as a whole."""
     patches: dict[str, dict[str, list[Patch]]] = field(default_factory=dict)
     filename: str | None = None
 
@@ -68,6 +71,13 @@ def _added(new: Any, old: Any) -> dict[str, list[Patch]]:
         if more:
             add(key, more)
     return found
+
+
+def _is_for_another(model: Any, named: Mapping[str, Any]) -> bool:
+    """Whether another extension has a network loaded so that layers add it in each forward, where it sets strengths by
+    itself, as a regional prompter does. The host does so only with weights that it cannot merge networks into."""
+    can_merge = getattr(model.model, "storage_dtype", None) in (torch.float32, torch.float16, torch.bfloat16)
+    return bool(named.get("online_mode")) and can_merge
 
 
 _DORA = ".dora_scale"
@@ -126,7 +136,11 @@ class Loading:
         """The names that the host was asked to load last: not those of all tags, it leaves out some that do nothing."""
 
     def begin(self) -> None:
-        """A generation of ours begins."""
+        """A generation of ours begins, or one of its batches. Where another extension has put a function of its own
+        over ours, as a regional prompter does for good, ours may not be asked, and what was loaded last be unknown."""
+        if "load_networks" in self._originals and self._module.load_networks != self._own["load_networks"]:
+            self._forget()
+            self.networks, self.asked = [], frozenset()
         for name, own in self._own.items():
             if name not in self._originals:
                 self._originals[name] = getattr(self._module, name)
@@ -192,8 +206,11 @@ class Loading:
         filename: str = "default", *args: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:
         name = self._name_of(filename, len(self.networks))
-        if self._leaves():
-            self.networks.append(Network(name, fault="this model gets LoRAs from the host alone, as a whole"))
+        fault = "this model gets LoRAs from the host alone, as a whole" if self._leaves() else None
+        if _is_for_another(model, kwargs):
+            fault = "another extension has it added in each forward, as a whole"
+        if fault is not None:
+            self.networks.append(Network(name, fault=fault, is_hosts=True))
             original = self._original("load_lora_for_models")
             patched: tuple[Any, Any] = original(
                 model, clip, lora, unet_multiplier, te_multiplier, filename, *args, **kwargs
