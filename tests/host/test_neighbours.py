@@ -241,6 +241,28 @@ def test_a_lora_for_each_region_has_its_blocks_and_steps(
     assert bench.differences_from_base() == []
 
 
+def test_loras_that_another_extension_activates_for_tiles_of_the_picture(bench: Bench):
+    """As Tiled Diffusion does for each of its regions, in each evaluation, with the tags of the region's prompt."""
+    bench.not_on_forge("loads a model's networks before it is evaluated")
+    from modules import extra_networks
+
+    regions = {"t_lora": "<lora:t_lora:1:lbw=OUTALL:stop=2>", "t_lora2": "<lora:t_lora2:0.5:lbw=OUTALL:start=1>"}
+    seen: dict[str, list[float]] = {name: [] for name in regions}
+
+    def evaluate_regions(_params: Any) -> None:
+        for name, prompt in regions.items():
+            extra_networks.activate(bench.webui.p, extra_networks.parse_prompts([prompt])[1])
+            blocks = strengths(bench.layers(), bench.base, {name: bench.deltas[name]})[name]
+            seen[name].append(round(blocks["OUT05"][0], 2))
+
+    with bench.webui.observing(evaluate_regions):
+        result = bench.webui.generate([OUTALL], prompt=SCHEDULED, steps=STEPS)
+    assert seen == {"t_lora": [1, 1, 0, 0], "t_lora2": [0, 0.5, 0.5, 0.5]}
+    assert messages(result) == []
+    bench.webui.generate(prompt="nothing", steps=1)
+    assert bench.differences_from_base() == []
+
+
 class ForgeRegions:
     """As Regional Prompter in its Latent mode on Forge: when all scripts are told that the generation begins, it puts a
     loader of its own in the place of the host's, for good, which has LoRAs added in each forward of their layers,

@@ -89,7 +89,10 @@ class Session:
         self.prints_changes = False
         self._comment, self._said = comment, said
         self.warnings: dict[str, None] = {}
+        self._asked: tuple[LoraRequest, ...] = ()
+        """What the tags of the pass say."""
         self._requests: tuple[LoraRequest, ...] = ()
+        """The same, as it is: with what a hand has set."""
         self._is_hires = False
         self._multipliers: dict[str, tuple[float, float]] = {}
         self._beyond_host: tuple[str, ...] = ()
@@ -178,17 +181,19 @@ class Session:
                 schedule that it goes through.
             is_hires: whether it is the hires pass.
         """
+        # Another extension may have networks loaded in the middle of a pass, for a region: it goes on from here.
+        step, evaluation = (self._step, self._evaluation) if self.is_sampling else (None, 0)
         self.plan = None  # should this fail, the pass is the host's own
-        self._seed = seed
+        self._seed, self._asked = seed, tuple(requests)
         if is_open:
             levels = sigmas() or nominal_sigmas(steps)
             requests = [request.by_noise(levels) for request in requests]
         self._requests, self._is_hires = self._held(requests), is_hires
-        self._left_to_host, self._step = None, None
+        self._left_to_host, self._step = None, step
         plan = self._plan_loaded()
         levels = sigmas() if plan.depends_on_noise else ()
         self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
-        self.plan, self._evaluation, self._is_in_pass = plan, 0, True
+        self.plan, self._evaluation, self._is_in_pass = plan, evaluation, True
         self._apply()
         return self.passes[-1]
 
@@ -207,7 +212,7 @@ class Session:
         Returns:
             Whether they are; otherwise a pass has to begin.
         """
-        if not self.is_sampling or _keys(requests) != _keys(self._requests):
+        if not self.is_sampling or tuple(requests) != self._asked:
             return False
         self.plan = None  # should this fail, the pass is the host's own
         self.plan = self._plan_loaded()
