@@ -241,6 +241,41 @@ def test_a_lora_for_each_region_has_its_blocks_and_steps(
     assert bench.differences_from_base() == []
 
 
+def test_an_extension_that_adds_loras_to_the_output_of_layers_is_told(bench: Bench):
+    """As the later Composable LoRA does while it is enabled: its forwards restore the weights of each layer, forget
+    what was in them, and add the LoRAs of each part of the prompt by themselves."""
+    bench.not_on_forge("has no layers whose forward such an extension could replace")
+    networks = bench.webui.networks
+    kinds = [(torch.nn.Linear, "Linear"), (torch.nn.Conv2d, "Conv2d")]
+    known = [kind.forward for kind, _name in kinds]
+
+    def forward_of(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+            networks.network_restore_weights_from_backup(layer)
+            networks.network_reset_cached_weight(layer)
+            return original(layer, x)
+
+        return forward
+
+    def begin() -> None:
+        for kind, name in kinds:
+            kind.forward = forward_of(getattr(networks.originals, f"{name}_forward"))
+
+    def end() -> None:
+        for (kind, _name), forward in zip(kinds, known, strict=True):
+            kind.forward = forward
+
+    with told(bench, begin, end, before_ours=False):
+        result = bench.webui.generate([OUTALL], prompt=SCHEDULED, steps=STEPS)
+    assert messages(result) == [
+        f"another extension ({__name__}) adds the LoRAs to the output of layers by itself; block weights and steps did "
+        "not count"
+    ]
+    after, record = bench.record("t_lora", args=[OUTALL], prompt=SCHEDULED, steps=STEPS)
+    assert output_block(record) == STRENGTHS
+    assert messages(after) == []
+
+
 def test_loras_that_another_extension_activates_for_tiles_of_the_picture(bench: Bench):
     """As Tiled Diffusion does for each of its regions, in each evaluation, with the tags of the region's prompt."""
     bench.not_on_forge("loads a model's networks before it is evaluated")

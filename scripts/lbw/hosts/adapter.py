@@ -50,6 +50,11 @@ class Adapter(Host, Protocol):
         it has, and have networks in the weights till then, and not added to the output of layers. None: no longer."""
         ...
 
+    def left_out_by(self) -> str | None:
+        """While forwards are watched: the module of another extension whose forwards leave out what is in the weights;
+        None if there is none."""
+        ...
+
     def patches_in_forward(self) -> bool:
         """Whether the host adds networks to the output of layers instead, with one multiplier for all blocks."""
         ...

@@ -395,6 +395,12 @@ def batch_sampled(p: Any) -> None:
     """All passes of a batch have been sampled. What others generate from its images loads networks of its own."""
     session = session_of(p)
     if session is not None:
+        other = adapter.left_out_by()
+        if other is not None:
+            session.warn(
+                f"another extension ({shortened(other)}) adds the LoRAs to the output of layers by itself; block "
+                "weights and steps did not count"
+            )
         adapter.watch_forwards(None)
         session.is_between_batches = True
         if all(each.is_between_batches for each in under_way.sessions()):

@@ -106,6 +106,9 @@ class A1111:
         else:
             self._forward_watch.begin(call)
 
+    def left_out_by(self) -> str | None:
+        return self._forward_watch.left_out_by()
+
     def patches_in_forward(self) -> bool:
         return bool(shared.opts.lora_functional)
 

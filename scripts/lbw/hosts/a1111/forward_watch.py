@@ -26,8 +26,11 @@ class Application:
         self.original = host_networks.network_apply_weights
         self.call: Callable[[], None] | None = call
         self._names, self._known = names, names()
+        self.is_asked = self.is_asked_for_linear = False
 
     def __call__(self, layer: Any) -> None:
+        self.is_asked = True
+        self.is_asked_for_linear = self.is_asked_for_linear or isinstance(layer, torch.nn.Linear)
         names = self._names()
         if names != self._known and self.call is not None:
             self._known = names
@@ -55,6 +58,14 @@ class ForwardWatch:
         self._application = host_networks.network_apply_weights = Application(self._names, call)
         if is_functional:
             shared.opts.lora_functional, self._was_functional = False, True
+
+    def left_out_by(self) -> str | None:
+        """The name of the module whose forward stands in the place of the host's and has not asked for what should be
+        in the weights, as that of an extension that adds networks to the output of layers; None if it has."""
+        application = self._application
+        if application is None or not application.is_asked or application.is_asked_for_linear:
+            return None
+        return str(getattr(torch.nn.Linear.forward, "__module__", "unknown"))
 
     def end(self) -> None:
         """As before; what has been put over ours meanwhile stays."""

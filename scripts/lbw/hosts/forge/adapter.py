@@ -150,6 +150,9 @@ class Forge:
     def watch_forwards(self, call: Call | None) -> None:
         """The host looks at multipliers when it loads networks, and never again."""
 
+    def left_out_by(self) -> str | None:
+        return None
+
     def patches_in_forward(self) -> bool:
         return False
 
