@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from lbw.generation import session as session_module
 from lbw.generation.session import Session
 from lbw.generation.summary import summarise
 from lbw.tags.families import family_of_layers, label_ranges
@@ -121,8 +120,7 @@ def test_a_vector_that_fits_several_models_is_told_as_what_it_was_read():
     bed.session.end()
 
 
-def test_a_model_that_no_entry_knows_works_and_its_blocks_are_told_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(session_module, "_told_of", set())
+def test_a_model_that_no_entry_knows_works_and_its_blocks_are_told_once_in_a_generation():
     names = tuple(name.replace("diffusion_model_blocks", "diffusion_model_stages") for name in layers_of("anima"))
     bed = Bed(names)
     assert bed.run("lbw=NONE,STAGES03-STAGES05=0.5,LAST=1")["STAGES04"] == 0.5
@@ -133,3 +131,8 @@ def test_a_model_that_no_entry_knows_works_and_its_blocks_are_told_once(monkeypa
     bed.run("lbw=ALL")
     assert len(bed.messages) == 1
     bed.session.end()
+    for tag, count in (("lbw=ALL", 1), ("stop=2", 0)):  # those of other users
+        other = Bed(names)
+        other.run(tag)
+        assert len(other.messages) == count
+        other.session.end()

@@ -32,9 +32,6 @@ from lbw.tags.weights import shown
 
 logger = logging.getLogger("lbw")
 
-_told_of: set[tuple[str, ...]] = set()
-"""The blocks of models that no family is known for, of which users have been told."""
-
 
 @dataclass
 class LeftPass:
@@ -377,8 +374,10 @@ class Session:
 
     @property
     def encoding(self) -> tuple[Any, ...]:
-        """What an encoded prompt of the pass depends on beyond its tags; nothing where the host encodes it alike."""
-        return (*self.passes[-1].text_encoder_ratios(), *self._beyond_host)
+        """What an encoded prompt of the pass depends on beyond its tags; nothing where the host encodes it alike. With
+        networks it does not, not even with all of them at 1: its weights are rounded in another way."""
+        made = self.passes[-1]
+        return (made.plan.networks, *made.text_encoder_ratios(), *self._beyond_host) if made.plan.networks else ()
 
     def has_encoded(self) -> None:
         """The prompt of a pass has been encoded. A text encoder that is about to leave the GPU is restored before."""
@@ -458,6 +457,7 @@ class Session:
         self._step, self._is_in_pass = None, True
         if self.engine.rests:
             self.rest()
+        self.engine.end_pass(names_are_true=False)  # what is ours differs from the host's by how it is rounded
         self._note_networks()
         try:
             for net in self._unique_networks():
@@ -582,7 +582,7 @@ class Session:
             model_layers=layers,
             seed=self._seed,
         )
-        self._tell_of_own_blocks(plan.family)
+        self._tell_of_own_blocks(plan)
         self.engine.bind(self.host.model(), layers, networks)
         self.engine.begin_pass(plan.reach())
         self._beyond_host = tuple(net.name for net in networks if self.is_beyond_host(net))
@@ -618,11 +618,12 @@ class Session:
         elif reasons:
             self.warn(f"<lora:{shortened(name)}>: {misfits_told(reasons)}")
 
-    def _tell_of_own_blocks(self, family: Family) -> None:
-        """A model that no family is known for has blocks by the names of its own layers: say which, once."""
-        if family.is_in_table or family.labels in _told_of:
+    def _tell_of_own_blocks(self, plan: Plan) -> None:
+        """A model that no family is known for has blocks by the names of its own layers: say which, to whoever has
+        block weights."""
+        family = plan.family
+        if family.is_in_table or not any((*plan.weights, *plan.rules)):
             return
-        _told_of.add(family.labels)
         ranges, first = label_ranges(family.labels, family.labels), family.blocks[0]
         self.warn(
             f"the model is of a kind that is not known here; its blocks, by the names of its layers, are "
