@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import zip_longest
 from typing import Any, BinaryIO
 
@@ -58,6 +58,11 @@ class Backend:
     def strengths(self, name: str) -> Strengths:
         return network_files.measure(name)
 
+    @contextmanager
+    def turn(self) -> Iterator[Backend]:
+        with queue_lock:
+            yield _InTurn()
+
     def bake_host(self) -> BakeHost:
         return BakeHost()
 
@@ -89,3 +94,10 @@ class Backend:
 
     def play(self, task: str, strengths: Mapping[Key, float]) -> bool:
         return live.play(task, strengths)
+
+
+class _InTurn(Backend):
+    """While no image is made, as its maker sees to."""
+
+    def changed_layers(self, name: str) -> tuple[str, ...] | None:
+        return network_files.changed_layers_in_turn(name)

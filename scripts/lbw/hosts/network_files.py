@@ -42,6 +42,14 @@ def changed_layers(name: str) -> tuple[str, ...] | None:
     if not queue_lock.acquire(blocking=False):
         return None
     try:
+        return changed_layers_in_turn(name)
+    finally:
+        queue_lock.release()
+
+
+def changed_layers_in_turn(name: str) -> tuple[str, ...] | None:
+    """As :func:`changed_layers`, for whoever holds the host's queue."""
+    try:
         if not adapter.is_loaded():
             return None
         file = adapter.network_file(name)
@@ -54,8 +62,6 @@ def changed_layers(name: str) -> tuple[str, ...] | None:
         return known[key]
     except (UnmeasurableError, OSError):
         return None
-    finally:
-        queue_lock.release()
 
 
 def _read_keys(file: Any) -> tuple[str, ...] | None:

@@ -33,6 +33,11 @@ class OrderError(BakeError):
 class BakeBackend(Backend, Protocol):
     """What baking needs to know of the host beyond what a prompt's tags come to."""
 
+    def turn(self) -> AbstractContextManager[Backend]:
+        """While the block runs no image is made, so that the settings in force are the host's own, the model is whole,
+        and all that is asked of files is answered."""
+        ...
+
     def bake_host(self) -> Host:
         """The model in use; raises BakeError where there is none."""
         ...
@@ -222,8 +227,9 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
     library = Library.read(
         order.presets or backend.preset_text(), order.elements or backend.rule_set_text(), order.default_preset
     )
-    host = backend.bake_host()  # before anything is asked of the model, which may be another one soon
-    made = preview(order.prompt, library, backend, warn, steps=order.steps, seed=order.seed)
+    with backend.turn() as settled:
+        host = backend.bake_host()
+        made = preview(order.prompt, library, settled, warn, steps=order.steps, seed=order.seed)
     if not made.plan.requests:
         raise OrderError("the prompt has no LoRA tag; expected <lora:NAME:STRENGTH>. Nothing was written")
     for message in _told_of_schedules(made, order):

@@ -220,7 +220,9 @@ def _add_to_page(app: FastAPI, backend: BakeBackend, jobs: Jobs) -> None:
             raise HTTPException(404, "this baking has no file")
         file = jobs.file_of(found)
         if file is None:
-            raise HTTPException(410, "the file is there for 10 minutes, and is no longer; bake it again")
+            raise HTTPException(
+                410, "the file is no longer there: it stays for 10 minutes, or until two others are made; bake it again"
+            )
         return _file(file)
 
     def place() -> Place:
