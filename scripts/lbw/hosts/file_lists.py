@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from threading import RLock
 from typing import Any
 
 from safetensors import safe_open
@@ -13,6 +14,9 @@ from lbw.tags.limits import shortened
 from lbw.tags.ordinary_files import is_ordinary
 from modules.call_queue import queue_lock
 
+_listing = RLock()
+"""Held while the host makes its lists anew for us, which are empty for a moment."""
+
 
 def names(networks: Any, *, renewed: bool) -> list[str]:
     """The names of all files.
@@ -21,16 +25,17 @@ def names(networks: Any, *, renewed: bool) -> list[str]:
         renewed: whether the host looks for new files before.
     """
     if renewed:
-        with queue_lock:  # the host's list is empty for a moment
+        with queue_lock, _listing:
             networks.list_available_networks()
     return sorted(networks.available_networks, key=str.casefold)
 
 
 def known(networks: Any, name: str) -> Any:
     """The file that the host takes this name for; None for none."""
-    is_ambiguous = name.lower() in networks.forbidden_network_aliases
-    files = networks.available_networks if is_ambiguous else networks.available_network_aliases
-    return files.get(name)
+    with _listing:
+        is_ambiguous = name.lower() in networks.forbidden_network_aliases
+        files = networks.available_networks if is_ambiguous else networks.available_network_aliases
+        return files.get(name)
 
 
 def missing(networks: Any, names: Iterable[str], loaded: Collection[str]) -> list[str]:
@@ -43,11 +48,12 @@ def find(networks: Any, name: str) -> Any:
     file = known(networks, name)
     if file is not None:
         return file
-    if hasattr(networks, "update_available_networks_by_names"):
-        networks.update_available_networks_by_names([name])
-    else:  # before 1.8 the host looks for all files only
-        networks.list_available_networks()
-    return known(networks, name)
+    with _listing:
+        if hasattr(networks, "update_available_networks_by_names"):
+            networks.update_available_networks_by_names([name])
+        else:  # before 1.8 the host looks for all files only
+            networks.list_available_networks()
+        return known(networks, name)
 
 
 def require(file: Any, name: str) -> Any:

@@ -70,10 +70,8 @@ class Forge:
 
     def _parts_of_model(self) -> list[nn.Module]:
         """The U-Net, and the text encoders."""
-        if not self.is_loaded():
-            return []
-        objects = shared.sd_model.forge_objects_original
-        return [objects.unet.model, objects.clip.cond_stage_model]
+        objects = getattr(sd_models.model_data.sd_model, "forge_objects_original", None)
+        return [] if objects is None else [objects.unet.model, objects.clip.cond_stage_model]
 
     def model(self) -> Any:
         return shared.sd_model
