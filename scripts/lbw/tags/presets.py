@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 
 from lbw.tags import named_weights
 from lbw.tags.elements import parse_rules
@@ -31,6 +32,9 @@ logger = logging.getLogger("lbw")
 
 MOST_BYTES = 16_000_000
 """Of a preset file: more than can be saved, in any encoding."""
+
+changing = Lock()
+"""Held by whoever writes a preset file because of what is in it."""
 
 ORIGINAL_PRESETS = """\
 NONE:0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
@@ -340,9 +344,10 @@ def encoding_of(path: Path) -> str | None:
 def read_or_create(path: Path, default: str, earlier_default: str | None = None) -> str:
     """The text of a preset file, which is made with ``default`` if it is absent, and if nobody has changed it since it
     was made with an earlier default."""
-    is_unchanged = earlier_default is not None and read(path, "").strip() == earlier_default.strip()
-    if not path.exists() or is_unchanged:
-        write_atomically(path, default)
+    with changing:
+        is_unchanged = earlier_default is not None and read(path, "").strip() == earlier_default.strip()
+        if not path.exists() or is_unchanged:
+            write_atomically(path, default)
     return read(path, default)
 
 

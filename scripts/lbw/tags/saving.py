@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -11,9 +10,7 @@ from pathlib import Path
 from lbw.tags.encodings import decode
 from lbw.tags.limits import LONGEST_TEXT
 from lbw.tags.ordinary_files import read_bytes
-from lbw.tags.presets import MOST_BYTES, Parse, read, write_atomically
-
-_saving = threading.Lock()
+from lbw.tags.presets import MOST_BYTES, Parse, changing, read, write_atomically
 
 
 class ChangedOnDiskError(Exception):
@@ -51,7 +48,7 @@ def save(path: Path, default: str, text: str, loaded: str | None, parse: Parse) 
     if "\0" in text:
         raise ValueError(f"character {text.index(chr(0)) + 1} is a zero, which no text has")
     version = version_of(text)
-    with _saving:
+    with changing:
         on_disk = read(path, default)
         if loaded is not None and version_of(on_disk) != loaded and on_disk != text:
             raise ChangedOnDiskError(_differing(parse(on_disk)[0], parse(text)[0]))
