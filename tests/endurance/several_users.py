@@ -11,7 +11,7 @@ some interrupt. At last each image is made alone once more.
 Equal to the answer alone have to be: status, images bit for bit with their infotexts, warnings, numbers, and files. A
 generation that was moved has to be the one of the tag that its infotext has, with strengths that its own client sent.
 An interrupted generation may differ, as the host interrupts whichever runs, but no other one. A baking, or a question
-that does not wait, may be told that the model is being changed.
+that does not wait, may be told that the model is being changed; the latter is answered with the settings in force.
 
 Ends with 1 where something was wrong.
 """
@@ -304,7 +304,16 @@ class Place:
             for ask in self.catalogue:
                 if ask.by_model:
                     self.alone.setdefault(ask.name, set()).add(self._once(ask))
+            self._ask_without_editing()
         self._use(self.checkpoints[0])
+
+    def _ask_without_editing(self) -> None:
+        """What does not wait is answered with the settings in force, which may be those of a request under way."""
+        for is_edited in (False, True):
+            self.send("/sdapi/v1/options", {"lbw_prompt_editing": is_edited})
+            for ask in self.catalogue:
+                if not is_edited and ask.by_model and not ask.waits and EDITED in json.dumps(ask.body):
+                    self.alone[ask.name].add(self._once(ask))
 
     def make_again(self) -> None:
         """What is left in force by all that was done would be seen in an image."""
