@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("program", ["soak", "faults"])
+@pytest.mark.parametrize("program", ["soak", "faults", "hostile"])
 def test_nothing_is_found(program: str):
     done = subprocess.run(
         [sys.executable, "-m", f"tests.endurance.{program}", "--quick"], cwd=ROOT, capture_output=True, text=True,
