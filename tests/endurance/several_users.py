@@ -390,9 +390,13 @@ class Client:
         for state in VALUES:
             self._save(state)
             self.place.alone[f"{self.name} {state}"] = {form(self.place.ask(self._own_image(state)))}
+        if len({*map(str, (self.place.alone[f"{self.name} {state}"] for state in VALUES))}) < len(VALUES):
+            self.place.fault(f"{self.name}: its image is the same whatever its preset is")
 
     def _own_image(self, state: str) -> Ask:
-        return image(f"{self.name} {state}", "own preset", f"<lora:demo:1:lbw={self.name.upper()}>")
+        """By the file's presets: a host has a request without them get those that its page was built with."""
+        tag = f"<lora:demo:1:lbw={self.name.upper()}>"
+        return image(f"{self.name} {state}", "own preset", tag, args={"presets": ""})
 
     def run(self, until: float) -> None:
         weights = [weight for _thing, weight in self.things]
@@ -503,8 +507,9 @@ class Client:
             own = [each for each in found["text"].splitlines() if each.startswith(line)]
             if own != ([] if self._saved is None else [self._saved]):
                 self.place.fault(f"{self.name}: its preset is {own}, and it saved {self._saved}")
-            others = [each for each in found["text"].splitlines() if not each.startswith(line)]
-            text = "\n".join([*others, line + VALUES[state]]) + "\n"
+            new = line + VALUES[state]
+            lines = [new if each.startswith(line) else each for each in found["text"].splitlines()]
+            text = "\n".join(lines if own else [*lines, new]) + "\n"
             question = {"file": "presets", "step": "save", "text": text, "loaded": found["loaded"]}
             answer = self.place.send(f"{PANEL}/file", question).json()
             if "Saved." in answer["html"]:
@@ -610,9 +615,9 @@ def crowd(server: Server, report: Report, seconds: float, *, is_quick: bool) -> 
     settings = place.send("/sdapi/v1/options").json()
     with files_kept(), own_files(folder, [client.name for client in clients]):
         place.send("/sdapi/v1/refresh-loras", {})
-        place.make_alone()
         for client in clients:
             client.prepare()
+        place.make_alone()  # then, because messages list all presets
         before = place.of_process()
         print(f"{report.alone} answers alone in {time.monotonic() - begun:.0f} s", flush=True)
         until = time.monotonic() + seconds
