@@ -80,6 +80,7 @@ class LoraBlockWeight(scripts.Script):
             separate_checkbox=hooks.setting("old_active_check_lbw"),
         )
         components = panel.components
+        hooks.note_defaults(components)
         self.infotext_fields = [
             (components["active"], infotext.pasted_active),
             (components["default_preset"], infotext.pasted_default_preset),
@@ -89,8 +90,8 @@ class LoraBlockWeight(scripts.Script):
         ]
         return list(components.values())
 
-    def before_process(self, p, *values):
-        hooks.before_process(p, values, slice(self.args_from, self.args_to))
+    def before_process(self, p, *_):
+        hooks.before_process(p, slice(self.args_from, self.args_to))
 
     def process(self, p, *values):
         hooks.begin(p, values)

@@ -54,3 +54,17 @@ def test_why_a_preset_of_a_request_cannot_be_used_is_told(bench: Bench, line: st
     args = [{"presets": line, "default_preset": "MINE"}]
     (message,) = messages(bench.webui.generate(args, prompt="a red cat <lora:t_lora:1>", steps=1))
     assert reason in message and "no preset of this name" not in message
+
+
+def test_a_client_that_says_nothing_of_presets_gets_those_that_are_in_the_file_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from lbw.hosts import preset_files
+
+    file = tmp_path / "lbwpresets.txt"
+    file.write_text(f"SAVED_LATER:{OUTD}\n")
+    monkeypatch.setattr(preset_files, "PRESETS_FILE", file)
+    fields = {"prompt": "a red cat <lora:t_lora:1:lbw=SAVED_LATER>", "steps": 1}
+    assert messages(bench.webui.generate(**fields)) == []
+    (message,) = messages(bench.webui.generate([f"OTHER:{OUTD}\n"], **fields))
+    assert "no preset of this name" in message

@@ -28,6 +28,7 @@ from lbw.hosts.backend import Backend
 from lbw.hosts.conditioning import ConditioningCaches, Encoder
 from lbw.hosts.plots import leave_batch_out
 from lbw.hosts.preset_files import PRESETS_FILE, RULE_SETS_FILE, library, recalled
+from lbw.hosts.request import leave_to_files, note_defaults
 from lbw.hosts.sampling import Sampling, tell_out_of_memory
 from lbw.hosts.serving import adapter
 from lbw.hosts.settings import (
@@ -68,6 +69,7 @@ __all__ = [
     "leave_batch_out",
     "model_loaded",
     "networks_activated",
+    "note_defaults",
     "session_of",
     "setting",
     "unload",
@@ -120,14 +122,15 @@ def _arguments(values: Sequence[Any], warn: prompt.Warn) -> Arguments:
         return Arguments()
 
 
-def before_process(p: Any, values: Sequence[Any], place: slice) -> None:
-    """A generation is about to begin, with the script's arguments ``values`` at ``place`` among those of all scripts.
+def before_process(p: Any, place: slice) -> None:
+    """A generation is about to begin, with the script's arguments at ``place`` among those of all scripts.
 
     What the axes of the host's own plot say is brought into its prompt. If it asks for a plot of ours, the cells are
     made now, each by a generation of its own.
     """
     comments.begin(p)
-    arguments = _arguments(values, lambda _message: None)
+    leave_to_files(p, place)
+    arguments = _arguments(p.script_args[place], lambda _message: None)
     if arguments.active:
         _switch_functional_off(p)
     xyz_axes.apply(p, arguments, place)

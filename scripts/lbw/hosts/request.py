@@ -6,8 +6,29 @@ from dataclasses import fields, replace
 from typing import Any
 
 from lbw.hosts.preset_files import library, recalled, rule_set_text
-from lbw.request.arguments import Arguments
+from lbw.request.arguments import ARGUMENTS, Arguments
 from lbw.tags.library import VARIED, Library
+
+_FILES_BEFORE: dict[str, set[str]] = {"presets": set(), "elements": set()}
+"""What the files held when components were made: the host takes the defaults of its API from them, once."""
+
+
+def note_defaults(components: dict[str, Any]) -> None:
+    """Components, by the names of their arguments, have been made."""
+    for name, texts in _FILES_BEFORE.items():
+        texts.add(components[name].value)
+
+
+def leave_to_files(p: Any, place: slice) -> None:
+    """Have a client of the host's API that says nothing of presets and rules get those that are in the files now."""
+    if not getattr(p, "is_api", False):
+        return
+    values = list(p.script_args)
+    for index, argument in enumerate(ARGUMENTS, place.start):
+        before = _FILES_BEFORE.get(argument.name, set())
+        if index < len(values) and isinstance(values[index], str) and values[index] in before:
+            values[index] = ""
+    p.script_args = tuple(values)
 
 
 def library_of(arguments: Arguments) -> Library:
