@@ -84,7 +84,7 @@ class Outcome:
 
 ERRORS: dict[str, tuple[Callable[[], BaseException], ...]] = {
     "torch": (
-        lambda: torch.OutOfMemoryError("CUDA out of memory (injected)"),
+        lambda: torch.cuda.OutOfMemoryError("CUDA out of memory (injected)"),
         lambda: RuntimeError("CUDA error: an illegal memory access was encountered (injected)"),
     ),
     "files": (
@@ -263,7 +263,7 @@ class Scenario:
         """What comes of it.
 
         Raises:
-            WholeError: something is broken that has to be whole after any fault.
+            BrokenError: something is broken that has to be whole after any fault.
         """
         return self.bench.make()
 
@@ -272,7 +272,7 @@ class Scenario:
         return INJECTED in self.bench.comments
 
 
-class WholeError(Exception):
+class BrokenError(Exception):
     """Something is broken that has to be whole."""
 
 
@@ -320,7 +320,7 @@ class Routes(Scenario):
             self.answers.append(answer.text)
         self.is_refused |= not answer.is_success
         if answer.status_code == 500 and "detail" not in answer.text:
-            raise WholeError(f"{path} answers 500: {answer.text[:80]}")
+            raise BrokenError(f"{path} answers 500: {answer.text[:80]}")
         return content
 
     def is_told(self) -> bool:
@@ -344,9 +344,9 @@ class Presets(Routes):
         contents = [path.read_bytes() for path in self.files]
         for (path, old), new in zip(self.files.items(), contents, strict=True):
             if new not in (old, b"NEW:1,1,1\n", b"NEW:OUT::1\n"):
-                raise WholeError(f"{path.name} is {new!r}")
+                raise BrokenError(f"{path.name} is {new!r}")
         if others := {*self.folder.iterdir()} - {*self.files}:
-            raise WholeError(f"{others} are left in the folder")
+            raise BrokenError(f"{others} are left in the folder")
         return b"\n".join(found + contents)
 
 
@@ -386,7 +386,7 @@ def inject(scenario: Scenario, site: Site, error: BaseException, wanted: bytes) 
         try:
             with watcher.watching():
                 found = scenario.run()
-        except WholeError as broken:
+        except BrokenError as broken:
             harm.append(str(broken))
         except (Exception, KeyboardInterrupt) as caught:
             raised = caught

@@ -31,7 +31,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,9 @@ class Tasks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
-        self.hit: set[str] = set()
+        self._hit: set[str] = set()
+        self.interrupting = threading.Lock()
+        """Held from before somebody interrupts until it is known whom that may have hit."""
 
     @contextmanager
     def under_way(self, task: str) -> Iterator[None]:
@@ -247,7 +249,11 @@ class Tasks:
 
     def may_be_hit(self, tasks: list[str]) -> None:
         with self._lock:
-            self.hit.update(tasks)
+            self._hit.update(tasks)
+
+    def is_hit(self, task: str) -> bool:
+        with self.interrupting, self._lock:
+            return task in self._hit
 
 
 class Place:
@@ -335,7 +341,7 @@ class Place:
         found, known = form(answer), self.alone[ask.name]
         if found in known:
             return "right"
-        if task in self.tasks.hit and answer.status_code == 200:
+        if answer.status_code == 200 and self.tasks.is_hit(task):
             return "interrupted"
         if not ask.waits and without_files(found) in {without_files(each) for each in known}:
             return "right, but for files"
@@ -412,7 +418,7 @@ class Client:
     def _timed(self, ask: Ask) -> None:
         begun, task = time.monotonic(), self.task()
         is_image = ask.path.startswith("/sdapi/")
-        with self.place.tasks.under_way(task) if is_image else contextmanager(lambda: iter([None]))():
+        with self.place.tasks.under_way(task) if is_image else nullcontext():
             answer = self.place.ask(ask, **({"force_task_id": task} if is_image else {}))
         self.place.note(ask.kind, self.place.judge(ask, answer, task), time.monotonic() - begun)
 
@@ -458,16 +464,17 @@ class Client:
         if strange := strengths - sent:
             self.place.fault(f"{self.name}: strengths {strange} that it did not send: {prompt}")
             return "FAULT"
-        if task in self.place.tasks.hit:
+        if self.place.tasks.is_hit(task):
             return "interrupted"
         known = form(answer)
         for _ in range(5):
             other = self.task()
             with self.place.tasks.under_way(other):
                 again = self.place.send(IMAGE, {**fields, "prompt": prompt, "force_task_id": other})
-            if other not in self.place.tasks.hit:
+            is_hit = self.place.tasks.is_hit(other)
+            if not is_hit:
                 break
-        if form(again) != known and other not in self.place.tasks.hit:
+        if form(again) != known and not is_hit:
             self.place.fault(f"{self.name}: moved, made again: {difference(form(again), {known})}")
             return "FAULT"
         return "right" if "unet=" in prompt else "right, not moved"
@@ -562,15 +569,15 @@ class Client:
     def interrupt(self) -> None:
         """Interrupt what runs, and note whom that may have hit: where it is known who ran, nobody else."""
         tasks = self.place.tasks
-        for task in tasks.listed():
-            if self._is_active(task):
-                tasks.may_be_hit([task])
-                how = self.choice.choice(["interrupt", "interrupt", "skip"])
-                self.place.send(f"/sdapi/v1/{how}", {})
-                if not self._is_active(task):
-                    tasks.may_be_hit(tasks.listed())
-                self.place.note("interrupting", how, 0)
+        with tasks.interrupting:
+            waiting = tasks.listed()
+            task = next(filter(self._is_active, waiting), None)
+            if task is None:
                 return
+            how = self.choice.choice(["interrupt", "interrupt", "skip"])
+            self.place.send(f"/sdapi/v1/{how}", {})
+            tasks.may_be_hit([task] if self._is_active(task) else waiting + tasks.listed())
+        self.place.note("interrupting", how, 0)
 
     def _is_active(self, task: str) -> bool:
         return bool(self.place.send("/internal/progress", {"id_task": task, "live_preview": False}).json()["active"])

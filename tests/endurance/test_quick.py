@@ -16,6 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_nothing_is_found(program: str):
     done = subprocess.run(
         [sys.executable, "-m", f"tests.endurance.{program}", "--quick"], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

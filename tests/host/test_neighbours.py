@@ -279,6 +279,7 @@ def test_an_extension_that_adds_loras_to_the_output_of_layers_is_told(bench: Ben
 def test_loras_that_another_extension_activates_for_tiles_of_the_picture(bench: Bench):
     """As Tiled Diffusion does for each of its regions, in each evaluation, with the tags of the region's prompt."""
     bench.not_on_forge("loads a model's networks before it is evaluated")
+    from lbw.hosts.hooks import session_of
     from modules import extra_networks
 
     regions = {"t_lora": "<lora:t_lora:1:lbw=OUTALL:stop=2>", "t_lora2": "<lora:t_lora2:0.5:lbw=OUTALL:start=1>"}
@@ -290,8 +291,12 @@ def test_loras_that_another_extension_activates_for_tiles_of_the_picture(bench: 
             blocks = strengths(bench.layers(), bench.base, {name: bench.deltas[name]})[name]
             seen[name].append(round(blocks["OUT05"][0], 2))
 
-    with bench.webui.observing(evaluate_regions):
+    passes: list[int] = []
+    with bench.webui.observing(evaluate_regions), bench.webui.observing(
+        lambda _params: passes.append(len(session_of(bench.webui.p).passes))
+    ):
         result = bench.webui.generate([OUTALL], prompt=SCHEDULED, steps=STEPS)
+    assert max(passes) == 1 + len(regions)
     assert seen == {"t_lora": [1, 1, 0, 0], "t_lora2": [0, 0.5, 0.5, 0.5]}
     assert messages(result) == []
     bench.webui.generate(prompt="nothing", steps=1)

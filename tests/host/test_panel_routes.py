@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -90,10 +91,11 @@ def test_only_the_two_files_are_read_and_written(client: TestClient, tmp_path: P
     }  # fmt: skip
 
 
-def test_a_file_that_cannot_be_read_is_told_by_name(client: TestClient, tmp_path: Path):
-    (tmp_path / "presets.txt").mkdir()
-    for answer in (client.get(f"{routes.PATH}/texts"), ask(client, "file", step="reload")):
-        assert (answer.status_code, answer.json()) == (500, {"detail": "presets.txt: Is a directory"})
+def test_a_file_that_nobody_expected_to_fail_is_told_by_name(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    error = PermissionError(13, "Permission denied", "/folder/demo.json")
+    monkeypatch.setattr(Backend, "own_default", Mock(side_effect=error))
+    answer = ask(client, "own")
+    assert (answer.status_code, answer.json()) == (500, {"detail": "demo.json: Permission denied"})
 
 
 def test_a_file_that_changed_is_written_over_only_when_asked_twice(client: TestClient, tmp_path: Path):

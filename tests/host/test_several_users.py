@@ -164,9 +164,9 @@ def test_while_files_are_looked_for_none_is_missing(bench: Bench, pool: ThreadPo
     Backend().network_names(renewed=True)
     monkeypatch.setattr(networks, "list_available_networks", look_slowly)
     looking = pool.submit(Backend().network_names, renewed=True)
-    begun.wait(60)
+    assert begun.wait(60)
     asking = pool.submit(Backend().own_default, "t_lora")
-    is_waiting(asking)
+    wait([asking], A_MOMENT_S)
     go_on.set()
     assert asking.result() == ""
     assert "t_lora" in looking.result()
@@ -185,7 +185,7 @@ def test_what_is_saved_while_a_file_is_made_with_the_defaults_stays(
 
     monkeypatch.setattr(presets, "write_atomically", write_slowly)
     making = pool.submit(presets.read_or_create, path, "A:0\n")
-    begun.wait(60)
+    assert begun.wait(60)
     saving.save(path, "A:0\n", "MINE:1\n", saving.version_of("A:0\n"), presets.parse_presets)
     saved.set()
     making.result()

@@ -70,7 +70,7 @@ class Source:
         try:
             self.state = state_of(os.stat(path))
             if not is_ordinary(path):
-                raise IsADirectoryError
+                raise OSError("it is no ordinary file")
             self._stored = safe_open(path, "pt")
             names = list(self._stored.keys())
             self.metadata: Mapping[str, str] = self._stored.metadata() or {}

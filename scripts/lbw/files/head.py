@@ -24,7 +24,7 @@ class Head:
 
 
 def read(path: str) -> Head | None:
-    """None for a file of another format, or one that cannot be read."""
+    """None for a file of another format, or one that cannot be read, or whose head is larger than those of networks."""
     if not is_ordinary(path):
         return None
     try:

@@ -88,6 +88,8 @@ class Session:
         self.warnings: dict[str, None] = {}
         self._asked: tuple[LoraRequest, ...] = ()
         """What the tags of the pass say."""
+        self._asked_before: list[tuple[LoraRequest, ...]] = []
+        """The same of each of the batch's passes."""
         self._requests: tuple[LoraRequest, ...] = ()
         """The same, as it is: with what a hand has set."""
         self._is_hires = False
@@ -146,7 +148,7 @@ class Session:
         """The passes of another batch are about to begin."""
         if not all(each.plan.is_plain for each in self.passes):
             self._earlier_passes = self.passes
-        self.passes = []
+        self.passes, self._asked_before = [], []
         self.fits.clear()
         self.lost.clear()
         self.follows_editing = None
@@ -189,10 +191,23 @@ class Session:
         self._left_to_host, self._step = None, step
         plan = self._plan_loaded()
         levels = sigmas() if plan.depends_on_noise else ()
-        self.passes.append(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires))
+        self._add_pass(Pass(plan, steps, levels, is_open=is_open, is_hires=is_hires), goes_on=step is not None)
         self.plan, self._evaluation, self._is_in_pass = plan, evaluation, True
         self._apply()
         return self.passes[-1]
+
+    def _add_pass(self, made: Pass, *, goes_on: bool) -> None:
+        """One that goes on with tags that have been there before takes the place of theirs: else there would be one for
+        each region of each evaluation."""
+        same = [
+            index for index, asked in enumerate(self._asked_before)
+            if goes_on and asked == self._asked and self.passes[index].is_hires == made.is_hires
+        ]  # fmt: skip
+        for index in same[-1:]:
+            made = replace(self.passes.pop(index), plan=made.plan)
+            del self._asked_before[index]
+        self.passes.append(made)
+        self._asked_before.append(self._asked)
 
     @property
     def is_sampling(self) -> bool:

@@ -25,9 +25,17 @@ def names(networks: Any, *, renewed: bool) -> list[str]:
         renewed: whether the host looks for new files before.
     """
     if renewed:
-        with queue_lock, _listing:
-            networks.list_available_networks()
-    return sorted(networks.available_networks, key=str.casefold)
+        with queue_lock:
+            list_anew(networks)
+    with _listing:
+        found = [*networks.available_networks]
+    return sorted(found, key=str.casefold)
+
+
+def list_anew(networks: Any) -> None:
+    """Have the host look for all files."""
+    with _listing:
+        networks.list_available_networks()
 
 
 def known(networks: Any, name: str) -> Any:

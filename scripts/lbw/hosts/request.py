@@ -20,7 +20,8 @@ def note_defaults(components: dict[str, Any]) -> None:
 
 
 def leave_to_files(p: Any, place: slice) -> None:
-    """Have a client of the host's API that says nothing of presets and rules get those that are in the files now."""
+    """Have a client of the host's API that says nothing of presets and rules, for which the host puts in what the files
+    held before, get those that are in the files now. Whoever sends the very text of before cannot be told apart."""
     if not getattr(p, "is_api", False):
         return
     values = list(p.script_args)
@@ -28,7 +29,8 @@ def leave_to_files(p: Any, place: slice) -> None:
         before = _FILES_BEFORE.get(argument.name, set())
         if index < len(values) and isinstance(values[index], str) and values[index] in before:
             values[index] = ""
-    p.script_args = tuple(values)
+    if values != [*p.script_args]:
+        p.script_args = tuple(values)
 
 
 def library_of(arguments: Arguments) -> Library:

@@ -240,7 +240,8 @@ def begin(order: Order, backend: BakeBackend, progress: Progress) -> Begun:
             warn(f"<lora:{shortened(each.source.name)}>: all of it is at strength 0 there, so nothing of it is baked")
     bench = Workbench(host, ingredients)
     baking = Baking(bench, order.dtype.of_torch, order.rank, progress)
-    messages.update(dict.fromkeys(baking.recipe.messages))
+    for message in baking.recipe.messages:
+        warn(message)
     return Begun(baking, tuple(request.written for request in made.plan.requests), tuple(messages))
 
 

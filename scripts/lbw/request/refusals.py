@@ -97,7 +97,7 @@ class Route(APIRoute):
                 return Response(json.dumps({"detail": found}), 422, media_type="application/json")
             except OSError as error:
                 name, reason = Path(str(error.filename or "a file")).name, error.strerror or type(error).__name__
-                logger.warning("LoRA Block Weight: %s: %s: %s; nothing was answered", request.url.path, name, reason)
+                logger.warning("LoRA Block Weight: %s: %s: %s; answered with an error", request.url.path, name, reason)
                 return Response(json.dumps({"detail": f"{name}: {reason}"}), 500, media_type="application/json")
 
         return handle_or_refuse

@@ -74,9 +74,9 @@ def listed(names: Iterable[str]) -> str:
 def note(message: str, known: dict[str, None]) -> str | None:
     """Add a message to those that are told, each once, and so many at most; returns it as it is told, None if not."""
     message = shortened(message, LONGEST_MESSAGE)
-    if len(known) == MOST_MESSAGES:
-        message = "there are more warnings, which are left out"
     if message in known or len(known) > MOST_MESSAGES:
         return None
+    if len(known) == MOST_MESSAGES:
+        message = "there are more warnings, which are left out"
     known[message] = None
     return message

@@ -71,12 +71,12 @@ def write(path: Path, weights: str) -> dict[str, Any]:
             del content[KEY]
         try:
             text = json.dumps(content, indent=4, ensure_ascii=False)
-            size = len(text.encode())
+            is_too_large = len(text.encode()) > _MOST_BYTES
         except UnicodeEncodeError:
             raise ValueError(f"{path.name} has text that is no Unicode, so that it is left alone") from None
         except RecursionError:  # it is read to a greater depth than it is written
-            size = _MOST_BYTES + 1
-        if size > _MOST_BYTES:
+            raise ValueError(f"{path.name} has lists too deep in lists, so that it is left alone") from None
+        if is_too_large:
             raise ValueError(f"{path.name} would have more than {_MOST_BYTES} bytes, so that it is left alone")
         write_atomically(path, text)
     return content

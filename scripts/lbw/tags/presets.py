@@ -322,9 +322,16 @@ def read_if_possible(path: Path, default: str) -> str:
     try:
         return read(path, default)
     except OSError as error:
-        logger.warning("LoRA Block Weight: %s cannot be read (%s); what the extension comes with is used in its place",
-                       path.name, error.strerror or type(error).__name__)
+        _tell_unreadable(path.name, error.strerror or type(error).__name__)
         return default
+
+
+@lru_cache(maxsize=8)
+def _tell_unreadable(name: str, reason: str) -> None:
+    """Once for each reason: the files are read for each image, and for each look of a page."""
+    logger.warning(
+        "LoRA Block Weight: %s cannot be read (%s); what the extension comes with is used in its place", name, reason
+    )
 
 
 @lru_cache(maxsize=8)

@@ -161,7 +161,7 @@ class Breaker:
         return self._file(self.choice.choice((
             b"", b"[]", b"null", b"5", b"[" * 100_000, b'{"a":' * 50_000, b"{" * 9, b"\xff\xfe{}", b"\xef\xbb\xbf{}",
             b"{}", b" " * 100 + b"{}", b'{"a": 1, "a": 2}', b'{"__metadata__": {}, "__metadata__": 5}',
-            b'{"a": ' + b"9" * 100_000 + b"}", b'{"x": {"dtype": "F32", "shape": [1e999]}}', os.urandom(200),
+            b'{"a": ' + b"9" * 100_000 + b"}", b'{"x": {"dtype": "F32", "shape": [1e999]}}', self.choice.randbytes(200),
             self._json(self.entries)[:-1] + f', "{first}": 5}}'.encode(), self._json({"\ud800": entry}),
             b'{"a": [' + b"[]," * self.choice.choice((10, 1_000_000)) + b"[]]}",
             self._json({f"t{number}": entry for number in range(20_000)}),
@@ -189,8 +189,8 @@ def _noted(choice: Random) -> bytes:
         text = b""
     return choice.choice((
         text, text, text, text[: choice.randrange(len(text) + 1)], b"\xef\xbb\xbf" + text, b"[" * 5000, b"[]", b"",
-        b'{"a":' * 960 + b"1" + b"}" * 960, b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", os.urandom(100), b"\0" * 100,
-        b"[" + b"1," * 600_000 + b"1]", text.decode("utf-8", "replace").encode("utf-16"),
+        b'{"a":' * 960 + b"1" + b"}" * 960, b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", choice.randbytes(100),
+        b"\0" * 100, b"[" + b"1," * 600_000 + b"1]", text.decode("utf-8", "replace").encode("utf-16"),
     ))  # fmt: skip
 
 
@@ -303,8 +303,10 @@ def run(host: Host, count: int, seed: int) -> Report:
     path.write_bytes(whole)
     host.backend.network_names(renewed=True)
     breaker, readers = Breaker(whole, choice), Readers(host, path, watch)
+    files = 0
     with listening() as errors:
         for number in Limits.numbers(count):
+            files += 1
             if number % 50 < len(SPECIAL):
                 kind = SPECIAL[number % 50]
                 put_special(path, kind)
@@ -325,6 +327,6 @@ def run(host: Host, count: int, seed: int) -> Report:
         watch.report.find(f"an error in the log: {short(line, 100)}", line)
     remove(readers.beside)
     remove(path)
-    watch.report.tried = number + 1
+    watch.report.tried = files
     host.backend.network_names(renewed=True)
     return watch.end()

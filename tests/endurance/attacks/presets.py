@@ -57,7 +57,7 @@ class Texts:
 
     def next(self) -> bytes:
         if self.choice.random() < 0.15:
-            return os.urandom(self.choice.choice((0, 1, 2, 3, 100, 5000)))
+            return self.choice.randbytes(self.choice.choice((0, 1, 2, 3, 100, 5000)))
         lines = (
             self.choice.choice((PRESETS, RULE_SETS, DEFAULT_PRESETS)).splitlines() if self.choice.random() < 0.6 else []
         )

@@ -119,7 +119,7 @@ class Watch:
             outcome = error
         except HangError:
             self.report.find("does not end", short(shown))
-        except (Exception, RecursionError, MemoryError) as error:
+        except Exception as error:
             self.report.find(f"{type(error).__name__}: {short(str(error), 80)} at {_place(error)}", short(shown))
         took = (time.process_time() - begun) * 1000
         if took > self.report.slowest_ms:

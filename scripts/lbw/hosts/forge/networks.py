@@ -173,7 +173,7 @@ class Loading:
         earlier = self.networks  # so that those that are asked for again are still there
         self.networks, self.asked = [], frozenset(names)
         if any(find(self._module, name) is None for name in names):  # by their aliases the host finds what it has read
-            self._module.list_available_networks()
+            file_lists.list_anew(self._module)
         known = [number for number, name in enumerate(names) if file_lists.known(self._module, name) is not None]
 
         def chosen(column: Any) -> Any:
