@@ -22,7 +22,7 @@ left="$(mktemp)" lock="$(mktemp)"
 cat >"$left" <<END
 forge-g3 $of_forge
 a1111 tests/browser
-forge-g1 $of_forge
+forge-g1 $of_forge tests/host/test_neighbours.py
 forge-g2 $of_forge
 a1111 tests/unit tests/endurance
 a1111 tests/host/test_[p-r]*.py
