@@ -46,7 +46,7 @@ work() {
     tar --exclude=.git --exclude='.venv*' -c . | tar -x -C "$copy" && ln -s "$PWD"/.venv* "$copy" && cd "$copy" || return 1
     while read -r family tests <<<"$(take_part)" && [ -n "$family" ]; do
         # Braces and stars are for the shell.
-        eval "WEBUI_FAMILY=$family .venv/bin/python -m pytest $tests" >"$log" 2>&1 || failed=1
+        eval "WEBUI_FAMILY=$family .venv/bin/python -m pytest --durations=12 $tests" >"$log" 2>&1 || failed=1
         { echo "== $family: $tests"; cat "$log"; } | flock "$lock" cat
     done
     cd / && rm -rf "$copy" "$log"
