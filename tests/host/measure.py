@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,14 +37,22 @@ Strengths = dict[str, dict[str, tuple[float, float]]]
 Deltas = Mapping[str, Mapping[str, Tensor]]
 
 
+@lru_cache(maxsize=4000)
+def _inverse(base: Tensor, *deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """What makes strengths of a weight, [deltas, numbers], and what it makes of the pristine one. It takes most of the
+    time of a measurement, and weights are measured in each step."""
+    basis = torch.stack([delta.double().flatten() for delta in deltas], dim=1)
+    inverse = torch.linalg.solve(basis.T @ basis, basis.T)
+    return inverse, inverse @ base.double().flatten()
+
+
 def strengths(layers: Mapping[str, Any], base: Mapping[str, Tensor], deltas: Deltas) -> Strengths:
     """Least squares of (W - W0) on the deltas at strength 1, layer by layer."""
     found: Strengths = {name: {} for name in deltas}
     for layer in sorted({layer for network in deltas.values() for layer in network}):
         names = [name for name in deltas if layer in deltas[name]]
-        basis = torch.stack([deltas[name][layer].flatten() for name in names], dim=1)
-        change = layers[layer].weight.detach().cpu().double().flatten() - base[layer].double().flatten()
-        solution = torch.linalg.solve(basis.T @ basis, basis.T @ change)
+        inverse, pristine = _inverse(base[layer], *(deltas[name][layer] for name in names))
+        solution = inverse @ layers[layer].weight.detach().cpu().double().flatten() - pristine
         block = SD1.block_of(layer) or "none"
         for name, value in zip(names, solution.tolist(), strict=True):
             least, greatest = found[name].get(block, (value, value))
