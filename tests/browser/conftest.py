@@ -9,7 +9,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sy
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+from tests.browser.panel import Panel
+from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
 

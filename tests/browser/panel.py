@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-PRESETS_FILE = SCRIPTS / "lbwpresets.txt"
-RULE_SETS_FILE = SCRIPTS / "elempresets.txt"
-
-
-@contextmanager
-def kept_files(contents: Mapping[Path, str]) -> Iterator[None]:
-    """Files with given contents, which get their old ones back, or go, at the end."""
-    before = {path: path.read_bytes() if path.exists() else None for path in contents}
-    for path, text in contents.items():
-        path.write_text(text, newline="")
-    try:
-        yield
-    finally:
-        for path, content in before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_bytes(content)
 
 
 @dataclass

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, fill_small, generate, open_page
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel, kept_files
+from tests.browser.panel import Panel
+from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import Server, running_server
 
 PLOT_LIMIT_MS = 600_000

@@ -22,7 +22,8 @@ from lbw.tags.prompt import parse
 from lbw.tags.slips import KEYS
 from tests.browser import bakings
 from tests.browser.jobs import Job, begin, end, put_in_place
-from tests.browser.panel import SCRIPTS, Panel
+from tests.browser.panel import Panel
+from tests.preset_files import SCRIPTS
 
 pytestmark = pytest.mark.usefixtures("preset_files")
 

@@ -24,7 +24,8 @@ from lbw.tags.prompt import is_strength, parse
 from lbw.tags.slips import narrow, split_arguments
 from tests.browser import bakings
 from tests.browser.actions import open_page, open_tab
-from tests.browser.panel import PRESETS_FILE, RULE_SETS_FILE, Panel
+from tests.browser.panel import Panel
+from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE
 from tests.server import Server
 
 ONES = ",".join(["1"] * 17)

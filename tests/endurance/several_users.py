@@ -40,10 +40,10 @@ import requests
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept
 from tests.server import Server, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "scripts" / name for name in ("lbwpresets.txt", "elempresets.txt")]
 TITLE = "LoRA Block Weight"
 CHECKPOINTS = ("demo-sd1", "other-sd1", "demo-sdxl")
 IMAGE, PARSE, BAKE, PANEL = "/sdapi/v1/txt2img", "/lbw/v1/parse", "/lbw/v1/bake", "/internal/lbw/panel"
@@ -598,20 +598,6 @@ def own_files(folder: Path, names: list[str]) -> Iterator[None]:
             path.unlink()
 
 
-@contextmanager
-def files_kept() -> Iterator[None]:
-    """The preset files of the extension are afterwards what they were before."""
-    before = {path: path.read_bytes() if path.exists() else None for path in FILES}
-    try:
-        yield
-    finally:
-        for path, content in before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_bytes(content)
-
-
 def crowd(server: Server, report: Report, seconds: float, *, is_quick: bool) -> None:
     """Let clients loose on a server, and note in ``report`` what comes of it."""
     begun = time.monotonic()
@@ -620,7 +606,7 @@ def crowd(server: Server, report: Report, seconds: float, *, is_quick: bool) -> 
     folder = server.data / "models" / "Lora"
     logged = len(server.log.read_text())
     settings = place.send("/sdapi/v1/options").json()
-    with files_kept(), own_files(folder, [client.name for client in clients]):
+    with kept((PRESETS_FILE, RULE_SETS_FILE)), own_files(folder, [client.name for client in clients]):
         place.send("/sdapi/v1/refresh-loras", {})
         for client in clients:
             client.prepare()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from lbw.bake.new_file import ENDING, new_file, require_room
 from lbw.hosts.serving import adapter
 from lbw.tags.ordinary_files import read_bytes
-from lbw.tags.own_default import metadata_file
+from lbw.tags.own_default import MOST_BYTES, metadata_file
 from modules import shared
 
 logger = logging.getLogger("lbw")
@@ -33,9 +33,6 @@ _VERSION, _WEIGHT = "sd version", "preferred weight"
 
 _LONGEST = 10_000
 """Characters of a text of these; a longer one is left out."""
-
-_MOST_BYTES = 1 << 20
-"""Of a file with them; what is in a larger one is left out."""
 
 
 def obstacle() -> str:
@@ -149,7 +146,7 @@ def _beside(path: Path, write: Callable[[BinaryIO], Any]) -> list[str]:
 def _read(path: Path) -> Mapping[str, Any]:
     """What is noted of a network; nothing where it cannot be read."""
     try:
-        content = json.loads(read_bytes(path, _MOST_BYTES).decode())
+        content = json.loads(read_bytes(path, MOST_BYTES).decode())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -20,8 +20,8 @@ KEY = "additional weight"
 LONGEST = 10_000
 """Characters of a default: more than a vector of any model has."""
 
-_MOST_BYTES = 1 << 20
-"""Of a file that is read."""
+MOST_BYTES = 1 << 20
+"""Of a file with what is noted of a LoRA, as it is read."""
 
 _writing = threading.Lock()
 
@@ -71,13 +71,13 @@ def write(path: Path, weights: str) -> dict[str, Any]:
             del content[KEY]
         try:
             text = json.dumps(content, indent=4, ensure_ascii=False)
-            is_too_large = len(text.encode()) > _MOST_BYTES
+            is_too_large = len(text.encode()) > MOST_BYTES
         except UnicodeEncodeError:
             raise ValueError(f"{path.name} has text that is no Unicode, so that it is left alone") from None
         except RecursionError:  # it is read to a greater depth than it is written
             raise ValueError(f"{path.name} has lists too deep in lists, so that it is left alone") from None
         if is_too_large:
-            raise ValueError(f"{path.name} would have more than {_MOST_BYTES} bytes, so that it is left alone")
+            raise ValueError(f"{path.name} would have more than {MOST_BYTES} bytes, so that it is left alone")
         write_atomically(path, text)
     return content
 
@@ -91,7 +91,7 @@ def _require_readable(text: Any, path: Path) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_bytes(path, _MOST_BYTES).decode())
+        content = json.loads(read_bytes(path, MOST_BYTES).decode())
     except FileNotFoundError:
         return {}
     except RecursionError:

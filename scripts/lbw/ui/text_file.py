@@ -52,16 +52,26 @@ class TextFile:
     def read(self) -> str:
         """The file's text; of one that can be neither read nor made, the default, and saving will say why."""
         try:
-            return read_or_create(self.path, self.default, self.earlier_default)
+            return self._read_or_create()
         except OSError:
             return read_if_possible(self.path, self.default)
 
+    def _read_or_create(self) -> str:
+        """As :meth:`read`.
+
+        Raises:
+            OSError: it is there, and cannot be read.
+        """
+        try:
+            return read_or_create(self.path, self.default, self.earlier_default)
+        except OSError:  # which may be that it cannot be made
+            return read(self.path, self.default)
+
     def reload(self) -> Shown:
         try:
-            read(self.path, self.default)
+            text = self._read_or_create()
         except OSError as error:
             return Shown(notes_html(f"Not loaded: {error.strerror or type(error).__name__}.", []), None)
-        text = self.read()
         message = " ".join(filter(None, ("Loaded.", self._read_as())))
         return Shown(self._html(text, message, "loaded"), version_of(text), text)
 
