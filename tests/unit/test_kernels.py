@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lbw.engine import lean, uploads
 from lbw.engine.deltas import LowRank
-from lbw.engine.factors import CHUNK, FactorPlan
+from lbw.engine.deltas.oft import BlockRotation
+from lbw.engine.factors import CHUNK, FactorPlan, packed_rows
 from lbw.engine.kernels import compiled, cuda, nvrtc
 from lbw.engine.kernels.compiled import Encoder, Packer, Updater
 from lbw.engine.kernels.cuda import PartTable, Update
@@ -233,6 +234,37 @@ def test_pieces_of_every_kind_are_added_in_one_rounding(place: Place, shapes: li
     group.check(np.array([0.3 * (index % 5) - 0.7 for index in range(count)]))
     group.check(np.zeros(count))
     assert all(weight.equal(base) for weight, base in zip(group.weights, group.bases, strict=True))
+
+
+BLOCKS = [((64, 128), 8), ((64, 128), 32), ((65, 129), 13), ((200, 136), 40), ((33, 70), 33), ((128, 264), 64),
+          ((96, 200), 3)]  # fmt: skip
+
+
+def test_rotations_turn_the_rows_of_each_block_together(place: Place):
+    """Also where 32 rows, of which a warp takes care, are in several blocks."""
+    torch.manual_seed(5)
+    bases = [(torch.randn(shape) * 0.05).to(*place) for shape, _ in BLOCKS]
+    turns = [torch.randn(out // block, block, block, dtype=torch.float64) * 0.3 for (out, _), block in BLOCKS]
+    others = [LowRank(torch.randn(out, 4).to(place.dtype), torch.randn(4, into).to(place.dtype), 1.0)
+              for (out, into), _ in BLOCKS]  # fmt: skip
+    pieces = []
+    for blocks, other in zip(turns, others, strict=True):
+        rotation = BlockRotation((blocks + torch.eye(blocks.shape[1])).transpose(1, 2), None)
+        high, low = (half.to(place.dtype) for half in (rotation.turns.high, rotation.turns.low))
+        left = torch.stack([packed_rows(high), packed_rows(low)]).to(place.device)
+        piece = Piece(Kind.ROTATION, rotation.turns.unit, left=left, block=rotation.block)
+        pieces.append((piece, *low_rank_pieces([other])))
+    weights = [torch.full_like(base, float("nan")) for base in bases]
+    kernels = Kernels(weights, pieces, bases, has_pieces=True)
+    for strength, beside in ((1.0, 0.0), (-0.7, 0.02), (0.0, 0.02), (0.0, 0.0)):
+        kernels.write(np.array([each for piece, _ in pieces for each in (strength * piece.scale, beside)]))
+        for weight, base, blocks, other in zip(weights, bases, turns, others, strict=True):
+            wide = base.cpu().double()
+            turned = (blocks @ wide.view(len(blocks), blocks.shape[1], -1)).view(wide.shape)
+            expected = wide + strength * turned + beside * (other.up.double() @ other.down.double())
+            # bfloat16 has no digits for what float16 has: the turns are two halves of 8 bits, and some of it is lost.
+            floor = 1e-7 if place.dtype == torch.float16 else 1e-3
+            assert ulp_distance(weight, expected.to(place.dtype), floor) <= 1
 
 
 def test_a_piece_that_is_no_number_does_no_harm_at_strength_0(place: Place):

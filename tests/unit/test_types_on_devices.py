@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.kernels import cuda
+from lbw.plan.plan import Coefficients
 from tests.host.network_files import MAKERS, Random, in_half
 from tests.unit.cuda_on_cpu import available
 from tests.unit.host_modules import layer_for, make_module
@@ -99,18 +100,24 @@ def test_a_type_is_exact(case: tuple[str, str], way: tuple[str, bool, torch.dtyp
 
 GROUPED = {"peft", "scale", "addend", "loha", "loha_high", "lokr", "lokr_whole", "ia3", "ia3_output", "full", "glora",
            "dora", "dora_by_output", "dora_loha"}  # fmt: skip
+WITH_COPIES = {"oft", "oft_diag", "boft"}
+"""Those that the kernel takes only where the pristine weights are beside the patched ones."""
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "norm"])
 def test_which_types_the_kernel_for_many_weights_takes(kind: str, gpu: str):
-    bed = LinearBed([kind], gpu)
-    bed.update(0.5)
-    assert bool(batches_of(bed.engine)) == (kind in GROUPED)
+    for policy, grouped in ((Policy.GPU, GROUPED | WITH_COPIES), (Policy.LEAN, GROUPED), (Policy.RAM, GROUPED)):
+        bed = LinearBed([kind], gpu, policy)
+        bed.update(0.5)
+        assert bool(batches_of(bed.engine)) == (kind in grouped)
+        assert ulp_distance(bed.layer.weight, bed.expected(0.5)) <= 1
 
 
-@pytest.mark.parametrize("kinds", list(product(sorted(GROUPED), ("peft", "lokr_whole", "dora"))), ids="+".join)
+@pytest.mark.parametrize(
+    "kinds", list(product(sorted(GROUPED | WITH_COPIES), ("peft", "lokr_whole", "dora"))), ids="+".join
+)
 def test_two_networks_of_different_types_add_up_as_in_the_host(kinds: tuple[str, str], gpu: str):
-    bed = LinearBed(kinds, gpu)
+    bed = LinearBed(kinds, gpu, Policy.GPU)
     for coefficients in [(1.0, 0.5), (0.0, -0.7), (0.3, 0.0), (-0.4, 1.0), (0.0, 0.0)]:
         bed.update(*coefficients)
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
@@ -132,6 +139,39 @@ def test_a_type_is_exact_wherever_the_pristine_weights_are(
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
     bed.update(*[0.0] * len(kinds))
     assert bed.layer.weight.equal(bed.base)
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_COPIES))
+def test_what_needs_copies_goes_with_the_policy(kind: str, gpu: str):
+    bed = LinearBed([kind, "peft"], gpu, Policy.GPU)
+    bed.update(0.0, 0.0)
+    for policy in (Policy.GPU, Policy.LEAN, Policy.GPU, Policy.RAM, Policy.GPU):
+        bed.engine.policy = policy
+        bed.engine.begin_pass(Coefficients.of({KEY: (1.0, 1.0)}))
+        bed.update(0.5, -0.7)
+        assert bool(batches_of(bed.engine)) == (policy is Policy.GPU)
+        assert ulp_distance(bed.layer.weight, bed.expected(0.5, -0.7)) <= 1
+    bed.update(0.0, 0.0)
+    assert bed.layer.weight.equal(bed.base)
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_COPIES))
+def test_a_model_that_was_away_is_turned_from_copies_on_the_gpu(kind: str):
+    """What is turned in place would be turned again: its rows are in the block of others."""
+    with available("cuda", "grouped"):
+        bed = LinearBed([kind], "cuda", Policy.GPU)
+        bed.update(0.5)
+        (batch,) = batches_of(bed.engine)
+        bed.layer.cpu()
+        bed.engine.settle()
+        assert not batch.is_loaded
+        bed.layer.cuda()
+        for coefficient in (1.0, 0.5):
+            bed.update(coefficient)
+            assert batches_of(bed.engine) == [batch], "it is still the one that was away"
+            assert ulp_distance(bed.layer.weight, bed.expected(coefficient)) <= 1
+        bed.update(0.0)
+        assert bed.layer.weight.equal(bed.base)
 
 
 def test_what_is_derived_from_the_weights_is_exact_inside_autocast(gpu: str):

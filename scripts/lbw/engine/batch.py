@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 from itertools import chain
 from operator import is_
@@ -18,7 +18,7 @@ from lbw.engine.kernels import cuda
 from lbw.engine.kernels.torch import exact_arithmetic
 from lbw.engine.launch import STAGES, Launch
 from lbw.engine.ledger import UNFINISHED, Names, Pages
-from lbw.engine.member import Member, Place, alike, members_of
+from lbw.engine.member import Member, Place, alike, can_be_lean, members_of
 from lbw.engine.parameters import device_of, is_on, parameter_of, size_of, weight_names
 from lbw.engine.pinned_memory import PinnedMemory
 from lbw.engine.reach import Reach
@@ -172,16 +172,18 @@ class Batch:
     def _make_launches(self, residence: Residence) -> None:
         """The launches of weights that are recovered from codes, where that can be done, and of those with copies."""
         self._launches, self._arranged = [], []
-        self._is_lean, to_copy = residence is not Residence.COPIES, set(self.layers)
-        if residence is not Residence.COPIES:
-            to_copy = {member.bound for member in self._members if not cuda.can_be_encoded(member.weight)}
-            members = [member for member in self._members if member.bound not in to_copy]
-            self._launches, refused = _loaded(members, None, self._limits, self._device)
-            to_copy |= refused
+        self._is_lean, to_copy, refused = residence is not Residence.COPIES, set(self.layers), set[BoundLayer]()
+        if self._is_lean:
+            refused = {bound for bound in self.layers if not can_be_lean(bound)}
+            to_copy = {member.bound for member in self._members if not cuda.can_be_encoded(member.weight)} - refused
+            members = [member for member in self._members if member.bound not in to_copy | refused]
+            self._launches, found = _loaded(members, None, self._limits, self._device)
+            to_copy |= found
         members = [member for member in self._members if member.bound in to_copy]
         self._copy(members, residence)
-        launches, refused = _loaded(members, self._copies, self._limits, self._device)
+        launches, found = _loaded(members, self._copies, self._limits, self._device)
         self._launches += launches
+        refused |= found
         if refused:
             self.refused += [bound for bound in self.layers if bound in refused]
             self.layers = [bound for bound in self.layers if bound not in refused]
@@ -262,7 +264,9 @@ class Batch:
         Raises:
             torch.cuda.OutOfMemoryError: it does not fit; it is not loaded then.
         """
+        needed = {(member.bound, member.slot.parameter) for member in self._members if member.needs_copy}
         try:
+            self._move_copies(needed, lambda copied: copied.to(self._device))
             for launch in self._launches:
                 launch.load()
             self._order()
@@ -274,21 +278,25 @@ class Batch:
         """Give the device's memory back; the weights stay as they are, and what recovers them is in RAM."""
         for launch in self._launches:
             launch.unload(self._memory)
-        moving = [place for place, each in self._copies.items() if each.device.type == "cuda"]
-        for place in moving:
-            self._copies[place] = self._memory.copy(self._copies[place])
-        for bound in {place[0] for place in moving}:
-            are_ours = self._has_our_backups(bound)
-            self._backups[bound] = self._backups_for(bound)
-            if are_ours:
-                bound.page.weights = self._backups[bound]
-        for launch in self._launches:
-            if not launch.is_lean:
-                launch.bases = self._bases_of(launch.members)
+        on_gpu = [place for place, each in self._copies.items() if each.device.type == "cuda"]
+        self._move_copies(on_gpu, self._memory.copy)
         for each in chain.from_iterable(self._slices):
             each.forget()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+    def _move_copies(self, places: Collection[Place], copy: Callable[[Tensor], Tensor]) -> None:
+        """Have copies of weights elsewhere."""
+        for place in places:
+            self._copies[place] = copy(self._copies[place])
+        for bound in {place[0] for place in places}:
+            are_ours = self._has_our_backups(bound)
+            self._backups[bound] = self._backups_for(bound)
+            if are_ours:
+                bound.page.weights = self._backups[bound]
+        for launch in self._launches if places else ():
+            if not launch.is_lean:
+                launch.bases = self._bases_of(launch.members)
 
     def _locate(self) -> None:
         """The weights are on the device, and may have moved there."""

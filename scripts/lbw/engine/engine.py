@@ -124,8 +124,7 @@ class LoraEngine:
         has_changed, partition = self._reach.set(reach), self._partition
         if (
             partition is None
-            or partition.batches.is_short != self.headroom.is_short
-            or not partition.batches.are_in_place()
+            or not partition.is_as_wanted(is_short=self.headroom.is_short)
             or (has_changed and not self._reaches_as_far(partition))
         ):
             self._repartition()

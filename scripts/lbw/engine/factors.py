@@ -108,6 +108,18 @@ class FactorPlan:
         return found
 
 
+def packed_rows(matrix: Tensor) -> Tensor:
+    """A matrix as the kernels read ``up``, see :class:`FactorPlan`: [columns / 32, rows / 16, 2, 8, 4, 2, 2, 2], and so
+    many rows more that they are a multiple of 32.
+
+    Args:
+        matrix: [rows, columns], the columns a multiple of 32.
+    """
+    padded = torch.nn.functional.pad(matrix, (0, 0, 0, -len(matrix) % _SIDE))
+    tiles = padded.view(len(padded) // 16, 2, 8, matrix.shape[1] // CHUNK, 4, 2, 2, 2)
+    return tiles.permute(3, 0, 5, 2, 4, 6, 1, 7).contiguous()
+
+
 def _infinity(dtype: torch.dtype) -> int:
     return int(torch.tensor(float("inf")).to(dtype).view(torch.int16))
 

@@ -12,7 +12,7 @@ from lbw.engine.binding import BoundLayer, Value
 from lbw.engine.deltas import LowRank
 from lbw.engine.kernels import cuda
 from lbw.engine.parameters import Slot, parameter_of, targets_of, weight_names
-from lbw.engine.pieces import Kind, Piece, can_be_pieces, pieces_of
+from lbw.engine.pieces import Kind, Piece, can_be_pieces, needs_copy, pieces_of
 
 Place = tuple[BoundLayer, str]
 """A parameter of a layer."""
@@ -40,6 +40,11 @@ class Member:
     @property
     def is_low_rank(self) -> bool:
         return all(piece.kind == Kind.LOW_RANK for _network, piece in self.pieces)
+
+    @property
+    def needs_copy(self) -> bool:
+        """Whether it can be written only where its pristine values are in a copy, on the device."""
+        return any(piece.kind == Kind.ROTATION for _network, piece in self.pieces)
 
     def terms(self, value: Value) -> list[tuple[Piece, float]]:
         """(piece, coefficient) with the coefficients of a value."""
@@ -82,3 +87,8 @@ def is_groupable(bound: BoundLayer) -> bool:
             for number, weight in enumerate(weights)
         )
     )
+
+
+def can_be_lean(bound: BoundLayer) -> bool:
+    """Whether a layer that :func:`is_groupable` is so without copies of its weights on the device, too."""
+    return not needs_copy([delta for _slot, _network, delta in bound.deltas])

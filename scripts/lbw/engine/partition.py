@@ -14,7 +14,7 @@ from lbw.engine.batches import Batches
 from lbw.engine.binding import BoundLayer
 from lbw.engine.kernels import compiled
 from lbw.engine.ledger import DISOWNED, UNFINISHED, Names, Pages
-from lbw.engine.member import is_groupable
+from lbw.engine.member import can_be_lean, is_groupable
 from lbw.engine.parameters import size_of
 from lbw.engine.reach import Reach
 from lbw.engine.singles import PRISTINE, Singles, contents_of
@@ -58,15 +58,30 @@ class Partition:
         self.waiting: list[BoundLayer] = []
         """Layers that were left until they are on the device, or at work."""
         self.touched = touched(layers, reach)
-        together: list[BoundLayer] = []
-        others: list[BoundLayer] = []
-        can_group = is_grouping and compiled.runs_on(device)
-        for bound in layers:
-            (together if can_group and bound in self.touched and is_groupable(bound) else others).append(bound)
-        self.batches = Batches(together, reach, device, residence, report)
-        self.batches.is_short = is_short
-        self._singles = Singles(others, device, self.batches.dissolve, report)
         self._device, self._residence, self._guard = device, residence, guard
+        can_group = is_grouping and compiled.runs_on(device)
+        groupable = {bound for bound in self.touched if can_group and is_groupable(bound)}
+        with_copies = {bound for bound in groupable if not can_be_lean(bound)}
+        self._size = sum(size_of(bound.layer) for bound in groupable) if with_copies else None
+        self._has_copies = self._may_have_copies(is_short)
+        together = groupable if self._has_copies else groupable - with_copies
+        self.batches = Batches([bound for bound in layers if bound in together], reach, device, residence, report)
+        self.batches.is_short = is_short
+        others = [bound for bound in layers if bound not in together]
+        self._singles = Singles(others, device, self.batches.dissolve, report)
+
+    def _may_have_copies(self, is_short: bool) -> bool:
+        """Whether there is room for copies of all that may be written together, if some of it needs them."""
+        return self._size is not None and not is_short and self._residence(self._size) is Residence.COPIES
+
+    def is_as_wanted(self, *, is_short: bool) -> bool:
+        """Whether layers are written as they would be if they were parted anew, and the weights kept where they should
+        be."""
+        return (
+            self.batches.is_short == is_short
+            and self.batches.are_in_place()
+            and self._has_copies == self._may_have_copies(is_short)
+        )
 
     def place_singles(self, *, is_short: bool) -> None:
         """Say where copies of weights go that are written one by one."""

@@ -18,6 +18,8 @@ from lbw.engine.deltas.ia3 import ChannelScale
 from lbw.engine.deltas.kinds import Dense
 from lbw.engine.deltas.loha import Hadamard
 from lbw.engine.deltas.lokr import Kronecker, kron
+from lbw.engine.deltas.oft import Rotation
+from lbw.engine.factors import packed_rows
 from lbw.engine.uploads import upload
 
 
@@ -30,6 +32,7 @@ class Kind(IntEnum):
     FULL = 3
     WIDE = 4
     GAINS = 5
+    ROTATION = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Piece:
     * ``KRONECKER``: the product of ``left`` and ``right``, which are matrices in float32.
     * ``FULL``: ``left`` [out, in] in the weight's own type. ``WIDE``: ``left`` in float32.
     * ``GAINS``: ``W0 * (left[:, None] * right - shift)``, where W0 is the pristine weight; float32.
+    * ``ROTATION``: the product of :class:`lbw.engine.deltas.oft.Turns` with blocks of ``block`` rows of W0, of which
+      there has to be a copy. ``left`` are ``high`` and ``low``, packed: [2, chunks, ...].
     """
 
     kind: Kind
@@ -49,6 +54,7 @@ class Piece:
     left: Tensor | None = None
     right: Tensor | None = None
     shift: float = 0.0
+    block: int = 0
 
     @property
     def matrices(self) -> list[Tensor]:
@@ -82,8 +88,15 @@ def _can_see_pristine(delta: Delta, shape: torch.Size, dtype: torch.dtype) -> bo
         return len(shape) == 2
     # Factors that are derived in float32 can be packed for float16 only, see low_rank.
     return dtype == torch.float16 and (
-        isinstance(delta, GeneralLowRank) or (isinstance(delta, Decomposed) and delta.has_gains)
+        isinstance(delta, GeneralLowRank)
+        or (isinstance(delta, Decomposed) and delta.has_gains)
+        or (isinstance(delta, Rotation) and 2 * delta.columns(shape[0]) <= shape[1:].numel())  # no more than the weight
     )
+
+
+def needs_copy(deltas: Sequence[Delta]) -> bool:
+    """Whether the kernel can add ``deltas`` only where the weight has a copy beside it."""
+    return any(isinstance(delta, Rotation) for delta in deltas)
 
 
 def _is_packable(delta: LowRank, dtype: torch.dtype) -> bool:
@@ -113,6 +126,10 @@ def pieces_of(delta: Delta, weight: Tensor, of: Any) -> tuple[Piece, ...]:
         return (Piece(Kind.KRONECKER, delta.scale, left=delta.w1, right=delta.w2),)
     if isinstance(delta, Dense):
         return (Piece(Kind.FULL if delta.value.dtype == weight.dtype else Kind.WIDE, left=delta.value),)
+    if isinstance(delta, Rotation):
+        turns = delta.turns
+        left = torch.stack([packed_rows(turns.high), packed_rows(turns.low)])
+        return (Piece(Kind.ROTATION, turns.unit, left=left, block=turns.block),)
     assert isinstance(delta, ChannelScale)
     factors = delta.factors.float().expand(weight.shape)
     is_by_row = delta.factors.shape[-1] == 1

@@ -23,8 +23,8 @@ def low_rank(up: Tensor, down: Tensor, scale: float, dtype: torch.dtype) -> LowR
     if dtype != torch.float16:
         wide = accumulation_dtype(dtype)
         return LowRank(up.to(wide), down.to(wide), scale)
-    up_high, up_low, up_unit = _halves(up)
-    down_high, down_low, down_unit = _halves(down)
+    up_high, up_low, up_unit = halves(up)
+    down_high, down_low, down_unit = halves(down)
     return LowRank(
         torch.cat([up_high, up_low, up_high], dim=1),
         torch.cat([down_high, down_high, down_low]),
@@ -32,8 +32,9 @@ def low_rank(up: Tensor, down: Tensor, scale: float, dtype: torch.dtype) -> LowR
     )
 
 
-def _halves(factor: Tensor) -> tuple[Tensor, Tensor, float]:
-    """(high, low, unit), float16 but for the unit, a power of 2 that keeps both halves away from float16's ends."""
+def halves(factor: Tensor) -> tuple[Tensor, Tensor, float]:
+    """(high, low, unit), float16 but for the unit, a power of 2 that keeps both halves away from float16's ends:
+    ``(high + low) * unit`` is the factor, float64, to 22 bits."""
     largest = float(factor.abs().max())
     unit = 2.0 ** torch.tensor(largest).log2().floor().item() if largest > 0 else 1.0
     scaled = factor / unit

@@ -2,22 +2,80 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lbw.engine.deltas.derived import halves
 from lbw.engine.deltas.kinds import WeightDependent, accumulation_dtype
 from lbw.engine.deltas.shapes import misfit
 
+_TILE = 32
+"""Rows of a weight that the kernel for many weights works on at a time."""
+
 
 @dataclass(eq=False)
-class BlockRotation(WeightDependent):
+class Turns:
+    """A rotation as the kernel for many weights takes it: what is added to 32 rows is the product of a matrix with rows
+    of the pristine weight, which begin with the first block that those are in.
+
+    ``high + low``, float16 and [out, columns], times ``unit`` are the matrices, one below the other; ``block`` is the
+    rows of a block. Columns are a multiple of 32.
+    """
+
+    high: Tensor
+    low: Tensor
+    unit: float
+    block: int
+
+
+class Rotation(WeightDependent):
+    """A delta that is, block by block of the weight's rows, a product of a matrix with them."""
+
+    @property
+    @abstractmethod
+    def block(self) -> int:
+        """The rows of a block."""
+
+    @abstractmethod
+    def differences(self) -> Tensor:
+        """The matrices of all blocks, one below the other: [out, block], float64."""
+
+    def columns(self, rows: int) -> int:
+        """How many columns :attr:`turns` have for so many rows."""
+        starts = torch.arange(0, rows, _TILE)
+        ends = ((starts + _TILE - 1).clamp(max=rows - 1) // self.block + 1) * self.block
+        most = int((ends - starts // self.block * self.block).max())
+        return -(-most // _TILE) * _TILE
+
+    @cached_property
+    def turns(self) -> Turns:
+        differences, block = self.differences().cpu(), self.block
+        rows = torch.arange(len(differences))
+        first = rows // block * block - rows // _TILE * _TILE // block * block
+        matrix = torch.zeros(len(rows), self.columns(len(rows)), dtype=torch.float64)
+        matrix[rows[:, None], first[:, None] + torch.arange(block)] = differences
+        return Turns(*halves(matrix), block)
+
+
+@dataclass(eq=False)
+class BlockRotation(Rotation):
     """``rescale * (R^T W) - W`` with a block-diagonal R: ``blocks`` is [blocks, size, size], ``rescale`` [out, 1]."""
 
     blocks: Tensor
     rescale: Tensor | None
+
+    @property
+    def block(self) -> int:
+        return self.blocks.shape[-1]
+
+    def differences(self) -> Tensor:
+        turned = self.blocks.double().transpose(1, 2).flatten(0, 1)
+        return _rescaled(turned, self.rescale) - torch.eye(self.block).to(turned).repeat(len(self.blocks), 1)
 
     def onto(self, base: Tensor, coefficient: float, dtype: torch.dtype, of: Any) -> Tensor:
         """One rotation does it, if it is turned by a part of the way: ``(1 - c) I + c * rescale * R^T``."""
@@ -38,7 +96,7 @@ class BlockRotation(WeightDependent):
 
 
 @dataclass(eq=False)
-class Butterfly(WeightDependent):
+class Butterfly(Rotation):
     """``rescale * (R_m ... R_1 W) - W``: ``stages`` is [m, blocks, size, size], ``rescale`` [out, 1].
 
     Stage i rotates blocks of rows that are 2^i * size / 2 apart.
@@ -47,22 +105,36 @@ class Butterfly(WeightDependent):
     stages: Tensor
     rescale: Tensor | None
 
-    def compute(self, weight: Tensor) -> Tensor:
-        self.to(weight.device)
+    @property
+    def block(self) -> int:
+        count, _, size, _ = self.stages.shape
+        return 2 ** (count - 1) * size
+
+    def differences(self) -> Tensor:
         _, count, size, _ = self.stages.shape
-        rows = weight.flatten(1)
-        for i, blocks in enumerate(self.stages.to(weight.dtype)):
+        eye = torch.eye(self.block).to(self.stages.device, torch.float64).repeat(count * size // self.block, 1)
+        return _rescaled(self._turned(eye), self.rescale) - eye
+
+    def _turned(self, rows: Tensor) -> Tensor:
+        _, count, size, _ = self.stages.shape
+        for i, blocks in enumerate(self.stages.to(rows.dtype)):
             apart = 2**i * size // 2
             paired = rows.unflatten(0, (-1, 2, apart)).transpose(1, 2)
             rotated = (blocks @ paired.reshape(count, size, -1)).reshape(paired.shape)
             rows = rotated.transpose(1, 2).reshape(rows.shape)
-        return _difference(rows, self.rescale, weight)
+        return rows
+
+    def compute(self, weight: Tensor) -> Tensor:
+        self.to(weight.device)
+        return _difference(self._turned(weight.flatten(1)), self.rescale, weight)
+
+
+def _rescaled(rows: Tensor, rescale: Tensor | None) -> Tensor:
+    return rows if rescale is None else rows * rescale.to(rows)
 
 
 def _difference(rotated: Tensor, rescale: Tensor | None, weight: Tensor) -> Tensor:
-    if rescale is not None:
-        rotated = rotated.reshape(len(weight), -1) * rescale.to(weight.dtype)
-    return rotated.reshape(weight.shape) - weight
+    return _rescaled(rotated.reshape(len(weight), -1), rescale).reshape(weight.shape) - weight
 
 
 def _rotations(skewed: Tensor, constraint: float) -> Tensor:
@@ -95,4 +167,7 @@ def build(
         rescale = rescale.detach().reshape(-1, 1)
         if len(rescale) != shape[0]:
             raise misfit(rescale.shape, shape)
-    return Butterfly(blocks, rescale) if blocks.dim() == 4 else BlockRotation(blocks, rescale)
+    delta = Butterfly(blocks, rescale) if blocks.dim() == 4 else BlockRotation(blocks, rescale)
+    if shape[0] % delta.block != 0:
+        raise misfit(blocks.shape, shape)
+    return delta

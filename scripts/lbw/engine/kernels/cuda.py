@@ -253,5 +253,7 @@ def _piece_row(piece: Piece, first_chunk: int, chunks: int, other_chunks: int) -
     if piece.kind in (Kind.LOW_RANK, Kind.HADAMARD):
         return 0, 0, piece.kind, first_chunk, chunks, other_chunks, 0, 0, 0, 0.0
     assert piece.left is not None
+    if piece.kind == Kind.ROTATION:
+        return 0, 0, piece.kind, 0, piece.left.shape[1], 0, 0, piece.block, 0, 0.0
     right = (0, 0) if piece.right is None else (piece.right.shape[0], piece.right.shape[-1])
     return 0, 0, piece.kind, first_chunk, 0, 0, piece.left.shape[-1], *right, piece.shift

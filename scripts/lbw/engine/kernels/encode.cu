@@ -89,7 +89,7 @@ encode(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
             auto add_products = [&](Sums &sums, Sums &magnitudes, int first_chunk, int chunks) {
 #pragma unroll 1
                 for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
-                    load_left(left, part, from, chunk);
+                    load_left(left, part.up, part.height, from, chunk);
                     load_right(right, part, first_column, chunk);
 #pragma unroll
                     for (int band = 0; band < BANDS; band++)

@@ -17,11 +17,12 @@ struct Part {
     int height, width, first_chunk, chunks, first_piece, pieces;
 };
 
-enum Kind { LOW_RANK, HADAMARD, KRONECKER, FULL, WIDE, GAINS };
+enum Kind { LOW_RANK, HADAMARD, KRONECKER, FULL, WIDE, GAINS, ROTATION };
 
 // `left` and `right` are chunks of the factors from `first_chunk` on, first `chunks` and then `other_chunks`, or matrices:
 // those of a Kronecker product, `right` being [height, width] and `left` having `left_width` columns; the delta as
-// it is; or gains for each row and each column, of which `shift` is taken away.
+// it is; gains for each row and each column, of which `shift` is taken away; or what is multiplied by blocks of `height`
+// rows of the pristine weight, twice `chunks` chunks, as those of `up`.
 struct Piece {
     const void *left, *right;
     int kind, first_chunk, chunks, other_chunks, left_width, height, width;
@@ -81,9 +82,9 @@ typedef Pair Left[BANDS][4][2];
 typedef Pair Right[PRODUCTS][4];
 
 // The rows from `from` on of a chunk of `up`, and the columns from `from` on of a chunk of `down`.
-INLINE void load_left(Left &left, const Part &part, int from, int chunk) {
-    const unsigned height = (part.height + 31) / 32 * 32;
-    const Bits *up = part.up + (chunk * height + from) * CHUNK + threadIdx.x % 32 * 8;
+INLINE void load_left(Left &left, const Bits *up, int rows, int from, int chunk) {
+    const unsigned height = (rows + 31) / 32 * 32;
+    up += (chunk * height + from) * CHUNK + threadIdx.x % 32 * 8;
 #pragma unroll
     for (int band = 0; band < BANDS; band++)
 #pragma unroll
@@ -103,6 +104,33 @@ INLINE void load_right(Right &right, const Part &part, int from, int chunk) {
 #pragma unroll
         for (int i = 0; i < 4; i++) right[j][i] = pair_of(eight, i);
     }
+}
+
+// As `load_right`, of the pristine weight's rows from `row` on.
+INLINE void load_rows(Right &right, const Part &part, int row, int from) {
+    const int column = from + threadIdx.x % 32 / 4 * 4, inside = part.width - column;
+    uint2 fours[8];
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        const unsigned below = row + threadIdx.x % 4 * 8 + k;
+        const Bits *four = part.base + below * part.width + column;
+        const int there = below < part.height ? inside : 0;
+#if ALIGNED
+        fours[k] = there > 0 ? __ldg(reinterpret_cast<const uint2 *>(four)) : make_uint2(0, 0);
+#else
+        Bits bits[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) bits[j] = j < there ? four[j] : 0;
+        fours[k] = make_uint2(paired(bits[0], bits[1]), paired(bits[2], bits[3]));
+#endif
+    }
+#pragma unroll
+    for (int j = 0; j < PRODUCTS; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint2 upper = fours[2 * i], lower = fours[2 * i + 1];
+            right[j][i] = __byte_perm(j < 2 ? upper.x : upper.y, j < 2 ? lower.x : lower.y, j % 2 ? 0x7632 : 0x5410);
+        }
 }
 
 INLINE void load_floats(float (&values)[8], const float *from, int inside) {

@@ -9,6 +9,8 @@
 // value is recovered from the patched one, see ../lean.py. PIECES, deltas are of any kind of ../pieces.py, and each
 // piece has a coefficient; else they are low-rank, and each chunk of them has. STEPS, of a strip. BLOCKS_AT_ONCE, on a
 // multiprocessor.
+//
+// A rotation needs other rows of the pristine weight than those that are written, so they have to be in a copy.
 
 #include "tiles.cuh"
 
@@ -148,16 +150,32 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
 #endif
     if (first_column >= part.width) return;
 
+    auto multiply_all = [&](Sums &sums) {
+#pragma unroll
+        for (int band = 0; band < BANDS; band++)
+#pragma unroll
+            for (int j = 0; j < PRODUCTS; j++) multiply(sums[band][j], left[band], right[j]);
+    };
     auto add_product = [&](Sums &sums, int from, int first_chunk, int count) {
         for (int chunk = first_chunk; chunk < first_chunk + count; chunk++) {
-            load_left(left, part, from, chunk);
+            load_left(left, part.up, part.height, from, chunk);
             if (PIECES || chunks > 1) load_right(right, part, first_column, chunk);
-#pragma unroll
-            for (int band = 0; band < BANDS; band++)
-#pragma unroll
-                for (int j = 0; j < PRODUCTS; j++) multiply(sums[band][j], left[band], right[j]);
+            multiply_all(sums);
         }
     };
+#if PIECES && !LEAN
+    auto add_rotation = [&](Sums &sums, int from, const Piece &piece) {
+        const int begin = from / piece.height * piece.height;  // of the first of the blocks that the rows are in
+        for (int chunk = 0; chunk < piece.chunks; chunk++) {
+            load_rows(right, part, begin + chunk * CHUNK, first_column);
+            for (int half = 0; half < 2; half++) {
+                const Bits *turns = static_cast<const Bits *>(piece.left);
+                load_left(left, turns, part.height, from, chunk + half * piece.chunks);
+                multiply_all(sums);
+            }
+        }
+    };
+#endif
 
     for (int step = 0; strip.row + step * ROWS < end; step++) {
         const int from = strip.row + step * ROWS;
@@ -171,9 +189,13 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
             if (coefficient == 0.0f && opposite == 0.0f) continue;
             const Piece piece = pieces[i];
             if (piece.kind == GAINS) continue;
-            const bool is_product = piece.kind == LOW_RANK || piece.kind == HADAMARD;
+            const bool is_low_rank = piece.kind == LOW_RANK || piece.kind == HADAMARD;
+            const bool is_product = is_low_rank || piece.kind == ROTATION;
             Sums sums = {}, factors = {};
-            if (is_product) add_product(sums, from, piece.first_chunk, piece.chunks);
+#if !LEAN
+            if (piece.kind == ROTATION) add_rotation(sums, from, piece);
+#endif
+            if (is_low_rank) add_product(sums, from, piece.first_chunk, piece.chunks);
             if (piece.kind == HADAMARD) add_product(factors, from, piece.first_chunk + piece.chunks, piece.other_chunks);
 #pragma unroll
             for (int band = 0; band < BANDS; band++)
@@ -198,7 +220,7 @@ update(const Strip *__restrict__ strips, const Part *__restrict__ parts, const f
         add_product(wanted, from, 0, chunks);
 #else
         for (int chunk = 0; chunk < chunks; chunk++) {
-            load_left(left, part, from, chunk);
+            load_left(left, part.up, part.height, from, chunk);
             if (chunks > 1) load_right(right, part, first_column, chunk);
             const float coefficient = __ldg(coefficients + part.first_chunk + chunk);
             const float opposite = LEAN ? -__ldg(in_force + part.first_chunk + chunk) : 0.0f;
