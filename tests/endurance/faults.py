@@ -1,7 +1,7 @@
 """Lets every call that can fail, fail once, and looks at what comes of it.
 
-    python -m tests.endurance.faults [--scenarios NAME ...] [--kinds KIND ...] [--share S] [--seed S] [--quick]
-                                     [--json FILE]
+    python -m tests.endurance.faults [--scenarios NAME ...] [--kinds KIND ...] [--share S] [--part I/N] [--seed S]
+                                     [--quick] [--json FILE]
 
 A scenario is run once and watched: each place of ours that calls into torch, the file system or the host is a site, and
 so is each line of the engine and of a session, where an interrupt may come. It is then run again for each site, with an
@@ -50,6 +50,8 @@ from tests.host.webui import WebUI
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = str(ROOT / "scripts") + os.sep
+DRIVER = str(ROOT / "scripts" / "lbw" / "engine" / "kernels" / "nvrtc.py")
+"""Calls the compiler and the driver of CUDA, by pointers, of which Python does not tell."""
 INTERRUPTED = tuple(str(ROOT / "scripts" / "lbw" / room) + os.sep for room in ("engine", "generation"))
 QUICK_SITES = 2
 INJECTED = "(injected)"
@@ -110,7 +112,7 @@ def kind_of_frame(frame: FrameType) -> str:
     """The same of a function of Python, by the file where it is."""
     path = frame.f_code.co_filename
     if path.startswith(OURS):
-        return ""
+        return "torch" if path == DRIVER else ""
     if f"{os.sep}torch{os.sep}" in path or f"{os.sep}safetensors{os.sep}" in path:
         return "torch"
     if Path(path).stem in FILE_MODULES:
@@ -404,8 +406,10 @@ def inject(scenario: Scenario, site: Site, error: BaseException, wanted: bytes) 
     return Outcome(site, f"{type(error).__name__}: {error}", result, (*harm, *scenario.bench.harm()))
 
 
-def walk(scenario: Scenario, kinds: list[str], share: float, most: int | None, seed: int) -> Iterator[Outcome]:
-    """The outcome of each fault, of a random share of the sites of some kinds."""
+def walk(
+    scenario: Scenario, kinds: list[str], share: float, part: tuple[int, int], most: int | None, seed: int
+) -> Iterator[Outcome]:
+    """The outcome of each fault, of a random share of the sites of some kinds, and of these of one part of so many."""
     scenario.prepare()
     scenario.run()  # what is read, imported or made once only
     scenario.bench.traces = scenario.bench.what_is_left()
@@ -413,7 +417,7 @@ def walk(scenario: Scenario, kinds: list[str], share: float, most: int | None, s
     print(type(scenario).__name__, "sites:", dict(Counter(site.kind for site in sites)), flush=True)
     choice = random.Random(seed)
     possible = {*kinds} & {*scenario.kinds}
-    chosen = [site for site in sites if site.kind in possible and choice.random() < share]
+    chosen = [site for site in sites if site.kind in possible and choice.random() < share][part[0] - 1 :: part[1]]
     if most is not None and len(chosen) > most:
         chosen = choice.sample(chosen, most)
     for site in chosen:
@@ -421,11 +425,17 @@ def walk(scenario: Scenario, kinds: list[str], share: float, most: int | None, s
             yield inject(scenario, site, make_error(), wanted)
 
 
+def part_of(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    return int(number), int(count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=[*SCENARIOS])
     parser.add_argument("--kinds", nargs="+", choices=ERRORS, default=[*ERRORS])
     parser.add_argument("--share", type=float, default=1.0, help="of the sites, at random")
+    parser.add_argument("--part", type=part_of, default=(1, 1), metavar="I/N", help="of N that run at once, the I-th")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SITES} sites of each scenario")
     parser.add_argument("--json", type=Path)
@@ -437,7 +447,8 @@ def main() -> None:
         bench = Bench(Path(data))
         most = QUICK_SITES if options.quick else None
         for name in options.scenarios:
-            for outcome in walk(SCENARIOS[name](bench), options.kinds, options.share, most, options.seed):
+            scenario = SCENARIOS[name](bench)
+            for outcome in walk(scenario, options.kinds, options.share, options.part, most, options.seed):
                 outcomes.append(outcome)
                 if outcome.harm or outcome.result == "silent":
                     print(f"FAULT: {outcome}", flush=True)

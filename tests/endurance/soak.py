@@ -1,6 +1,6 @@
 """Switches layers to random strengths, a million times, while all that can change around them does.
 
-    python -m tests.endurance.soak [--switches N] [--seed S] [--quick] [--json FILE]
+    python -m tests.endurance.soak [--switches N] [--minutes M] [--seed S] [--dtype TYPE] [--quick] [--json FILE]
 
 Layers of two models, with networks of every type on them; now and then other networks, the other model, another policy
 for the pristine weights, parameters that move as with ``--medvram``, passes that end, and an engine that is unloaded
@@ -46,9 +46,13 @@ KEYS = [f"diffusion_model_{block}_proj_in" for block in (
 )]  # fmt: skip
 QUICK_SWITCHES = 2_000
 WINDOWS = 20
-"""Stretches of the run that are compared with each other."""
+"""Stretches of the run that are compared with each other, at least, and"""
+LONGEST_WINDOW = 2_500
+"""how many switches each has at most."""
 ALLOWED_GROWTH = {"resident_mb": 8.0, "device_mb": 0.5, "handles": 0, "threads": 0}
 ALLOWED_SLOWDOWN = 1.5
+STAGING = "lbw-staging"
+"""Threads of which there are as many as have ever been needed at once, four at most."""
 
 
 @dataclass
@@ -238,9 +242,12 @@ class Soak:
         networks = [net.name for net in self.networks]
         self.report.faults.append(f"switch {self.report.switches}, {networks}, {self.engine.policy.value}: {what}")
 
-    def run(self, switches: int) -> Report:
+    def run(self, switches: int, seconds: float) -> Report:
         begun, happened, times = time.perf_counter(), Counter[str](), []
+        window = min(max(switches // WINDOWS, 1), LONGEST_WINDOW)
         for number in range(1, switches + 1):
+            if time.perf_counter() - begun > seconds:
+                break
             for event, share in self.events:
                 if self.choice.random() < share:
                     event()
@@ -251,7 +258,7 @@ class Soak:
                 self.compare()
             if self.choice.random() < 0.005:
                 self.go_home()
-            if number % max(switches // WINDOWS, 1) == 0:
+            if number % window == 0:
                 self.report.windows.append(self._window(times))
                 times.clear()
                 print(self.report.windows[-1], len(self.report.faults), flush=True)
@@ -266,7 +273,7 @@ class Soak:
             self.report.switches, round(statistics.median(times) * 1e6, 1),
             round(int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
             round(torch.cuda.memory_allocated() / 1e6, 2) if self.device.type == "cuda" else 0.0,
-            len(os.listdir("/proc/self/fd")), threading.active_count(),
+            len(os.listdir("/proc/self/fd")), sum(not each.name.startswith(STAGING) for each in threading.enumerate()),
         )  # fmt: skip
 
 
@@ -288,6 +295,7 @@ def growth(windows: list[Window]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--switches", type=int, default=1_000_000 if torch.cuda.is_available() else 100_000)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which it ends, wherever it is")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SWITCHES} switches")
@@ -295,11 +303,13 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     soak = Soak(options.seed, device, getattr(torch, options.dtype))
-    report = soak.run(QUICK_SWITCHES if options.quick else options.switches)
-    grown = [] if options.quick else growth(report.windows)
+    report = soak.run(QUICK_SWITCHES if options.quick else options.switches, options.minutes * 60)
+    is_long = len(report.windows) >= WINDOWS and not options.quick
+    grown = growth(report.windows) if is_long else []
     print(f"{report.switches} switches in {report.seconds} s; {report.events}")
     print(f"{report.comparisons} comparisons, worst {report.worst_ulp} units in the last place")
     print(f"{report.pristine} comparisons with the model's own weights, bit for bit")
+    print(f"growth: {grown or 'none'}" if is_long else "too short to tell what grows")
     for fault in [*report.faults[:20], *grown]:
         print(f"FAULT: {fault}")
     if options.json:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from lbw.engine.base_weights import Policy
+from lbw.engine.deltas import UnsupportedPartError
+from lbw.engine.deltas.oft import build as build_rotation
 from lbw.engine.kernels import cuda
 from lbw.plan.plan import Coefficients
 from tests.host.network_files import MAKERS, Random, in_half
@@ -98,8 +100,8 @@ def test_a_type_is_exact(case: tuple[str, str], way: tuple[str, bool, torch.dtyp
     assert layer.weight.equal(base) and layer.bias.equal(bias_base)
 
 
-GROUPED = {"peft", "scale", "addend", "loha", "loha_high", "lokr", "lokr_whole", "ia3", "ia3_output", "full", "glora",
-           "dora", "dora_by_output", "dora_loha"}  # fmt: skip
+GROUPED = {"peft", "scale", "addend", "loha", "loha_high", "lokr", "lokr_whole", "ia3", "ia3_output", "full",
+           "full_bias", "glora", "dora", "dora_by_output", "dora_loha"}  # fmt: skip
 WITH_COPIES = {"oft", "oft_diag", "boft"}
 """Those that the kernel takes only where the pristine weights are beside the patched ones."""
 
@@ -139,6 +141,11 @@ def test_a_type_is_exact_wherever_the_pristine_weights_are(
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
     bed.update(*[0.0] * len(kinds))
     assert bed.layer.weight.equal(bed.base)
+
+
+def test_stages_that_do_not_go_into_the_rows_are_refused():
+    with pytest.raises(UnsupportedPartError, match=r"3x5x8x8, the layer's is \(40, 16\)"):
+        build_rotation(torch.zeros(3, 5, 8, 8), None, torch.Size((40, 16)), torch.float16, constraint=None)
 
 
 @pytest.mark.parametrize("kind", sorted(WITH_COPIES))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine import base_weights
+from lbw.engine.biases import Biases
 from lbw.engine.binding import BoundLayer, Holding, Value
 from lbw.engine.cohort import Cohort, cohorts_of
 from lbw.engine.kernels import cuda
@@ -82,7 +83,7 @@ class Batch:
         self._arranged: list[Cohort] = []
         self._slices: list[list[Slice]] = []
         self._copies: dict[Place, Tensor] = {}
-        self._memory = PinnedMemory()
+        self._memory, self._biases = PinnedMemory(), Biases(layers, device)
         self._originals = {bound: bound.page.weights for bound in layers}
         self._backups = self._recoverable = self._originals
         self._is_lean = False
@@ -144,6 +145,7 @@ class Batch:
             with exact_arithmetic():
                 if not self._load_again(residence):
                     self._make_launches(residence)
+                self._biases.load()
             self.residence = residence
             for bound in self.layers:
                 bound.page.weights = self._backups[bound]
@@ -269,6 +271,7 @@ class Batch:
             self._move_copies(needed, lambda copied: copied.to(self._device))
             for launch in self._launches:
                 launch.load()
+            self._biases.load()
             self._order()
         except BaseException:
             self.unload()
@@ -280,6 +283,7 @@ class Batch:
             launch.unload(self._memory)
         on_gpu = [place for place, each in self._copies.items() if each.device.type == "cuda"]
         self._move_copies(on_gpu, self._memory.copy)
+        self._biases.unload()
         for each in chain.from_iterable(self._slices):
             each.forget()
         if torch.cuda.is_available():
@@ -389,6 +393,9 @@ class Batch:
                 for number, (launch, uploaded) in enumerate(zip(self._launches, uploads, strict=True)):
                     launch.write(stage, chosen, uploaded)
                     written += [member for each in here for member in each.launches[number]]
+            if self._biases.layers:
+                cohorts = {number: self.cohorts[number].layers for number in chosen}
+                self._biases.write({bound: wanted[number] for number, layers in cohorts.items() for bound in layers})
             for number in chosen:
                 self.cohorts[number].hold(wanted[number])
             written.clear()
@@ -468,6 +475,7 @@ class Batch:
                     if self._has_our_backups(bound):
                         bound.page.weights = self._originals[bound]
                     bound.record.token = bound.page.names = ()
+                    bound.record.bias_is_changed = False
         if failure is not None:
             raise failure
         self.token = ()
@@ -495,6 +503,7 @@ class Batch:
         for launch in self._launches:
             launch.unload(None)
             launch.bases = ()
+        self._biases.unload()
         for each in chain.from_iterable(self._slices):
             each.forget()
         self._backups, self._copies, self.residence = self._originals, {}, None

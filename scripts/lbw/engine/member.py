@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lbw.engine.biases import changes_bias
 from lbw.engine.binding import BoundLayer, Value
 from lbw.engine.deltas import LowRank
 from lbw.engine.kernels import cuda
@@ -80,7 +81,7 @@ def is_groupable(bound: BoundLayer) -> bool:
     weights = [slot.of(parameter_of(bound.layer, slot.parameter)) for slot in bound.slots]
     return (
         len(targets_of(bound.slots)) == len(weights)
-        and not bound.record.bias_is_changed
+        and (len(weights) == 1 or not changes_bias(bound))
         and all(cuda.supports(weight) for weight in weights)
         and all(
             can_be_pieces([delta for _network, delta in bound.deltas_of(number)], weight.shape, weight.dtype)

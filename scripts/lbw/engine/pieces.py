@@ -68,7 +68,7 @@ def can_be_pieces(deltas: Sequence[Delta], shape: torch.Size, dtype: torch.dtype
     One that depends on the weight sees it as the networks before it left it, so it has to be the first.
     """
     return all(
-        delta.bias is None and (_stands_alone(delta, dtype) or (index == 0 and _can_see_pristine(delta, shape, dtype)))
+        _stands_alone(delta, dtype) or (index == 0 and _can_see_pristine(delta, shape, dtype))
         for index, delta in enumerate(deltas)
     )
 

@@ -42,23 +42,25 @@ def supports(weight: Tensor) -> bool:
 
 def is_aligned(weight: Tensor) -> bool:
     """Whether every row begins where a thread can move 16 bytes at once; a weight that is not slows its launch down."""
-    return _width(weight) % 8 == 0 and weight.data_ptr() % 16 == 0
+    return _matrix(weight)[1] % 8 == 0 and weight.data_ptr() % 16 == 0
 
 
-def _width(weight: Tensor) -> int:
-    return weight.numel() // weight.shape[0]
+def _matrix(weight: Tensor) -> tuple[int, int]:
+    """The rows and columns that the kernels see: [out, all the rest], and one row of a norm."""
+    rows = weight.shape[0] if weight.dim() > 1 else 1
+    return rows, weight.numel() // rows
 
 
 def can_be_encoded(weight: Tensor) -> bool:
     """Whether codes of a weight that need no escapes are worth it: they take whole strips of rows."""
-    return lean.code_size(weight.shape[0], _width(weight)) <= MOST * weight.nbytes
+    return lean.code_size(*_matrix(weight)) <= MOST * weight.nbytes
 
 
 class PartTable:
     """Many weights of one dtype, as the kernels read of them.
 
-    A weight is [out, ...], contiguous and 16-bit. The table holds addresses: it has to be told of them, and again when
-    a weight has moved.
+    A weight is [out, ...], or [channels] of a norm, contiguous and 16-bit. The table holds addresses: it has to be told
+    of them, and again when a weight has moved.
 
     Args:
         weights: wherever they are at this moment.
@@ -71,7 +73,7 @@ class PartTable:
         self, weights: Sequence[Tensor], pieces: Sequence[Sequence[Piece]], factors: FactorPlan, *, has_pieces: bool
     ) -> None:
         self.dtype, self.has_pieces = weights[0].dtype, has_pieces
-        self.shapes = [(weight.shape[0], _width(weight)) for weight in weights]
+        self.shapes = [_matrix(weight) for weight in weights]
         self.sizes = np.array([weight.nbytes for weight in weights])
         self.is_one_each = not has_pieces and all(len(chunks) < 2 for chunks in factors.chunks)
         self.is_aligned = True
