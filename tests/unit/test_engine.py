@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.batch import Batch
+from lbw.engine.batches import Batches
 from lbw.engine.kernels import torch as kernel
 from lbw.engine.recoverable import Recoverable
 from lbw.plan.plan import Coefficients
@@ -284,6 +285,22 @@ def test_an_update_that_is_broken_off_leaves_no_layer_that_the_host_takes_for_it
     assert not bed.engine.holds(bed.names())
     for layer in bed.layers.values():
         assert layer.network_current_names not in ((), bed.names())
+
+
+def test_an_update_that_is_broken_off_while_layers_are_gathered_loses_none_of_them(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+):
+    def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "_residence_of", broken_off)
+        patch.setattr(kernel, "update_weight", broken_off)  # of layers that are written one by one
+        with pytest.raises(KeyboardInterrupt):
+            bed.update(bed.all(0.5, 0.0, 0.0))
+    coefficients = bed.all(0.5, 0.0, 0.0)
+    bed.update(coefficients)
+    assert bed.worst_ulp(coefficients) <= 1
 
 
 def test_a_launch_that_fails_is_made_good_layer_by_layer(bed: Bed, monkeypatch: pytest.MonkeyPatch):

@@ -250,6 +250,13 @@ def test_a_number_that_is_too_large_for_a_number_is_refused(key: str, values: st
     assert client_of_parse().post("/lbw/v1/parse", content=body, headers=JSON).status_code == 422
 
 
+@pytest.mark.parametrize("ratio", ["0..5", "0.5.5", "."])
+def test_a_number_of_a_rule_that_is_none_is_told_in_our_words(ratio: str):
+    body = {"prompt": f"<lora:a:1:lbwe=M00:attn:{ratio}>"}
+    (warning,) = client_of_parse().post("/lbw/v1/parse", json=body).json()["warnings"]
+    assert f"'{ratio}' is not a number from -1000000 to 1000000" in warning
+
+
 def test_half_a_character_is_repeated_as_it_came():
     body = '{"prompt": "<lora:\\ud800:1:lbw=\\udfff>"}'
     answer = client_of_parse().post("/lbw/v1/parse", content=body, headers=JSON)

@@ -180,7 +180,7 @@ class LoraEngine:
         if self._token != names:
             self._token = tuple(list(names))
         partition = self._partition
-        if not self._reach.cover(coefficients) or partition is None:
+        if not self._reach.cover(coefficients) or partition is None or partition.is_broken:
             partition = self._repartition()
 
         def is_asleep(bound: BoundLayer) -> bool:

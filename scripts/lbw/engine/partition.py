@@ -57,6 +57,8 @@ class Partition:
     ) -> None:
         self.waiting: list[BoundLayer] = []
         """Layers that were left until they are on the device, or at work."""
+        self.is_broken = False
+        """Whether an update was broken off, so that layers may be in no list."""
         self.touched = touched(layers, reach)
         self._device, self._residence, self._guard = device, residence, guard
         can_group = is_grouping and compiled.runs_on(device)
@@ -78,7 +80,8 @@ class Partition:
         """Whether layers are written as they would be if they were parted anew, and the weights kept where they should
         be."""
         return (
-            self.batches.is_short == is_short
+            not self.is_broken
+            and self.batches.is_short == is_short
             and self.batches.are_in_place()
             and self._has_copies == self._may_have_copies(is_short)
         )
@@ -103,6 +106,7 @@ class Partition:
                     self.batches.refused = []
                 others, also_waiting = self._singles.bring(coefficients, token, is_asleep)
         except BaseException:
+            self.is_broken = True
             for bound in self.touched:
                 if bound.page.names != ():
                     bound.page.names = UNFINISHED

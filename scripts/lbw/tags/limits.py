@@ -51,7 +51,10 @@ def number(text: str) -> float:
         ValueError: the text is none, or the number is too large.
     """
     text = text.strip()
-    value = float(text) if len(text) <= LONGEST_NUMBER else math.nan
+    try:
+        value = float(text) if len(text) <= LONGEST_NUMBER else math.nan
+    except ValueError:
+        value = math.nan
     if not abs(value) <= LARGEST_NUMBER:
         raise ValueError(f"{shortened(text)!r} is not a number from {-LARGEST_NUMBER:.0f} to {LARGEST_NUMBER:.0f}")
     return value

@@ -150,7 +150,7 @@ def _elsewhere(texts: list[str], layers: list[str], hash_seed: str) -> list[str]
     """What comes of prompts in a process of its own, whose sets have an order that depends on the seed."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.endurance.attacks.tags"], input=json.dumps([texts, layers]), text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT / "scripts")}, check=True,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}, check=True,
         stdout=subprocess.PIPE,
     )  # fmt: skip
     found: list[str] = json.loads(done.stdout)
