@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server import Server, running_server
+from tests.server import DEMO_FILES, Server, running_server
 
 with contextlib.suppress(ImportError):  # a real WebUI may lack it
     from hypothesis import settings
@@ -20,9 +20,15 @@ with contextlib.suppress(ImportError):  # a real WebUI may lack it
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the stand-in of this process a data folder: it fixes its folders when it is imported, maybe to collect."""
+    os.environ["WEBUI_DATA"] = _temporary_folder(config)
+    if DEMO_FILES not in os.environ:  # which several processes may share
+        os.environ[DEMO_FILES] = _temporary_folder(config)
+
+
+def _temporary_folder(config: pytest.Config) -> str:
     folder = tempfile.mkdtemp(prefix="webui-")
-    os.environ["WEBUI_DATA"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return folder
 
 
 @pytest.fixture(scope="session")

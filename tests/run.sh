@@ -15,6 +15,10 @@ if [ $# != 0 ]; then
     exit "$failed"
 fi
 
+# What many data folders have alike is made once.
+WEBUI_DEMO_FILES="$(mktemp -d)"
+export WEBUI_DEMO_FILES
+
 # The parts, about the longest first: a family of hosts, and tests. Each generation of the Forge family is asked what people
 # ask for.
 of_forge="tests/host/test_{exactness,forge_forward,forge_neighbours,live,messages,model_switch,modes,refiner,schedule,syntax}.py"
@@ -55,7 +59,7 @@ work() {
 
 work & first=$!
 work & second=$!
-trap 'kill "$first" "$second" 2>/dev/null; rm -f "$left" "$lock"' EXIT
+trap 'kill "$first" "$second" 2>/dev/null; rm -rf "$left" "$lock" "$WEBUI_DEMO_FILES"' EXIT
 wait "$first" || failed=1
 wait "$second" || failed=1
 exit "$failed"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,38 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+DEMO_FILES = "WEBUI_DEMO_FILES"
+"""Names a folder, for the length of a run of tests, for demo models that are written to many data folders."""
+
+
+def write_demo(data: Path, *arguments: str) -> None:
+    """Write the demo models that a data folder lacks. They are the same each time, so a run of tests makes them once.
+
+    Args:
+        arguments: of ``make_demo.py``.
+    """
+    if DEMO_FILES not in os.environ or "--trained" in arguments:
+        _make_demo(data, *arguments)
+        return
+    kept = Path(os.environ[DEMO_FILES]) / "".join(["demo", *arguments])
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            made = Path(folder, "made")
+            _make_demo(made, *arguments)
+            with suppress(OSError):  # another process has been faster
+                made.rename(kept)
+    for source in kept.rglob("*.safetensors"):
+        target = data / source.relative_to(kept)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def _make_demo(data: Path, *arguments: str) -> None:
+    command = [sys.executable, STAND_IN / "make_demo.py", "--data-dir", data, *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @contextmanager
 def running_server(
     data: Path, *arguments: str, ready_path: str = Server.ready_path, models: tuple[str, ...] = ()
@@ -65,9 +99,7 @@ def running_server(
     Args:
         models: arguments of ``make_demo.py``.
     """
-    subprocess.run(
-        [sys.executable, STAND_IN / "make_demo.py", "--data-dir", data, *models], check=True, capture_output=True
-    )
+    write_demo(data, *models)
     port = free_port()
     command = [sys.executable, STAND_IN / "webui.py", "--api", "--port", str(port), "--data-dir", data, *arguments]
     with running_command(command, port, data, ready_path) as server:

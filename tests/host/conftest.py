@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from tests.host.checkpoints import switch, with_channels, write_checkpoint
 from tests.host.lora_files import attention_layers, conv_layers, write_lora
 from tests.host.measure import Recording, changed_layers, copy_weights, recording
 from tests.host.webui import STAND_IN, WebUI
+from tests.server import write_demo
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +119,7 @@ def _rarer_checkpoints(webui: WebUI) -> None:
     from modules import sd_models
 
     if Path(sd_models.__file__).is_relative_to(STAND_IN):
-        command = [sys.executable, str(STAND_IN / "make_demo.py"), "--rarer", "--data-dir", str(webui.data)]
-        subprocess.run(command, check=True)
+        write_demo(webui.data, "--rarer")
         sd_models.list_models()
         return
     classes = {"inpainting": "ldm.models.diffusion.ddpm.LatentInpaintDiffusion"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from tests.host import real_host
 from tests.host.real_host import STAND_IN
+from tests.server import write_demo
 
 DEFAULTS = {
     "prompt": "a red cat",
@@ -82,7 +82,7 @@ class WebUI:
 
     def _boot_stand_in(self) -> None:
         sys.path.insert(0, str(STAND_IN))
-        subprocess.run([sys.executable, str(STAND_IN / "make_demo.py"), "--data-dir", str(self.data)], check=True)
+        write_demo(self.data)
         from modules import initialize
 
         torch.backends.mkldnn.set_flags(False)  # it prepares for longer than a layer as narrow as these takes
