@@ -92,6 +92,14 @@ def bench(_bench: Bench) -> Iterator[Bench]:
 
 
 @pytest.fixture
+def quick_unet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A U-Net of one operation, for tests that count steps or look at weights, and not at what layers compute."""
+    model = bench.webui.shared.sd_model
+    unet = model.forge_objects_original.unet.model if bench.webui.is_forge else model.model
+    monkeypatch.setattr(unet.diffusion_model, "forward", lambda x, *_args, **_named: x * 0.5)
+
+
+@pytest.fixture
 def comments() -> Callable[[Any], str]:
     return lambda processed: processed.comments or ""
 

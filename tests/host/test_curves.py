@@ -101,6 +101,7 @@ def test_the_hires_prompt_is_encoded_with_its_own_strength_in_every_batch(bench:
     assert conditioning(bench, "a red cat <lora:t_lora:0.2@0,1@1>")[0].equal(second)
 
 
+@pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize(
     ("sampler", "fields"),
     [
@@ -208,15 +209,16 @@ def record_few_layers(bench: Bench, **fields: Any) -> tuple[Any, Recording]:
         return bench.webui.generate(**fields), record
 
 
+@pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "DPM adaptive"])
 def test_a_curve_over_noise_follows_what_each_sampler_does(bench: Bench, sampler: str):
     bench.require_sampler(sampler)
     result, record = record_few_layers(bench, prompt=f"a red cat {SIGMA_TAG}", sampler_name=sampler)
     check_against_noise(bench, record, sampler)
-    assert sum(record.host_layers_restored) == 0
     assert messages(result) == []
 
 
+@pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize(
     ("sampler", "scheduler"), [("Euler", "Karras"), ("Euler", "Exponential"), ("DPM2", "Uniform")]
 )
@@ -227,6 +229,7 @@ def test_a_curve_over_noise_follows_the_scheduler(bench: Bench, sampler: str, sc
     check_against_noise(bench, record, sampler)
 
 
+@pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize(("sampler", "strength"), [("Euler", 0.3), ("DPM++ 3M SDE", 1.0), ("DDIM", 0.6)])
 def test_img2img_has_the_noise_levels_of_the_steps_that_it_runs(bench: Bench, sampler: str, strength: float):
     picture = Image.new("RGB", (64, 64), (200, 40, 40))
@@ -237,6 +240,7 @@ def test_img2img_has_the_noise_levels_of_the_steps_that_it_runs(bench: Bench, sa
     check_against_noise(bench, record, sampler)
 
 
+@pytest.mark.usefixtures("quick_unet")
 def test_the_hires_pass_has_noise_levels_of_its_own(bench: Bench):
     prompt = f"a red cat {SIGMA_TAG[:-1]}:hrstop=2sigma>"
     _, record = record_few_layers(bench, prompt=prompt, sampler_name="Euler", hr_sampler_name="DPM++ 2M", **HIRES)
@@ -247,12 +251,14 @@ def test_the_hires_pass_has_noise_levels_of_its_own(bench: Bench):
     assert text_encoder(record.strengths[8]) == pytest.approx(start, abs=2e-3)
 
 
+@pytest.mark.usefixtures("quick_unet")
 def test_a_sampler_that_adds_noise_again_comes_back_to_the_strength_of_that_level(bench: Bench):
     _, record = record_few_layers(bench, prompt=f"a red cat {SIGMA_TAG}", sampler_name="Restart", steps=20)
     assert max(np.diff(record.sigmas)) > 1
     check_against_noise(bench, record, "Restart")
 
 
+@pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize("steps", [8, 20])
 def test_a_noise_level_is_the_same_phase_whatever_the_number_of_steps(bench: Bench, steps: int):
     _, record = record_few_layers(bench, prompt="a red cat <lora:t_lora:1:stop=2.5sigma>", steps=steps)

@@ -17,13 +17,7 @@ from tests.host.test_schedule import SAMPLERS, solver_steps, timeline
 
 NETWORKS = ("t_lora", "t_lora2")
 
-
-@pytest.fixture(autouse=True)
-def quick(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A U-Net of one operation: steps are counted here, and there are many."""
-    model = bench.webui.shared.sd_model
-    unet = model.forge_objects_original.unet.model if bench.webui.is_forge else model.model
-    monkeypatch.setattr(unet.diffusion_model, "forward", lambda x, *_args, **_named: x * 0.5)
+pytestmark = pytest.mark.usefixtures("quick_unet")  # steps are counted here, and there are many
 
 
 ALL = sorted({*SAMPLERS, "DDIM CFG++", *(sampler for rows in HOSTS.values() for sampler in rows)})
