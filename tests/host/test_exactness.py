@@ -42,12 +42,18 @@ def test_locon_and_cp_form_reach_their_exact_weights(bench: Bench):
 @pytest.mark.parametrize(
     "prompt",
     [
-        "a red cat <lora:t_lora:1:stop=5>",
-        "a red cat <lora:t_lora:0.8:start=3> <lora:t_lora2:0.6:stop=6>",
-        "a red cat <lora:t_locon:0.7:step=2-5>",
         "a red cat <lora:t_lora:1:lbw=OUTD:stop=5>",
         "a red cat <lora:t_lora:0@0,1@0.6,0.3@1> <lora:t_locon:0.7:lbw=NONE@0,OUTALL@1:curve=cosine>",
-        "a red cat <lora:t_lora:1:lbw=INALL:stop=4> <lora:t_lora:0.5:start=4> <lora:t_mid:0.6:lbwe=ATTNDEEPOFF>",
+        *(
+            pytest.param(prompt, marks=pytest.mark.of_any_forge)
+            for prompt in (
+                "a red cat <lora:t_lora:1:stop=5>",
+                "a red cat <lora:t_lora:0.8:start=3> <lora:t_lora2:0.6:stop=6>",
+                "a red cat <lora:t_locon:0.7:step=2-5>",
+                "a red cat <lora:t_lora:1:lbw=INALL:stop=4> <lora:t_lora:0.5:start=4> "
+                "<lora:t_mid:0.6:lbwe=ATTNDEEPOFF>",
+            )
+        ),
     ],
 )
 def test_the_image_is_that_of_the_hosts_slow_path(bench: Bench, prompt: str):

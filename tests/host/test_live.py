@@ -128,10 +128,15 @@ def test_without_a_hand_nothing_is_other_than_it_was(bench: Bench):
     ("sampler", "tag"),
     [
         ("Euler a", "<lora:t_lora:1>"),
-        ("Euler", "<lora:t_lora:0.8:lbw=OUTALL:stop=3>"),
-        ("DPM++ 2M", "<lora:t_lora:0.2@0,1@1:lbw=NONE@0,ALL@1:curve=cosine>"),
-        ("DPM adaptive", "<lora:t_lora:1:0.6:start=30%>"),
-        ("Euler", "[<lora:t_lora:1>:<lora:t_lora:0.5>:0.5]"),
+        *(
+            pytest.param(*each, marks=pytest.mark.of_any_forge)
+            for each in (
+                ("Euler", "<lora:t_lora:0.8:lbw=OUTALL:stop=3>"),
+                ("DPM++ 2M", "<lora:t_lora:0.2@0,1@1:lbw=NONE@0,ALL@1:curve=cosine>"),
+                ("DPM adaptive", "<lora:t_lora:1:0.6:start=30%>"),
+                ("Euler", "[<lora:t_lora:1>:<lora:t_lora:0.5>:0.5]"),
+            )
+        ),
     ],
 )
 def test_the_infotext_makes_the_image_again_bit_for_bit(bench: Bench, sampler: str, tag: str):
@@ -148,6 +153,7 @@ def test_the_infotext_makes_the_image_again_bit_for_bit(bench: Bench, sampler: s
     assert told[0] == told[1]
 
 
+@pytest.mark.of_any_forge
 @pytest.mark.parametrize("sampler", ["Heun", "DPM2", "DPM++ SDE", "UniPC", "DPM fast", "PLMS"])
 def test_a_move_never_takes_effect_inside_a_step(bench: Bench, sampler: str):
     bench.require_sampler(sampler)
@@ -208,6 +214,7 @@ def test_each_image_of_further_batches_has_what_was_played_in_its_own(bench: Ben
         assert is_same_image(again.images[0], images[number])
 
 
+@pytest.mark.of_any_forge
 def test_all_images_of_a_batch_say_what_was_played_and_so_does_the_grid(bench: Bench, option: Callable[..., None]):
     option(return_grid=True)
     fields = {"steps": 3, "batch_size": 2, "enable_hr": True, "hr_scale": 1, "denoising_strength": 0.5, "n_iter": 2}
@@ -296,6 +303,7 @@ def test_no_hand_reaches_the_next_request(bench: Bench, end: Callable[[Bench], A
     assert is_same_image(after.images[0], before.images[0])
 
 
+@pytest.mark.of_any_forge
 def test_only_who_knows_the_id_sees_and_moves_anything(bench: Bench):
     others = ["", "task(min)", "task(mine)x", "task(other)", "None", "tâsk(mine)", "\ud800"]
     found: list[Any] = []
@@ -309,6 +317,7 @@ def test_only_who_knows_the_id_sees_and_moves_anything(bench: Bench):
     assert found == [[(None, False)] * len(others)] * 3
 
 
+@pytest.mark.of_any_forge
 def test_a_generation_of_no_task_cannot_be_moved_by_anybody(bench: Bench):
     found: list[Any] = []
 
@@ -320,6 +329,7 @@ def test_a_generation_of_no_task_cannot_be_moved_by_anybody(bench: Bench):
     assert (timeline(recorded), found) == ([1, 1, 1], [[False] * 3] * 3)
 
 
+@pytest.mark.of_any_forge
 def test_two_tasks_one_after_the_other_have_a_hand_each(bench: Bench):
     def generate(name: str, value: float) -> list[float]:
         with task(name), bench.webui.observing(Player({0: {0: value}}, name)):
@@ -375,6 +385,7 @@ def test_loras_that_are_the_hosts_alone_become_ours_when_they_are_moved(
     assert timeline(recorded) == [1, 1]
 
 
+@pytest.mark.of_any_forge
 def test_more_changes_than_a_tag_has_room_for_are_told_and_nothing_is_cut(bench: Bench, monkeypatch):
     from lbw.tags import played
 
@@ -387,6 +398,7 @@ def test_more_changes_than_a_tag_has_room_for_are_told_and_nothing_is_cut(bench:
     assert backend().job("task(mine)").faders[0].played_tag is None
 
 
+@pytest.mark.of_any_forge
 def test_a_tag_that_another_script_has_put_into_the_prompt_is_told(bench: Bench):
     script = bench.webui.script(bench.webui.scripts.scripts_txt2img)
 
@@ -404,6 +416,7 @@ def test_a_tag_that_another_script_has_put_into_the_prompt_is_told(bench: Bench)
     assert prompt_of(result.infotexts[0]) == "a cat"
 
 
+@pytest.mark.of_any_forge
 def test_brackets_that_have_a_tag_off_are_shown(bench: Bench):
     _, recorded, seen = play(bench, {0: {0: 0.4}}, prompt="[<lora:t_lora:1>::2] cat", steps=4, sampler_name="Euler")
     assert [job.faders[0].is_in_prompt for job in seen] == [value != 0 for value in timeline(recorded)]
@@ -411,6 +424,7 @@ def test_brackets_that_have_a_tag_off_are_shown(bench: Bench):
     assert [job.faders[0].strength for job in seen] == [1, 0.4, 0.4, 0.4]
 
 
+@pytest.mark.of_any_forge
 def test_little_is_kept_of_tasks_that_are_over_and_not_for_long(bench: Bench):
     p = bench.webui.request(prompt=PLAIN, steps=1)
     with task("task(0)"):

@@ -33,6 +33,7 @@ BAD = {
 }
 
 
+@pytest.mark.of_any_forge
 @pytest.mark.parametrize("argument", BAD, ids=[argument[:20] for argument in BAD])
 def test_a_bad_argument_gets_one_message_and_costs_nobody_else_anything(bench: Bench, argument: str):
     prompt = f"a red cat <lora:t_lora:1:{argument}> <lora:t_lora2:0.5:lbw=OUTALL:stop=4>"
@@ -83,6 +84,7 @@ def test_a_file_that_is_cut_off_costs_that_lora_alone(bench: Bench):
     assert [round(found["t_lora"]["OUT05"][0], 3) for found in record.strengths] == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.of_any_forge
 def test_random_weights_follow_the_seed_and_are_told(bench: Bench):
     prompt = "a red cat <lora:t_lora:1:lbw=" + ",".join(["1", *["R"] * 16]) + ">"
     first, record = bench.record("t_lora", prompt=prompt)
@@ -112,6 +114,7 @@ def test_a_lora_that_fits_nothing_alone(bench: Bench):
     assert all(pair == (0, 0) for found in record.strengths for pair in found["t_lora"].values())
 
 
+@pytest.mark.of_any_forge
 def test_layers_in_no_block_are_listed_once_and_for_debugging_only(bench: Bench, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.DEBUG, logger="lbw"):
         result = bench.webui.generate(prompt="a red cat <lora:t_locon:1:lbw=NONE,OUT=1:stop=1>", steps=2, n_iter=2)

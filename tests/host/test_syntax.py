@@ -12,6 +12,7 @@ from tests.host.conftest import Bench
 from tests.host.measure import Strengths
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "syntax.json").read_text())
+pytestmark = pytest.mark.of_any_forge
 UNET_BLOCKS = tuple(CASES[0]["changes"][0]["unet"]["t_lora"])
 INPUT, OUTPUT = UNET_BLOCKS[:6], UNET_BLOCKS[7:]
 
