@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,14 @@ def small(
     from lbw.hosts import hooks
     from modules import devices, lowvram
 
+    modules_of = cache(lambda part: frozenset(part.modules()))  # of each layer, where it is is asked often
+
     def device_of(layer: nn.Module) -> torch.device:
         model, here = bench.webui.shared.sd_model, lowvram.module_in_gpu
         unet = model.model.diffusion_model
         blocks = [unet.input_blocks, unet.middle_block, unet.output_blocks] if request.param == "lowvram" else [unet]
-        moved = any(each is layer for part in (model.cond_stage_model, *blocks) for each in part.modules())
-        is_here = not moved or (here is not None and any(each is layer for each in here.modules()))
+        moved = any(layer in modules_of(part) for part in (model.cond_stage_model, *blocks))
+        is_here = not moved or (here is not None and layer in modules_of(here))
         return torch.device("cpu") if is_here else ELSEWHERE
 
     bench.not_on_forge("its layers always rest, and its own tests are about that")
