@@ -30,8 +30,8 @@ class UNetConfig:
     """Channels beside the latents that tell of an image to start from, and of a mask."""
 
 
-SD1_UNET = UNetConfig(model_channels=32, channel_mult=(1, 2, 4, 4), depths=(1, 1, 1, 0), middle_depth=1, context_dim=64)
-DEMO_UNET = replace(SD1_UNET, channel_mult=(1, 1, 1, 1), context_dim=32)
+SD1_UNET = UNetConfig(model_channels=16, channel_mult=(1, 2, 4, 4), depths=(1, 1, 1, 0), middle_depth=1, context_dim=64)
+DEMO_UNET = replace(SD1_UNET, model_channels=32, channel_mult=(1, 1, 1, 1), context_dim=32)
 """Still narrower: this one is trained, and its weights lie in the repository."""
 SDXL_UNET = UNetConfig(
     model_channels=16, channel_mult=(1, 2, 4), depths=(0, 2, 10), middle_depth=10, context_dim=80,
