@@ -54,13 +54,16 @@ def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     yield from bed_at(request.param)
 
 
-def test_ten_thousand_random_switches_stay_exact_and_lead_back_to_the_base(bed: Bed):
+def test_thousands_of_random_switches_stay_exact_and_lead_back_to_the_base(bed: Bed):
     choice = random.Random(11)
+    dtype = next(iter(bed.base.values())).dtype
+    # Thousands in each format, but the way to a weight is the same in all of them.
+    switches = SWITCHES if dtype == torch.float16 or bed.device == "cuda" else SWITCHES // 5
     # Where base and deltas cancel, float32's own rounding is more than a unit of a bfloat16 so close to 0.
-    floor = 1e-8 if next(iter(bed.base.values())).dtype == torch.bfloat16 else 0.0
+    floor = 1e-8 if dtype == torch.bfloat16 else 0.0
     for _ in range(PLANS):
         plan = random_plan(bed, choice)
-        for switch in range(SWITCHES // PLANS):
+        for switch in range(switches // PLANS):
             coefficients = plan.coefficients(choice.randrange(30), 30)
             bed.update(coefficients)
             if switch % 50 == 49:
