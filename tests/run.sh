@@ -25,17 +25,17 @@ of_forge="tests/host/test_{exactness,forge_forward,forge_neighbours,live,message
 left="$(mktemp)" lock="$(mktemp)"
 cat >"$left" <<END
 a1111 tests/browser
-forge-g1 $of_forge tests/host/test_neighbours.py
-forge-g3 $of_forge -m 'not of_any_forge'
-forge-g2 $of_forge -m 'not of_any_forge'
 a1111 tests/unit tests/endurance
 a1111 tests/host/test_[p-r]*.py
+a1111 tests/host/test_[i-o]*.py
+a1111 tests/host/test_[c-f]*.py
+forge-g1 $of_forge tests/host/test_neighbours.py
 a1111 tests/host/test_[a-b]*.py
 a1111 tests/host/test_[s-t]*.py
-a1111 tests/host/test_[c-f]*.py
-a1111 tests/host/test_[i-o]*.py
-a1111 tests/host/test_[g-h]*.py
+forge-g3 $of_forge -m 'not of_any_forge'
+forge-g2 $of_forge -m 'not of_any_forge'
 a1111 tests/host/test_[u-z]*.py
+a1111 tests/host/test_[g-h]*.py
 END
 
 take_part() {
