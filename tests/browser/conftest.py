@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sy
 from lbw.tags.presets import DEFAULT_PRESETS, DEFAULT_RULE_SETS
 from tests.browser import chromium
 from tests.browser.actions import PAGE_LIMIT_MS, open_page
+from tests.browser.gradios import GRADIOS
 from tests.browser.panel import Panel
 from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
@@ -35,8 +36,8 @@ def gradio4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-# A real WebUI has the one that it has.
-@pytest.fixture(params=["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradio 4.40"])
+# A test of what is the extension's own in the browser asks for one of them only, see ``gradios.py``.
+@pytest.fixture(params=GRADIOS)
 def version(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -55,12 +56,47 @@ def preset_files() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def kept(browser: Browser) -> Iterator[list[Page]]:
+    """The page that all tests load anew, one after the other; none as long as the first has not begun."""
+    pages: list[Page] = []
+    yield pages
+    for page in pages:
+        page.context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The page, ready to use. It must not have complained when the test is over."""
-    context = browser.new_context(viewport={"width": 1500, "height": 1300})
-    page = context.new_page()
+def blank(browser: Browser, kept: list[Page]) -> Iterator[Page]:
+    """An empty page. The browser remembers nothing of other tests but what it has fetched and compiled."""
+    if not kept:
+        kept.append(browser.new_context().new_page())
+    page = kept[0]
     page.set_default_timeout(PAGE_LIMIT_MS)
+    page.set_viewport_size({"width": 1500, "height": 1300})
+    page.bring_to_front()
+    yield page
+    try:
+        clear(page)
+    except Error:  # it hangs, or has crashed: the next test gets another one
+        kept.clear()
+        page.context.close()
+
+
+def clear(page: Page) -> None:
+    for other in page.context.pages:
+        if other != page:
+            other.close()
+    page.unroute_all(behavior="ignoreErrors")
+    page.mouse.up()
+    page.mouse.move(0, 0)
+    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    page.goto("about:blank")
+    page.context.clear_cookies()
+
+
+@pytest.fixture
+def unloaded(blank: Page) -> Iterator[Page]:
+    """An empty page, which must not have complained when the test is over."""
     complaints: list[str] = []
     # A real WebUI complains of things of its own; from an extension's file on, it is ours.
     ours = "sd-webui-lora-block-weight" if os.environ.get("WEBUI_PYTHON") else ""
@@ -77,12 +113,28 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         if ours in (error.stack or ""):
             complaints.append(str(error))
 
-    page.on("console", note)
-    page.on("pageerror", note_error)
-    open_page(page, server)
-    yield page
-    context.close()
+    blank.on("console", note)
+    blank.on("pageerror", note_error)
+    yield blank
+    blank.remove_listener("console", note)
+    blank.remove_listener("pageerror", note_error)
     assert complaints == []
+
+
+@pytest.fixture
+def page(unloaded: Page, server: Server) -> Page:
+    """The page, ready to use."""
+    open_page(unloaded, server)
+    return unloaded
+
+
+@pytest.fixture(scope="session")
+def scripts(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page for tests that do nothing on it but call functions of the extension that change nothing."""
+    page = browser.new_context().new_page()
+    open_page(page, request.getfixturevalue("server" if os.environ.get("WEBUI_PYTHON") else "gradio4"))
+    yield page
+    page.context.close()
 
 
 @pytest.fixture

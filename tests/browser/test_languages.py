@@ -244,11 +244,11 @@ def messages() -> list[str]:
     return [*found, status]
 
 
-def test_messages_are_translated_clause_by_clause(panel: Panel):
+def test_messages_are_translated_clause_by_clause(scripts: Page):
     said = messages()
     assert len(said) > 15
     for language, table in TABLES.items():
-        translated = panel.page.evaluate(
+        translated = scripts.evaluate(
             "([texts, table]) => texts.map(text => lbwWords.translated(text, table))", [said, table]
         )
         left = [text for text in translated if {*WORDS.findall(text)} - {*KEYS, "ms"}]
@@ -323,23 +323,23 @@ def later_messages() -> list[str]:
     ]
 
 
-def test_no_two_words_of_a_message_in_a_row_are_left_in_english(page: Page):
+def test_no_two_words_of_a_message_in_a_row_are_left_in_english(scripts: Page):
     said = later_messages()
     assert len(MISTAKES) > 30 and len(LIVE) > 10 and len(said) > 100
     for language, table in TABLES.items():
-        translated = page.evaluate(
+        translated = scripts.evaluate(
             "([texts, table]) => texts.map(text => lbwWords.translated(text, table))", [said, table]
         )
         left = [text for text in translated if re.search(r"(?<![\w=])[A-Za-z]?[a-z]+'?s? [a-z]{2,}(?![\w=])", text)]
         assert left == [], language
 
 
-def test_a_number_in_a_message_is_nothing_but_a_number(page: Page):
+def test_a_number_in_a_message_is_nothing_but_a_number(scripts: Page):
     table = {
         "{said}, {N} of {M} U-Net parts fit": "({said}) {N}/{M} U-Net",
         "{weights}, steps {steps} of {count}": "({weights}) {steps}/{count}",
     }
-    translated = page.evaluate(
+    translated = scripts.evaluate(
         "([text, table]) => lbwWords.translated(text, table)",
         ["OUTD (all blocks), steps 0-3 of 4, 12 of 304 U-Net parts fit", table],
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.actions import open_page, open_tab
+from tests.browser.gradios import on_one_gradio
 from tests.browser.jobs import Job, begin, end, put_in_place
 from tests.browser.panel import Panel
 from tests.server import Server
@@ -77,6 +78,7 @@ def test_the_running_pass_and_the_strengths_are_shown(panel: Panel, serve: Calla
     expect(live(panel, "polyline").first).to_have_attribute("points", "0,3 50,3 50,33 100,33")
 
 
+@on_one_gradio
 def test_the_slider_is_dragged_and_the_last_value_counts(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
     panel.open("lbw_live")
@@ -101,6 +103,7 @@ def test_the_slider_is_dragged_and_the_last_value_counts(panel: Panel, serve: Ca
     expect(live(panel)).to_contain_text(f"now {value:g}")
 
 
+@on_one_gradio
 def test_of_values_in_a_row_the_last_is_sent(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>", "<lora:two:1>"))
     panel.open("lbw_live")
@@ -122,6 +125,7 @@ def test_of_values_in_a_row_the_last_is_sent(panel: Panel, serve: Callable[[Job]
     assert {move["index"]: move["strength"] for move in job.moves[-1]} == {0: 0.95, 1: 0.95}
 
 
+@on_one_gradio
 def test_the_keyboard_moves_it_in_small_steps(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>", "<lora:two:1>"))
     panel.open("lbw_live")
@@ -136,6 +140,7 @@ def test_the_keyboard_moves_it_in_small_steps(panel: Panel, serve: Callable[[Job
     expect(slider(panel, "two")).to_be_focused()
 
 
+@on_one_gradio
 def test_a_number_beyond_the_slider_widens_it(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:3.5>", strength=3.5))
     panel.open("lbw_live")
@@ -148,6 +153,7 @@ def test_a_number_beyond_the_slider_widens_it(panel: Panel, serve: Callable[[Job
     assert slider(panel, "one").get_attribute("min") == "-3"
 
 
+@on_one_gradio
 def test_nothing_is_asked_without_a_job_or_while_nobody_looks(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
     panel.open("lbw_live")
@@ -215,6 +221,7 @@ def test_what_was_played_is_written_into_its_tag(panel: Panel, serve: Callable[[
     expect(panel.prompt).to_have_value("a <lora:one:1> cat <lora:one:1> here")
 
 
+@on_one_gradio
 def test_a_tag_that_is_gone_from_the_prompt_is_offered_to_copy(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
     panel.write("a cat <lora:one:0.9>")
@@ -232,6 +239,7 @@ def test_a_tag_that_is_gone_from_the_prompt_is_offered_to_copy(panel: Panel, ser
     expect(panel.prompt).to_have_value("<lora:one:played>")
 
 
+@on_one_gradio
 def test_each_page_of_a_browser_shows_its_own_job(panel: Panel, serve: Callable[[Job], Job], server: Server):
     """They share what the browser keeps, so that the id of the later job is there for both."""
     job = serve(Job("<lora:one:1>"))
@@ -254,6 +262,7 @@ def test_each_page_of_a_browser_shows_its_own_job(panel: Panel, serve: Callable[
     assert set(others.asked) == {"task(2)"}
 
 
+@on_one_gradio
 def test_a_job_that_began_while_the_section_was_closed_is_shown(panel: Panel, serve: Callable[[Job], Job]):
     serve(Job("<lora:one:1>")).state["running"] = False
     begin(panel.page)
@@ -274,6 +283,7 @@ def test_img2img_has_its_own(panel: Panel, serve: Callable[[Job], Job]):
     expect(live(panel)).to_contain_text("While an image is made")
 
 
+@on_one_gradio
 def test_while_others_are_served_first_nothing_is_asked(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
     job.is_active = False
@@ -286,6 +296,7 @@ def test_while_others_are_served_first_nothing_is_asked(panel: Panel, serve: Cal
     expect(live(panel)).to_contain_text("First pass, step 1 of 20")
 
 
+@on_one_gradio
 def test_the_sliders_of_one_image_do_not_move_the_next(panel: Panel, serve: Callable[[Job], Job]):
     job = serve(Job("<lora:one:1>"))
     panel.open("lbw_live")
@@ -315,15 +326,13 @@ def test_where_nothing_can_be_moved_it_says_so(panel: Panel, serve: Callable[[Jo
 
 
 @pytest.fixture
-def strange(browser: Browser, server: Server) -> Iterator[Panel]:
+def strange(blank: Page, server: Server) -> Panel:
     """A panel on a page that may complain: a browser notes each answer that is an error."""
-    context: BrowserContext = browser.new_context(viewport={"width": 1500, "height": 1300})
-    panel = Panel(context.new_page())
-    open_page(panel.page, server)
-    yield panel.open("lbw_live")
-    context.close()
+    open_page(blank, server)
+    return Panel(blank).open("lbw_live")
 
 
+@on_one_gradio
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
@@ -341,6 +350,7 @@ def test_a_server_that_refuses_is_told_in_one_line(strange: Panel, refusal: tupl
     expect(live(strange)).to_contain_text(said)
 
 
+@on_one_gradio
 def test_a_move_that_is_refused_is_told(strange: Panel):
     job = Job("<lora:one:1>")
     put_in_place(strange.page, job)
@@ -357,6 +367,7 @@ def test_a_move_that_is_refused_is_told(strange: Panel):
     expect(number(strange, "one")).to_have_value("1")
 
 
+@on_one_gradio
 def test_a_server_that_is_gone_is_told(strange: Panel):
     job = Job("<lora:one:1>")
     put_in_place(strange.page, job)

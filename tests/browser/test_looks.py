@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from lbw.request.model_routes import PAGE_PATH, family_data
 from lbw.tags.families import KNOWN, SD1, Family
-from tests.browser.actions import PAGE_LIMIT_MS, open_page
+from tests.browser.accessibility import serious_faults
+from tests.browser.actions import open_page
+from tests.browser.gradios import on_one_gradio
 from tests.browser.panel import Panel
 from tests.server import Server
 
@@ -31,15 +31,13 @@ FLUX:{",".join(["1"] * 58)}
 pytestmark = pytest.mark.usefixtures("preset_files", "version")
 
 
-@pytest.fixture(params=[("light", 1400), ("dark", 1400), ("light", 420), ("dark", 420)], ids=lambda each: f"{each}")
-def shown(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Panel]:
-    """The panel with all that it has, in one theme and width."""
+@pytest.fixture(params=[("light", 1400), ("dark", 420)], ids=lambda each: f"{each}")
+def shown(request: pytest.FixtureRequest, blank: Page, server: Server) -> Panel:
+    """The panel with all that it has, in one theme and width. A theme is colours, a width is where things are."""
     theme, width = request.param
-    page = browser.new_context(viewport={"width": width, "height": 1600}).new_page()
-    page.set_default_timeout(PAGE_LIMIT_MS)
-    open_page(page, server, f"?__theme={theme}")
-    yield Panel(page).open(*SECTIONS)
-    page.context.close()
+    blank.set_viewport_size({"width": width, "height": 1600})
+    open_page(blank, server, f"?__theme={theme}")
+    return Panel(blank).open(*SECTIONS)
 
 
 # Of what can be used in a row, and of the names of its fields: what does not share a line with what is beside it.
@@ -92,6 +90,7 @@ def test_what_stands_in_a_row_shares_a_line(shown: Panel):
     assert panel.evaluate(OUTSIDE) == []
 
 
+@on_one_gradio
 def test_sections_that_belong_together_stand_together(panel: Panel):
     ids = "#lbw_status, #lbw_default_preset, .lbw-group-title, " + ", ".join(f"#{name}" for name in SECTIONS)
     found = panel.find("lbw_panel").locator(ids).evaluate_all(
@@ -165,6 +164,7 @@ def test_a_menu_shows_what_presets_do_to_the_loaded_model(panel: Panel):
     expect(choice(menu, "FLUX")).to_have_accessible_name("FLUX: not for this model")
 
 
+@on_one_gradio
 def test_a_menu_follows_the_model_and_the_presets(panel: Panel):
     load(panel.page, SD1)
     use(panel, PRESETS)
@@ -182,6 +182,7 @@ def test_a_menu_follows_the_model_and_the_presets(panel: Panel):
     expect(panel.menu("lbw_insert_preset")).to_have_text("")
 
 
+@on_one_gradio
 def test_without_a_model_a_preset_is_drawn_as_of_the_models_that_it_is_for(panel: Panel):
     load(panel.page, None)
     use(panel, PRESETS)
@@ -190,6 +191,7 @@ def test_without_a_model_a_preset_is_drawn_as_of_the_models_that_it_is_for(panel
         assert len(choice(menu, name).locator("svg").evaluate(CELLS)) == len(family.labels), name
 
 
+@on_one_gradio
 def test_a_server_that_does_not_answer_leaves_the_menu_as_it_is(panel: Panel):
     held: list[Route] = []
     panel.page.route(f"**{PAGE_PATH}", lambda route: held.append(route))
@@ -306,6 +308,7 @@ def test_the_default_preset_is_any_text_and_its_menu_is_used_by_keyboard(panel: 
     expect(items).to_have_count(0)
 
 
+@on_one_gradio
 def test_strips_are_made_when_a_menu_is_opened(panel: Panel):
     strips = panel.find("lbw_panel").locator(".lbw-strip")
     expect(strips).to_have_count(0)
@@ -314,16 +317,11 @@ def test_strips_are_made_when_a_menu_is_opened(panel: Panel):
     expect(strips).to_have_count(0)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_open_menu_has_no_serious_accessibility_fault(page: Page, server: Server, theme: str):
-    open_page(page, server, f"?__theme={theme}")
-    panel = Panel(page).open()
-    load(page, SD1)
+def test_the_open_menu_has_no_serious_accessibility_fault(panel: Panel):
+    load(panel.page, SD1)
     use(panel, PRESETS)
     panel.pick("lbw_insert_preset", "VECTOR")
     menu = panel.open_menu("lbw_insert_preset")
-    page.keyboard.press("ArrowDown")
+    panel.page.keyboard.press("ArrowDown")
     expect(choice(menu, "FLUX")).to_contain_text("not for this model")
-    found = Axe().run(page, context=panel.id("lbw_status")).response["violations"]
-    serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
-    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == []
+    assert serious_faults(panel.page, panel.id("lbw_status")) == set()
