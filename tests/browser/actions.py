@@ -13,7 +13,8 @@ PAGE_LIMIT_MS = 30_000
 
 def open_page(page: Page, server: Server, query: str = "") -> None:
     page.goto(f"{server.url}/{query}")
-    expect(page.locator("#txt2img_prompt textarea")).to_be_visible(timeout=PAGE_LIMIT_MS)
+    # Not by expect, which looks once a second after the first one.
+    page.locator("#txt2img_prompt textarea").wait_for(timeout=PAGE_LIMIT_MS)
     page.wait_for_function("Object.keys(opts).length > 0")
 
 

@@ -50,7 +50,7 @@ class Panel:
             # Sections are built when they are seen.
             self.find(section).evaluate("section => section.scrollIntoView({block: 'start'})")
         # The lists of names are asked for when the panel is first seen.
-        expect(self.find("lbw_insert_rules").locator("option").nth(1)).to_be_attached()
+        self.find("lbw_insert_rules").locator("option").nth(1).wait_for(state="attached")
         return self
 
     def write(self, text: str, caret: int | None = None) -> None:
