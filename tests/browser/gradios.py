@@ -11,3 +11,6 @@ GRADIOS = ["real"] if os.environ.get("WEBUI_PYTHON") else ["gradio 3.41", "gradi
 
 # For what the extension draws and does by itself: gradio has no part in it. The page of the later one is loaded sooner.
 on_one_gradio = pytest.mark.parametrize("version", GRADIOS[-1:])
+
+# For what the server answers: it has a model.
+on_the_whole_webui = pytest.mark.parametrize("version", GRADIOS[:1])

@@ -221,6 +221,7 @@ def test_a_job_goes_on_while_nobody_looks(panel: Panel, bakings: Bakings):
     assert bakings.cancelled == []
 
 
+@on_one_gradio
 def test_each_tab_has_a_job_of_its_own(panel: Panel, bakings: Bakings):
     bake(panel, "Look")
     open_tab(panel.page, "img2img")

@@ -204,6 +204,7 @@ def test_a_server_that_does_not_answer_leaves_the_menu_as_it_is(panel: Panel):
     held[0].fulfill(status=204)
 
 
+@on_one_gradio
 def test_the_menu_is_used_with_the_keyboard(panel: Panel):
     load(panel.page, SD1)
     field, keyboard = panel.menu("lbw_insert_preset"), panel.page.keyboard
@@ -245,6 +246,7 @@ def test_the_menu_is_used_with_the_keyboard(panel: Panel):
     expect(field).to_have_attribute("aria-expanded", "false")
 
 
+@on_one_gradio
 def test_the_default_presets_choices_have_strips_too(panel: Panel):
     load(panel.page, SD1)
     use(panel, PRESETS)

@@ -20,7 +20,7 @@ from lbw.tags.presets import DEFAULT_PRESETS
 from tests.browser import bakings
 from tests.browser.accessibility import serious_faults
 from tests.browser.actions import open_page, open_tab
-from tests.browser.gradios import on_one_gradio
+from tests.browser.gradios import on_one_gradio, on_the_whole_webui
 from tests.browser.panel import Panel
 from tests.browser.test_scripts import value_at
 from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE
@@ -130,6 +130,7 @@ def test_without_a_lora_tag_the_panel_says_so(panel: Panel):
     expect(panel.prompt).to_have_value("a cat")
 
 
+@on_one_gradio
 def test_the_keyboard_alone_puts_a_preset_into_a_tag(panel: Panel):
     panel.write(TWO_TAGS, caret=10)
     panel.menu("lbw_insert_preset").focus()
@@ -531,6 +532,7 @@ def test_what_cannot_be_a_preset_is_not_added(panel: Panel):
         assert PRESETS_FILE.read_text() == DEFAULT_PRESETS
 
 
+@on_the_whole_webui
 def test_the_panel_shows_what_rules_hit(panel: Panel):
     panel.open("lbw_elemental")
     panel.rules.fill("DEEP:IN05-OUT05:attn:0,M00::0.5\n\nNOTHING:IN01:nosuch:1\n\n<i>BAD</i>:IN99::1")
@@ -899,6 +901,7 @@ def test_the_track_shows_how_far_block_weights_have_gone_over_into_the_next_ones
     assert len({area.evaluate("area => getComputedStyle(area).fill") for area in areas.all()}) == 2
 
 
+@on_the_whole_webui
 def test_the_schedule_is_shown_before_an_image_is_made(panel: Panel):
     panel.open("lbw_schedule")
     panel.find("lbw_schedule_show").click()
@@ -911,6 +914,7 @@ def test_the_schedule_is_shown_before_an_image_is_made(panel: Panel):
     expect(panel.find("lbw_schedule_preview")).to_contain_text("lbw=NOPE: no preset of this name")
 
 
+@on_the_whole_webui
 def test_a_files_strength_is_shown_with_its_numbers(panel: Panel):
     panel.open("lbw_strength")
     panel.choose("lbw_strength_name", "demo")
@@ -962,6 +966,7 @@ def test_what_is_saved_in_one_tab_is_loaded_in_the_other_unless_it_has_edits(pan
     expect(other.rules).to_have_value("MINE:::1\n")
 
 
+@on_one_gradio
 def test_another_session_does_not_see_edits_that_are_not_saved(panel: Panel, browser: Browser, server: Server):
     panel.open("lbw_weights_setting").presets.fill(f"SECRET:{ONES}\n")
     expect(panel.button("lbw_ratios", "SECRET")).to_be_visible()
@@ -1007,6 +1012,7 @@ CROOKED = """row => {
 }"""
 
 
+@on_one_gradio
 def test_what_stands_in_a_row_is_aligned(panel: Panel):
     panel.open("lbw_make_weights", "lbw_curve")
     expect(points_of(panel).first).to_be_visible()
@@ -1032,6 +1038,7 @@ def test_the_insert_row_is_easy_to_read(panel: Panel):
     assert start.evaluate("input => getComputedStyle(input, '::placeholder').color !== getComputedStyle(input).color")
 
 
+@on_one_gradio
 def test_points_hide_no_label_of_the_drawing(panel: Panel):
     panel.open("lbw_curve").find("lbw_curve_editor", ".lbw-curve-text").fill("0@0,1@0.01,0@0.5,1@1,0@1")
     panel.page.keyboard.press("Enter")
@@ -1142,11 +1149,6 @@ def test_the_server_gets_what_gradio_holds(panel: Panel):
 def test_there_is_no_serious_accessibility_fault(page: Page):
     bakings.put_in_place(page)
     panel = Panel(page).open()
-    found = set()
-
-    def look_at(part: str = "lbw_panel") -> None:
-        found.update(serious_faults(page, panel.id(part)))
-
     panel.open("lbw_plots", "lbw_live", "lbw_bake", "lbw_weights_setting", "lbw_make_weights", "lbw_elemental")
     panel.open("lbw_strength", "lbw_curve", "lbw_schedule")
     points_of(panel).first.focus()
@@ -1157,13 +1159,11 @@ def test_there_is_no_serious_accessibility_fault(page: Page):
     panel.find("lbw_strength_picture", "summary").click()
     panel.presets.fill("BAD:1,2\n")
     expect(panel.notes).to_contain_text("Line 1")
-    look_at()
+    assert serious_faults(page, panel.id("lbw_panel")) == set()
     panel.choose_mode("Effective Block Analyzer")
-    look_at("lbw_plots")
     target_of(panel).select_option("Block weights")
     points_of(panel).first.focus()
-    look_at("lbw_curve")
-    assert found == set()
+    assert serious_faults(page, panel.id("lbw_plots"), panel.id("lbw_curve")) == set()
 
 
 @on_one_gradio
