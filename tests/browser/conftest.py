@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sync_playwright
@@ -13,6 +13,8 @@ from tests.browser.gradios import GRADIOS
 from tests.browser.panel import Panel
 from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
+
+HAS_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -58,28 +60,34 @@ def preset_files() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kept(browser: Browser) -> Iterator[list[Page]]:
-    """The page that all tests load anew, one after the other; none as long as the first has not begun."""
+    """The page that all tests load anew, one after the other; it is not here while one of them has it."""
     pages: list[Page] = []
     yield pages
     for page in pages:
         page.context.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[HAS_FAILED] = True
+    return report
+
+
 @pytest.fixture
-def blank(browser: Browser, kept: list[Page]) -> Iterator[Page]:
+def blank(request: pytest.FixtureRequest, browser: Browser, kept: list[Page]) -> Iterator[Page]:
     """An empty page. The browser remembers nothing of other tests but what it has fetched and compiled."""
-    if not kept:
-        kept.append(browser.new_context().new_page())
-    page = kept[0]
+    page = kept.pop() if kept else browser.new_context().new_page()
     page.set_default_timeout(PAGE_LIMIT_MS)
     page.set_viewport_size({"width": 1500, "height": 1300})
     page.bring_to_front()
     yield page
-    try:
-        clear(page)
-    except Error:  # it hangs, or has crashed: the next test gets another one
-        kept.clear()
+    if HAS_FAILED in request.node.stash:  # who knows what it has left: the next test gets another one
         page.context.close()
+    else:
+        clear(page)
+        kept.append(page)
 
 
 def clear(page: Page) -> None:
@@ -87,7 +95,6 @@ def clear(page: Page) -> None:
         if other != page:
             other.close()
     page.unroute_all(behavior="ignoreErrors")
-    page.mouse.up()
     page.mouse.move(0, 0)
     page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     page.goto("about:blank")
