@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
@@ -130,6 +131,15 @@ def expected_cells(panel: Panel, values: list[str]) -> list[str]:
     return [colours[value] for value in values]
 
 
+def expect_cells(panel: Panel, strip: Locator, values: list[str]) -> None:
+    """Wait for the cells of a strip: a menu is drawn anew when the server has answered."""
+    expected = expected_cells(panel, values)
+    deadline = time.monotonic() + 5
+    while strip.evaluate(CELLS) != expected and time.monotonic() < deadline:
+        panel.page.wait_for_timeout(50)
+    assert strip.evaluate(CELLS) == expected
+
+
 def choice(menu: Locator, name: str) -> Locator:
     return menu.locator(f"[role=option][data-value='{name}']")
 
@@ -155,9 +165,8 @@ def test_a_menu_shows_what_presets_do_to_the_loaded_model(panel: Panel):
         ("NAMED", named, "NAMED: IN00-IN11 0.25, M00 R"),
         ("BOTH", blocks(SD1), "BOTH: all 0"),
     ):
-        strip = choice(menu, name).locator("svg")
         assert len(values) == 26
-        assert strip.evaluate(CELLS) == expected_cells(panel, values), name
+        expect_cells(panel, choice(menu, name).locator("svg"), values)
         expect(choice(menu, name)).to_have_accessible_name(words)
     expect(choice(menu, "FLUX").locator("svg")).to_have_count(0)
     expect(choice(menu, "FLUX")).to_contain_text("not for this model")
@@ -174,8 +183,7 @@ def test_a_menu_follows_the_model_and_the_presets(panel: Panel):
     menu = panel.open_menu("lbw_insert_preset")
     expect(choice(menu, "VECTOR")).to_have_accessible_name("VECTOR: not for this model")
     for name in ("FLUX", "BOTH"):
-        cells = choice(menu, name).locator("svg").evaluate(CELLS)
-        assert cells == expected_cells(panel, ["1"] * len(FLUX.labels)), name
+        expect_cells(panel, choice(menu, name).locator("svg"), ["1"] * len(FLUX.labels))
     expect(panel.menu("lbw_insert_preset").locator("svg")).to_be_visible()
     panel.page.keyboard.press("Escape")
     use(panel, "OTHER:NONE,IN04=1\n")
