@@ -336,10 +336,11 @@ class ForgeRegions:
 def test_a_lora_that_another_extension_sets_in_each_forward_is_left_to_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, before_ours: bool
 ):
-    networks = bench.webui.networks
+    networks, hosts_own = bench.webui.networks, bench.webui.networks.load_networks
     if not bench.webui.is_forge or "online_mode" not in inspect.signature(networks.load_lora_for_models).parameters:
         pytest.skip("for Forge")
     monkeypatch.setattr(networks, "load_networks", networks.load_networks)  # it leaves its own there
+    networks.list_available_networks()
     regions, online = ForgeRegions(bench), []
 
     def note(_params: Any) -> None:
@@ -365,3 +366,13 @@ def test_a_lora_that_another_extension_sets_in_each_forward_is_left_to_it(
         assert output_block(record) == 2 * first
         assert output_block(record, "t_lora2") == 2 * second
         assert messages(result) == []
+    for is_there in (True, False):
+        if not is_there:
+            networks.load_networks = hosts_own
+        _, record = bench.record(
+            "t_lora", "t_lora2", prompt="a red cat <lora:t_lora:1:lbw=OUTALL:stop=2>", steps=4, enable_hr=True,
+            hr_prompt="a red cat <lora:t_lora2:0.5:lbw=OUTALL:start=1>", hr_upscaler="Latent", hr_second_pass_steps=3,
+            denoising_strength=0.7,
+        )
+        assert output_block(record) == [1, 1, 0, 0, 0, 0, 0]
+        assert output_block(record, "t_lora2") == [0, 0, 0, 0, 0, 0.5, 0.5]

@@ -132,18 +132,23 @@ class Loading:
         """{path: why the file could not be read}"""
         self.networks: list[Network] = []
         """What the host has loaded last, in its order."""
+        self._is_asked = False
+        """Whether the host's networks are loaded by us, and not by a function that somebody has put over ours."""
+        self._place = -1
+        """Of the last one in the host's list, if they are loaded by somebody else."""
         self.asked: frozenset[str] = frozenset()
         """The names that the host was asked to load last: not those of all tags, it leaves out some that do nothing."""
 
     def begin(self) -> None:
         """A generation of ours begins, or one of its batches. Where another extension has put a function of its own
-        over ours, as a regional prompter does for good, ours may not be asked, and what was loaded last be unknown."""
+        over ours, as a regional prompter does for good, ours may not be asked, and what was loaded last be unknown.
+        Where it has put back the host's, ours takes its place again."""
         if "load_networks" in self._originals and self._module.load_networks != self._own["load_networks"]:
             self._forget()
-            self.networks, self.asked = [], frozenset()
+            self.networks, self.asked, self._place = [], frozenset(), -1
         for name, own in self._own.items():
-            if name not in self._originals:
-                self._originals[name] = getattr(self._module, name)
+            now = getattr(self._module, name)
+            if now == self._originals.setdefault(name, now):
                 setattr(self._module, name, own)
 
     def pause(self) -> None:
@@ -179,8 +184,12 @@ class Loading:
         def chosen(column: Any) -> Any:
             return [column[number] for number in known] if isinstance(column, list) else column
 
-        load = self._original("load_networks")
-        result = load(chosen(list(names)), *map(chosen, columns), **{key: chosen(each) for key, each in named.items()})
+        load, named = self._original("load_networks"), {key: chosen(each) for key, each in named.items()}
+        self._is_asked = True
+        try:
+            result = load(chosen(list(names)), *map(chosen, columns), **named)
+        finally:
+            self._is_asked = False
         del earlier
         return result
 
@@ -205,6 +214,8 @@ class Loading:
         self, model: Any, clip: Any, lora: Any, unet_multiplier: float, te_multiplier: float,
         filename: str = "default", *args: Any, **kwargs: Any,
     ) -> tuple[Any, Any]:
+        if not self._is_asked:
+            self._come_to(filename)
         name = self._name_of(filename, len(self.networks))
         fault = "this model gets LoRAs from the host alone, as a whole" if self._leaves() else None
         if _is_for_another(model, kwargs):
@@ -236,6 +247,17 @@ class Loading:
         network.unet_multiplier, network.te_multiplier = float(unet_multiplier), float(te_multiplier)
         self.networks.append(network)
         return model, clip
+
+    def _come_to(self, filename: str) -> None:
+        """A file is loaded, and somebody else's function does it. That these are other networks than before is seen
+        from the host's list of them, in whose order they come."""
+        listed = [net.network_on_disk.filename for net in self._module.loaded_networks]
+        if filename not in listed:
+            return
+        behind = listed[self._place + 1 :]
+        if filename not in behind or any(net.filename not in (None, *listed) for net in self.networks):
+            self.networks, self._place, behind = [], -1, listed
+        self._place += 1 + behind.index(filename)
 
     def read(self, model: Any, clip: Any, lora: Any, filename: str, *args: Any, **kwargs: Any) -> Network:
         """What the host makes of a file for a model, at strength 1."""
