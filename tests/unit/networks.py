@@ -16,6 +16,8 @@ from lbw.engine.meter import StrengthMeter
 from lbw.hosts.a1111.ledger import LayerAttributes
 from lbw.hosts.a1111.parts import ModuleParts
 
+GPU_ERRORS = (torch.cuda.OutOfMemoryError("injected"), RuntimeError("CUDA error: an illegal memory access"))
+
 
 @dataclass(eq=False)
 class Network:

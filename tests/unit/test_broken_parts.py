@@ -16,7 +16,7 @@ from lbw.engine.deltas import fault_in
 from lbw.hosts.a1111 import parts as a1111_parts
 from lbw.hosts.forge.networks import with_columns
 from tests.unit.host_modules import make_module
-from tests.unit.networks import Network, lora_engine, random_network
+from tests.unit.networks import GPU_ERRORS, Network, lora_engine, random_network
 
 KEY = "diffusion_model_input_blocks_4_1_proj_in"
 NAN, INF = math.nan, math.inf
@@ -110,12 +110,15 @@ def test_layers_that_fail_in_one_way_are_told_of_once(
     assert "layer diffusion_model_input_blocks_0_1_proj_in, and maybe more: IndexError: tuple index out of" in line
 
 
-def test_a_part_for_which_memory_ran_out_once_is_used_the_next_time(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("error", GPU_ERRORS, ids=str)
+def test_a_part_for_which_the_gpu_failed_once_is_used_the_next_time(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+):
     layer, network = layer_of(6, 4), Network("a")
     network.modules[KEY] = make_module(network, lora(6, 4))
     engine = lora_engine()
-    with monkeypatch.context() as patched, pytest.raises(torch.cuda.OutOfMemoryError):
-        patched.setattr(a1111_parts, "_delta_of", Mock(side_effect=torch.cuda.OutOfMemoryError("injected")))
+    with monkeypatch.context() as patched, pytest.raises(type(error)):
+        patched.setattr(a1111_parts, "_delta_of", Mock(side_effect=error))
         engine.bind(layer, {KEY: layer}, [network])
     assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
     engine.manual_lora_update({KEY: (1.0,)}, (("a", 1.0, 1.0, None),))

@@ -26,6 +26,7 @@ from lbw.hosts.forge.ledger import OwnPages
 from lbw.hosts.forge.networks import Loading, Network, layer_name
 from lbw.hosts.forge.parts import PatchParts
 from tests.unit.cuda_on_cpu import available
+from tests.unit.networks import GPU_ERRORS
 from tests.unit.ulp import ulp_distance
 
 KEY = "diffusion_model.input_blocks.1.1.attn1.to_q.weight"
@@ -381,11 +382,12 @@ def test_a_part_for_another_shape_is_refused_by_name():
         delta(lora_values(1), shape=(16, 32))
 
 
-def test_a_part_for_which_memory_ran_out_is_not_refused(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("error", GPU_ERRORS, ids=str)
+def test_a_part_for_which_the_gpu_failed_is_not_refused(error: RuntimeError, monkeypatch: pytest.MonkeyPatch):
     parts, network, part = PatchParts(host_merge, can_patch), Network("a"), {"weight": [(lora_values(1), None, None)]}
     arguments = (network, part, torch.Size((16, 24)), torch.float32)
-    with monkeypatch.context() as patched, pytest.raises(torch.cuda.OutOfMemoryError):
-        patched.setattr(parts, "_delta", Mock(side_effect=torch.cuda.OutOfMemoryError("injected")))
+    with monkeypatch.context() as patched, pytest.raises(type(error)):
+        patched.setattr(parts, "_delta", Mock(side_effect=error))
         parts.delta(*arguments)
     assert parts.delta(*arguments).materialize(torch.device("cpu"), torch.float64).any()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lbw.engine.deltas.dora import decompose
-from lbw.engine.deltas.faults import fault_in
+from lbw.engine.deltas.faults import fault_in, is_of_gpu
 from lbw.engine.deltas.kinds import (
     Delta,
     Dense,
@@ -37,6 +37,7 @@ __all__ = [
     "decompose",
     "fault_in",
     "frobenius",
+    "is_of_gpu",
     "reads_inpainting_channels",
     "with_addend",
 ]

@@ -1,4 +1,4 @@
-"""Numbers in a file that would make the whole image black, or that make nothing of a part."""
+"""What is wrong with a part of a file: numbers that would make the whole image black, or that make nothing of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -17,6 +18,11 @@ def fault_in(values: Iterable[tuple[str, Any]]) -> str | None:
         if isinstance(value, float) and not math.isfinite(value):
             return f"its {name} is {value}"
     return None
+
+
+def is_of_gpu(error: BaseException) -> bool:
+    """Whether an error is no part's fault, but the GPU's: its memory has run out, or it has failed."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or str(error).startswith("CUDA error")
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -25,6 +25,7 @@ from lbw.engine.deltas import (
     full,
     glora,
     ia3,
+    is_of_gpu,
     loha,
     lokr,
     lora,
@@ -244,9 +245,9 @@ def delta_of(module: Any, shape: torch.Size, dtype: torch.dtype, lengths: Tensor
         if isinstance(delta, WeightDependent) and reads_inpainting_channels(shape):
             raise UnsupportedPartError("the host cannot apply this type to an inpainting model's first layer")
         return delta
-    except torch.cuda.OutOfMemoryError:  # which is nothing that the module can help
-        raise
     except (RuntimeError, ValueError, ZeroDivisionError) as error:  # tensors that do not fit each other, or of rank 0
+        if is_of_gpu(error):
+            raise
         raise UnsupportedPartError(str(error).partition("\n")[0]) from error
 
 

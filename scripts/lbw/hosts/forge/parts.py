@@ -11,7 +11,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from lbw.engine.deltas import Delta, Dense, UnsupportedPartError, WeightDependent, fault_in, full, loha, lokr, lora
+from lbw.engine.deltas import (
+    Delta,
+    Dense,
+    UnsupportedPartError,
+    WeightDependent,
+    fault_in,
+    full,
+    is_of_gpu,
+    loha,
+    lokr,
+    lora,
+)
 from lbw.engine.parameters import Layer, Slot
 from lbw.hosts.forge.networks import Merge, Network, Patch, entries_of
 
@@ -94,9 +105,9 @@ class PatchParts:
         if key not in known:
             try:
                 known[key] = self._delta(part, shape, dtype)
-            except torch.cuda.OutOfMemoryError:  # which is nothing that the part can help
-                raise
             except (RuntimeError, ValueError, IndexError) as error:  # tensors that do not fit each other
+                if is_of_gpu(error):
+                    raise
                 raise UnsupportedPartError(str(error).partition("\n")[0]) from error
         return known[key]
 
