@@ -45,21 +45,27 @@ take_part() {
 # Does one part after the other, as long as there is one. Each worker has a copy of the project, because the panel's tests
 # write the preset files, which the others read.
 work() {
-    local copy log family tests failed=0
-    copy="$(mktemp -d)" log="$(mktemp)"
+    local family tests failed=0
+    copy="$(mktemp -d)" log="$(mktemp)" running=
+    # A group of its own has the servers, too, that tests have started.
+    trap '[ -z "$running" ] || kill -- "-$running" 2>/dev/null; cd / && rm -rf "$copy" "$log"' EXIT
+    trap 'exit 1' TERM
     tar --exclude=.git --exclude='.venv*' -c . | tar -x -C "$copy" && ln -s "$PWD"/.venv* "$copy" && cd "$copy" || return 1
     while read -r family tests <<<"$(take_part)" && [ -n "$family" ]; do
         # Braces and stars are for the shell.
-        eval "WEBUI_FAMILY=$family .venv/bin/python -m pytest --durations=12 $tests" >"$log" 2>&1 || failed=1
+        eval "WEBUI_FAMILY=$family exec setsid .venv/bin/python -m pytest --durations=12 $tests" >"$log" 2>&1 &
+        running=$!
+        wait "$running" || failed=1
+        running=
         { echo "== $family: $tests"; cat "$log"; } | flock "$lock" cat
     done
-    cd / && rm -rf "$copy" "$log"
     return "$failed"
 }
 
 work & first=$!
 work & second=$!
-trap 'kill "$first" "$second" 2>/dev/null; rm -rf "$left" "$lock" "$WEBUI_DEMO_FILES"' EXIT
+trap 'kill "$first" "$second" 2>/dev/null; wait; rm -rf "$left" "$lock" "$WEBUI_DEMO_FILES"' EXIT
+trap 'exit 130' INT TERM
 wait "$first" || failed=1
 wait "$second" || failed=1
 exit "$failed"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +76,11 @@ def write_demo(data: Path, *arguments: str) -> None:
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             made = Path(folder, "made")
             _make_demo(made, *arguments)
-            with suppress(OSError):  # another process has been faster
+            try:
                 made.rename(kept)
+            except OSError:
+                if not kept.exists():  # by another process, which has been faster
+                    raise
     for source in kept.rglob("*.safetensors"):
         target = data / source.relative_to(kept)
         if not target.exists():
@@ -87,7 +90,7 @@ def write_demo(data: Path, *arguments: str) -> None:
 
 def _make_demo(data: Path, *arguments: str) -> None:
     command = [sys.executable, STAND_IN / "make_demo.py", "--data-dir", data, *arguments]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager

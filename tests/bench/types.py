@@ -3,8 +3,8 @@
     python -m tests.bench.types [--scale 1] [--repeat 5] [--policy gpu]
 
 ``--scale N`` divides the widths by N, to try the script on a CPU. ``--policy`` says where the pristine weights are; OFT
-and BOFT are written together with ``gpu`` only. A type's factors are uploaded before the clock runs; the first switch,
-which does that, has a column of its own.
+and BOFT are written together where they have copies on the GPU, with ``gpu``. A type's factors are uploaded before the
+clock runs; the first switch, which does that, has a column of its own.
 """
 
 from __future__ import annotations

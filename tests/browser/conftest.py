@@ -14,6 +14,7 @@ from tests.browser.panel import Panel
 from tests.preset_files import PRESETS_FILE, RULE_SETS_FILE, kept_files
 from tests.server import GRADIO4_PYTHON, Server, running_gradio4_page
 
+BLANK = "about:blank"
 HAS_FAILED = pytest.StashKey[bool]()
 
 
@@ -96,13 +97,14 @@ def clear(page: Page) -> None:
             other.close()
     page.unroute_all(behavior="ignoreErrors")
     page.mouse.move(0, 0)
-    page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
-    page.goto("about:blank")
+    if page.url != BLANK:  # which has no storage
+        page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+    page.goto(BLANK)
     page.context.clear_cookies()
 
 
 @pytest.fixture
-def unloaded(blank: Page) -> Iterator[Page]:
+def unloaded(request: pytest.FixtureRequest, blank: Page) -> Iterator[Page]:
     """An empty page, which must not have complained when the test is over."""
     complaints: list[str] = []
     # A real WebUI complains of things of its own; from an extension's file on, it is ours.
@@ -125,6 +127,8 @@ def unloaded(blank: Page) -> Iterator[Page]:
     yield blank
     blank.remove_listener("console", note)
     blank.remove_listener("pageerror", note_error)
+    if complaints:
+        request.node.stash[HAS_FAILED] = True
     assert complaints == []
 
 
@@ -140,8 +144,12 @@ def scripts(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page for tests that do nothing on it but call functions of the extension that change nothing."""
     page = browser.new_context().new_page()
     open_page(page, request.getfixturevalue("server" if os.environ.get("WEBUI_PYTHON") else "gradio4"))
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     yield page
     page.context.close()
+    assert os.environ.get("WEBUI_PYTHON") or complaints == []
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.actions import open_page, open_tab
+from tests.browser.actions import PAGE_LIMIT_MS, open_page, open_tab
 from tests.browser.gradios import on_one_gradio
 from tests.browser.jobs import Job, begin, end, put_in_place
 from tests.browser.panel import Panel
@@ -171,8 +171,11 @@ def test_nothing_is_asked_without_a_job_or_while_nobody_looks(panel: Panel, serv
 
     def wait_for_questions() -> None:
         before = len(job.asked)
-        while len(job.asked) < before + 2:
+        for _ in range(PAGE_LIMIT_MS // 50):
             panel.page.wait_for_timeout(50)
+            if len(job.asked) >= before + 2:
+                return
+        pytest.fail("nothing is asked")
 
     wait_for_questions()
     title.click()

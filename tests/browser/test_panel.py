@@ -1012,7 +1012,7 @@ CROOKED = """row => {
 }"""
 
 
-@on_one_gradio
+@pytest.mark.usefixtures("version")
 def test_what_stands_in_a_row_is_aligned(panel: Panel):
     panel.open("lbw_make_weights", "lbw_curve")
     expect(points_of(panel).first).to_be_visible()
@@ -1038,7 +1038,7 @@ def test_the_insert_row_is_easy_to_read(panel: Panel):
     assert start.evaluate("input => getComputedStyle(input, '::placeholder').color !== getComputedStyle(input).color")
 
 
-@on_one_gradio
+@pytest.mark.usefixtures("version")
 def test_points_hide_no_label_of_the_drawing(panel: Panel):
     panel.open("lbw_curve").find("lbw_curve_editor", ".lbw-curve-text").fill("0@0,1@0.01,0@0.5,1@1,0@1")
     panel.page.keyboard.press("Enter")

@@ -218,6 +218,12 @@ def test_a_curve_over_noise_follows_what_each_sampler_does(bench: Bench, sampler
     assert messages(result) == []
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ SDE"])
+def test_the_host_restores_nothing_under_a_curve_over_noise(bench: Bench, sampler: str):
+    _, record = record_few_layers(bench, prompt=f"a red cat {SIGMA_TAG}", sampler_name=sampler)
+    assert sum(record.host_layers_restored) == 0
+
+
 @pytest.mark.usefixtures("quick_unet")
 @pytest.mark.parametrize(
     ("sampler", "scheduler"), [("Euler", "Karras"), ("Euler", "Exponential"), ("DPM2", "Uniform")]

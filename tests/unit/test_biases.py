@@ -10,11 +10,14 @@ from torch import Tensor
 
 from lbw.engine.base_weights import Policy
 from lbw.engine.biases import Biases
+from lbw.engine.engine import LoraEngine
+from lbw.hosts.a1111.parts import ModuleParts
+from lbw.hosts.forge.ledger import OwnPages
 from lbw.plan.plan import Coefficients
 from tests.host.network_files import MAKERS, Formula, Random, in_half
 from tests.unit.cuda_on_cpu import available
 from tests.unit.host_modules import layer_for, make_module
-from tests.unit.networks import Network, batches_of, lora_engine
+from tests.unit.networks import GPU_ERRORS, Network, batches_of, lora_engine
 from tests.unit.ulp import ulp_distance
 
 KINDS = {
@@ -121,6 +124,34 @@ def test_a_bias_that_is_no_number_does_no_harm_at_strength_0(gpu: str):
     assert not any(layer.bias.isnan().any() for layer in bed.layers.values())
 
 
+def test_a_bias_to_which_networks_at_work_add_nothing_is_pristine(gpu: str):
+    layer, key = layer_for("linear").to(gpu, torch.float16), next(iter(KINDS))
+    layer.bias.data.fill_(-0.0)
+    bases, networks = layer.weight.detach().cpu().float(), [Network("a"), Network("b")]
+    for network, kind in zip(networks, ("full_bias", "peft"), strict=True):
+        network.modules[key] = make_module(network, in_half(MAKERS[kind][0](bases, Random(1))[0]))
+    engine = lora_engine(Policy.GPU, device=torch.device(gpu))
+    engine.bind(engine, {key: layer}, networks)
+    engine.manual_lora_update({key: (0.0, 1.0)}, (("a", 1.0, 1.0, None), ("b", 1.0, 1.0, None)))
+    assert batches_of(engine) and torch.signbit(layer.bias).all()
+
+
+def test_where_nobody_keeps_book_biases_of_another_checkpoint_are_its_own(gpu: str):
+    layer, other = (layer_for("linear").to(gpu, torch.float16) for _ in range(2))
+    network, key = Network("a"), next(iter(KINDS))
+    tensors, *_ = MAKERS["full_bias"][0](layer.weight.detach().cpu().float(), Random(1))
+    network.modules[key] = make_module(network, in_half(tensors))
+    engine = LoraEngine(OwnPages(), ModuleParts(), Policy.GPU, device=torch.device(gpu))
+    engine.bind(engine, {key: layer}, [network])
+    for strength in (0.5, 0.7):
+        engine.manual_lora_update({key: (strength,)}, (("a", 1.0, 1.0, None),))
+        assert batches_of(engine)
+        engine.settle()
+        if strength == 0.5:
+            layer.load_state_dict(other.state_dict())
+    assert layer.weight.equal(other.weight) and layer.bias.equal(other.bias)
+
+
 def test_the_engine_lets_go_of_biases_as_they_were(gpu: str):
     bed = Bed(gpu)
     for leave in (bed.engine.settle, bed.engine.unbind, bed.engine.release):
@@ -129,16 +160,20 @@ def test_the_engine_lets_go_of_biases_as_they_were(gpu: str):
         assert bed.differing() == []
 
 
+@pytest.mark.parametrize("error", GPU_ERRORS, ids=str)
+@pytest.mark.parametrize("name", ["write", "brought_to", "load"])
 def test_where_biases_cannot_be_written_together_layers_are_written_one_by_one(
-    gpu: str, monkeypatch: pytest.MonkeyPatch
+    gpu: str, name: str, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
 ):
     bed = Bed(gpu)
     bed.update((1.0, 0.5), (0.5, 0.3))
     with monkeypatch.context() as patch:
-        def fail(_biases: Biases, _values: object) -> None:
-            raise RuntimeError("no")
+        def fail(*_: object) -> None:
+            raise error
 
-        patch.setattr(Biases, "write", fail)
+        patch.setattr(Biases, name, fail)
+        if name == "load":
+            bed.engine.settle()
         bed.update((0.2, 0.5), (-0.5, 0.3))
         assert not batches_of(bed.engine)
         bed.check((0.2, 0.5), (-0.5, 0.3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lbw.engine.base_weights import Policy
 from lbw.engine.batch import Batch
 from lbw.engine.batches import Batches
 from lbw.engine.kernels import torch as kernel
+from lbw.engine.ledger import Names
 from lbw.engine.recoverable import Recoverable
 from lbw.plan.plan import Coefficients
 from tests.unit.cuda_on_cpu import available
@@ -301,6 +303,28 @@ def test_an_update_that_is_broken_off_while_layers_are_gathered_loses_none_of_th
     coefficients = bed.all(0.5, 0.0, 0.0)
     bed.update(coefficients)
     assert bed.worst_ulp(coefficients) <= 1
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_an_update_that_is_broken_off_while_the_host_is_told_leaves_what_restores_the_layers(
+    told: int, bed: Bed, monkeypatch: pytest.MonkeyPatch
+):
+    tell = Batch._tell
+
+    def broken_off(batch: Batch, token: Names) -> None:
+        layers, batch.layers = batch.layers, batch.layers[:told]
+        try:
+            if told:
+                tell(batch, token)
+            raise KeyboardInterrupt
+        finally:
+            batch.layers = layers
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):  # none of layers that are written one by one
+        patch.setattr(Batch, "_tell", broken_off)
+        bed.update(bed.all(0.5, 0.0, 0.0))
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert all(layer.weight.cpu().equal(bed.base[name].cpu()) for name, layer in bed.layers.items())
 
 
 def test_a_launch_that_fails_is_made_good_layer_by_layer(bed: Bed, monkeypatch: pytest.MonkeyPatch):

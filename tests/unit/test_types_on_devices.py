@@ -119,7 +119,7 @@ def test_which_types_the_kernel_for_many_weights_takes(kind: str, gpu: str):
     "kinds", list(product(sorted(GROUPED | WITH_COPIES), ("peft", "lokr_whole", "dora"))), ids="+".join
 )
 def test_two_networks_of_different_types_add_up_as_in_the_host(kinds: tuple[str, str], gpu: str):
-    bed = LinearBed(kinds, gpu, Policy.GPU)
+    bed = LinearBed(kinds, gpu, Policy.GPU if WITH_COPIES & {*kinds} else Policy.AUTO)
     for coefficients in [(1.0, 0.5), (0.0, -0.7), (0.3, 0.0), (-0.4, 1.0), (0.0, 0.0)]:
         bed.update(*coefficients)
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
@@ -141,6 +141,41 @@ def test_a_type_is_exact_wherever_the_pristine_weights_are(
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
     bed.update(*[0.0] * len(kinds))
     assert bed.layer.weight.equal(bed.base)
+
+
+NOT_STORED = {
+    "lokr": {"lokr_w1": (8, 1), "lokr_w2": (24, 1)},
+    "loha": {"hada_w1_a": (192, 8), "hada_w1_b": (8, 1), "hada_w2_a": (192, 8), "hada_w2_b": (8, 1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_STORED)
+def test_a_norm_takes_what_is_not_stored_as_it_is(kind: str, gpu: str):
+    layer, random, network = torch.nn.GroupNorm(4, 192).to(gpu, torch.float16), Random(1), Network(kind)
+    base = layer.weight.detach().clone()
+    tensors = {name: random(*shape).half() for name, shape in NOT_STORED[kind].items()}
+    network.modules[KEY] = make_module(network, tensors)
+    engine = lora_engine(Policy.GPU, device=torch.device(gpu))
+    ((_, _, delta),) = engine.bind(layer, {KEY: layer}, [network]).layers[0].deltas
+    engine.manual_lora_update({KEY: (0.5,)}, ((kind, 1.0, 1.0, None),))
+    added = delta.materialize(base.device, torch.float64).flatten()
+    assert ulp_distance(layer.weight, (base.double() + 0.5 * added).half().cpu(), 1e-6) <= 1
+
+
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_stages_of_blocks_of_any_size_are_exact(size: int, gpu: str):
+    torch.manual_seed(1)
+    base = torch.randn(240, 480).to(gpu, torch.float16) * 0.05
+    delta = build_rotation(torch.randn(2, 240 // size, size, size) * 0.1, None, base.shape, base.dtype, constraint=0.0)
+    expected = (base.double() + 0.5 * delta.compute(base.double())).half()
+    for is_grouping in (True, False):
+        layer, network = torch.nn.Linear(480, 240).to(gpu, torch.float16), Network("boft")
+        layer.weight.data.copy_(base)
+        network.modules[KEY] = make_module(network, {"oft_diag": delta.stages})
+        engine = lora_engine(Policy.GPU, device=torch.device(gpu), is_grouping=is_grouping)
+        assert engine.bind(layer, {KEY: layer}, [network]).messages == ()
+        engine.manual_lora_update({KEY: (0.5,)}, (("boft", 1.0, 1.0, None),))
+        assert ulp_distance(layer.weight, expected) <= 1
 
 
 def test_stages_that_do_not_go_into_the_rows_are_refused():

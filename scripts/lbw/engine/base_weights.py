@@ -155,6 +155,11 @@ def drop_copies(page: Page) -> None:
         Unchanged(page, name) if _is_copy_on_gpu(backup) or not page.ledger.is_shared else backup
         for name, backup in zip(weight_names(page.layer), page.weights, strict=True)
     ]
+    drop_bias_copy(page)
+
+
+def drop_bias_copy(page: Page) -> None:
+    """Have a stand-in instead of the copy that a restored layer has of its bias, unless the host may have made it."""
     if page.bias is not None and not page.ledger.is_shared:
         page.bias = Unchanged(page, bias_name(page.layer))
 

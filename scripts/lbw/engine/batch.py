@@ -190,6 +190,7 @@ class Batch:
             self.refused += [bound for bound in self.layers if bound in refused]
             self.layers = [bound for bound in self.layers if bound not in refused]
             self._pages = Pages(bound.page for bound in self.layers)
+            self._biases = Biases(self.layers, self._device)
             self._members = [member for member in self._members if member.bound not in refused]
             self._copies = {place: copied for place, copied in self._copies.items() if place[0] not in refused}
             if self._groups is not None:
@@ -266,8 +267,8 @@ class Batch:
         Raises:
             torch.cuda.OutOfMemoryError: it does not fit; it is not loaded then.
         """
-        needed = {(member.bound, member.slot.parameter) for member in self._members if member.needs_copy}
         try:
+            needed = [place for place in self._copies if not can_be_lean(place[0])]
             self._move_copies(needed, lambda copied: copied.to(self._device))
             for launch in self._launches:
                 launch.load()
@@ -382,6 +383,7 @@ class Batch:
         held = [cohort.held for cohort in self.cohorts]
         values = [wanted.get(number, value) for number, value in enumerate(held)]
         uploads = [launch.upload(values, held if are_joined else None) for launch in self._launches]
+        biases = self._biases.brought_to(self._values_of_layers(wanted)) if self._biases.layers else []
         written: list[Member] = []
         try:
             for stage, slices in enumerate(self._slices):
@@ -393,9 +395,7 @@ class Batch:
                 for number, (launch, uploaded) in enumerate(zip(self._launches, uploads, strict=True)):
                     launch.write(stage, chosen, uploaded)
                     written += [member for each in here for member in each.launches[number]]
-            if self._biases.layers:
-                cohorts = {number: self.cohorts[number].layers for number in chosen}
-                self._biases.write({bound: wanted[number] for number, layers in cohorts.items() for bound in layers})
+            self._biases.write(biases)
             for number in chosen:
                 self.cohorts[number].hold(wanted[number])
             written.clear()
@@ -404,9 +404,12 @@ class Batch:
             if written:
                 self._note(written, wanted)
 
+    def _values_of_layers(self, wanted: Mapping[int, Value]) -> dict[BoundLayer, Value]:
+        return {bound: value for number, value in wanted.items() for bound in self.cohorts[number].layers}
+
     def _note(self, written: Sequence[Member], wanted: Mapping[int, Value]) -> None:
         """Not all has been written: note for each layer what it holds."""
-        new = {bound: wanted[number] for number in wanted for bound in self.cohorts[number].layers}
+        new = self._values_of_layers(wanted)
         for number in wanted:
             self.cohorts[number].part()
         for member in written:
@@ -416,9 +419,9 @@ class Batch:
 
     def _tell(self, token: Names) -> None:
         """Tell the host what all layers hold."""
-        self.token = token
         for bound in self.layers:
             bound.record.token = bound.page.names = token
+        self.token = token  # last: what is broken off before has the names of before
 
     def disown(self, token: Names) -> None:
         """Have the host find names of no network where the layers are not pristine, so that it restores them."""
@@ -493,6 +496,8 @@ class Batch:
                         bound.page.weights = self._originals[bound]
                     else:
                         base_weights.park(bound.page)
+                if bound.page.names == ():
+                    base_weights.drop_bias_copy(bound.page)
         finally:
             self._let_go()
 
@@ -503,7 +508,7 @@ class Batch:
         for launch in self._launches:
             launch.unload(None)
             launch.bases = ()
-        self._biases.unload()
+        self._biases.forget()
         for each in chain.from_iterable(self._slices):
             each.forget()
         self._backups, self._copies, self.residence = self._originals, {}, None
@@ -513,7 +518,7 @@ class Batch:
     def nbytes(self) -> int:
         """What is held of the device's memory."""
         copies = sum(each.nbytes for each in self._copies.values() if each.device.type == self._device.type)
-        return copies + sum(launch.nbytes for launch in self._launches)
+        return copies + sum(launch.nbytes for launch in self._launches) + self._biases.nbytes
 
 
 def _loaded(

@@ -42,11 +42,6 @@ class Member:
     def is_low_rank(self) -> bool:
         return all(piece.kind == Kind.LOW_RANK for _network, piece in self.pieces)
 
-    @property
-    def needs_copy(self) -> bool:
-        """Whether it can be written only where its pristine values are in a copy, on the device."""
-        return any(piece.kind == Kind.ROTATION for _network, piece in self.pieces)
-
     def terms(self, value: Value) -> list[tuple[Piece, float]]:
         """(piece, coefficient) with the coefficients of a value."""
         return [(piece, value[self.number][network]) for network, piece in self.pieces]

@@ -64,7 +64,9 @@ class Partition:
         can_group = is_grouping and compiled.runs_on(device)
         groupable = {bound for bound in self.touched if can_group and is_groupable(bound)}
         with_copies = {bound for bound in groupable if not can_be_lean(bound)}
-        self._size = sum(size_of(bound.layer) for bound in groupable) if with_copies else None
+        # What is kept beside a copy may be as large.
+        sizes = [size_of(bound.layer) * (2 if bound in with_copies else 1) for bound in groupable]
+        self._room_for_copies = sum(sizes) if with_copies else None
         self._has_copies = self._may_have_copies(is_short)
         together = groupable if self._has_copies else groupable - with_copies
         self.batches = Batches([bound for bound in layers if bound in together], reach, device, residence, report)
@@ -73,8 +75,9 @@ class Partition:
         self._singles = Singles(others, device, self.batches.dissolve, report)
 
     def _may_have_copies(self, is_short: bool) -> bool:
-        """Whether there is room for copies of all that may be written together, if some of it needs them."""
-        return self._size is not None and not is_short and self._residence(self._size) is Residence.COPIES
+        """Whether some layers can be written together only where there are copies, and there is room for those."""
+        room = self._room_for_copies
+        return room is not None and not is_short and self._residence(room) is Residence.COPIES
 
     def is_as_wanted(self, *, is_short: bool) -> bool:
         """Whether layers are written as they would be if they were parted anew, and the weights kept where they should
@@ -102,6 +105,7 @@ class Partition:
             with self._guard():
                 count, waiting = self.batches.bring(coefficients, token, is_asleep)
                 if self.batches.refused:
+                    self._has_copies &= all(map(can_be_lean, self.batches.refused))
                     self._singles.add(self.batches.refused)
                     self.batches.refused = []
                 others, also_waiting = self._singles.bring(coefficients, token, is_asleep)

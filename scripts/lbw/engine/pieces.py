@@ -65,8 +65,11 @@ class Piece:
 def can_be_pieces(deltas: Sequence[Delta], shape: torch.Size, dtype: torch.dtype) -> bool:
     """Whether the kernel can add ``deltas``, which are those of one weight, in the host's order.
 
-    One that depends on the weight sees it as the networks before it left it, so it has to be the first.
+    One that depends on the weight sees it as the networks before it left it, so it has to be the first. A norm's weight
+    of one dimension is a row to the kernel, and no deltas are made for rows but those that are stored as they are.
     """
+    if len(shape) < 2 and not all(isinstance(delta, Dense) for delta in deltas):
+        return False
     return all(
         _stands_alone(delta, dtype) or (index == 0 and _can_see_pristine(delta, shape, dtype))
         for index, delta in enumerate(deltas)
@@ -127,7 +130,7 @@ def pieces_of(delta: Delta, weight: Tensor, of: Any) -> tuple[Piece, ...]:
     if isinstance(delta, Dense):
         return (Piece(Kind.FULL if delta.value.dtype == weight.dtype else Kind.WIDE, left=delta.value),)
     if isinstance(delta, Rotation):
-        turns = delta.turns
+        turns = delta.turns()
         left = torch.stack([packed_rows(turns.high), packed_rows(turns.low)])
         return (Piece(Kind.ROTATION, turns.unit, left=left, block=turns.block),)
     assert isinstance(delta, ChannelScale)
@@ -182,6 +185,7 @@ def without(weight: Tensor, terms: Sequence[tuple[Piece, float]]) -> Tensor:
 
 def _value(piece: Piece, weight: Tensor) -> Tensor:
     """A piece that does not depend on the weight, as a matrix in float32."""
+    assert piece.kind != Kind.ROTATION, "there is a copy of the weight"
     if piece.kind in (Kind.LOW_RANK, Kind.HADAMARD):
         products = [
             factor.up.to(weight.device).float() @ factor.down.to(weight.device).float() for factor in piece.factors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from lbw.engine.deltas.derived import halves
 from lbw.engine.deltas.kinds import WeightDependent, accumulation_dtype
 from lbw.engine.deltas.shapes import misfit
 
-_TILE = 32
+TILE = 32
 """Rows of a weight that the kernel for many weights works on at a time."""
 
 
@@ -24,7 +23,8 @@ class Turns:
     of the pristine weight, which begin with the first block that those are in.
 
     ``high + low``, float16 and [out, columns], times ``unit`` are the matrices, one below the other; ``block`` is the
-    rows of a block. Columns are a multiple of 32.
+    rows of a block. Columns are a multiple of 32. Other blocks' rows are multiplied by 0, so that a pristine weight
+    that is no number may make none of weights of its column in the blocks beside its own.
     """
 
     high: Tensor
@@ -46,17 +46,17 @@ class Rotation(WeightDependent):
         """The matrices of all blocks, one below the other: [out, block], float64."""
 
     def columns(self, rows: int) -> int:
-        """How many columns :attr:`turns` have for so many rows."""
-        starts = torch.arange(0, rows, _TILE)
-        ends = ((starts + _TILE - 1).clamp(max=rows - 1) // self.block + 1) * self.block
+        """How many columns :meth:`turns` have for so many rows."""
+        starts = torch.arange(0, rows, TILE)
+        ends = ((starts + TILE - 1).clamp(max=rows - 1) // self.block + 1) * self.block
         most = int((ends - starts // self.block * self.block).max())
-        return -(-most // _TILE) * _TILE
+        return -(-most // TILE) * TILE
 
-    @cached_property
     def turns(self) -> Turns:
+        """What the kernel takes, made anew."""
         differences, block = self.differences().cpu(), self.block
         rows = torch.arange(len(differences))
-        first = rows // block * block - rows // _TILE * _TILE // block * block
+        first = rows // block * block - rows // TILE * TILE // block * block
         matrix = torch.zeros(len(rows), self.columns(len(rows)), dtype=torch.float64)
         matrix[rows[:, None], first[:, None] + torch.arange(block)] = differences
         return Turns(*halves(matrix), block)
@@ -107,8 +107,9 @@ class Butterfly(Rotation):
 
     @property
     def block(self) -> int:
-        count, _, size, _ = self.stages.shape
-        return 2 ** (count - 1) * size
+        stages, count, size, _ = self.stages.shape
+        # With an odd size the pairs of a stage go beyond its blocks.
+        return 2 ** (stages - 1) * size if size % 2 == 0 else count * size
 
     def differences(self) -> Tensor:
         _, count, size, _ = self.stages.shape

@@ -14,6 +14,7 @@ from torch import Tensor
 from lbw.engine.deltas import (
     Delta,
     Dense,
+    LowRank,
     UnsupportedPartError,
     WeightDependent,
     fault_in,
@@ -118,7 +119,7 @@ class PatchParts:
         weight, bias = part.get("weight", []), _bias(part.get("bias", []))
         delta: Delta
         if not weight:
-            delta = Dense(torch.zeros(shape))
+            delta = _nothing(shape, dtype)
         else:
             found = _own_formula(weight, shape, dtype)
             delta = HostMerge(weight, self._merge) if found is None else found
@@ -177,6 +178,13 @@ def _own_formula(patches: Sequence[Patch], shape: torch.Size, dtype: torch.dtype
         first, second = (w1a, w1b) if w1 is None else w1, (w2a, w2b) if w2 is None else w2
         return lokr.build(first, second, t2, shape, dtype, scale=1.0 if rank is None else _scale(alpha, rank))
     return None
+
+
+def _nothing(shape: torch.Size, dtype: torch.dtype) -> Delta:
+    """Of a part that has a bias only."""
+    if len(shape) < 2:
+        return Dense(torch.zeros(shape))
+    return LowRank(torch.zeros(shape[0], 0, dtype=dtype), torch.zeros(0, shape[1:].numel(), dtype=dtype), 1.0)
 
 
 def _is_plain(values: Sequence[Any]) -> bool:
