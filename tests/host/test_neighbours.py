@@ -33,17 +33,17 @@ class Detailer:
     SCRIPTS = ("lora_block_weight", "dynamic_prompting")
 
     def __init__(self, bench: Bench, prompt: str = "") -> None:
-        self._bench, self._prompt, self._is_busy = bench, prompt, False
+        self._bench, self._prompt, self.is_busy = bench, prompt, False
         self.made: list[Any] = []
 
     def __call__(self, p: Any, pp: Any) -> None:
-        if self._is_busy:
+        if self.is_busy:
             return
-        self._is_busy = True
+        self.is_busy = True
         try:
             self._detail(p, pp)
         finally:
-            self._is_busy = False
+            self.is_busy = False
 
     def _detail(self, p: Any, pp: Any) -> None:
         if p.batch_index == 0:
@@ -298,6 +298,30 @@ def test_loras_that_another_extension_activates_for_tiles_of_the_picture(bench: 
         result = bench.webui.generate([OUTALL], prompt=SCHEDULED, steps=STEPS)
     assert max(passes) == 1 + len(regions)
     assert seen == {"t_lora": [1, 1, 0, 0], "t_lora2": [0, 0.5, 0.5, 0.5]}
+    assert messages(result) == []
+    bench.webui.generate(prompt="nothing", steps=1)
+    assert bench.differences_from_base() == []
+
+
+def test_a_detailer_beside_an_extension_that_activates_loras_for_tiles(bench: Bench):
+    """Two at once: what is detailed has the LoRAs of its own prompt, between images whose tiles have theirs."""
+    bench.not_on_forge("loads a model's networks before it is evaluated")
+    from modules import extra_networks
+
+    prompt, detailer, seen = "<lora:t_lora2:0.5:lbw=OUTALL:start=1>", Detailer(bench, FACE), []
+
+    def evaluate_tile(_params: Any) -> None:
+        if not detailer.is_busy:
+            extra_networks.activate(bench.webui.p, extra_networks.parse_prompts([prompt])[1])
+            found = strengths(bench.layers(), bench.base, {"t_lora2": bench.deltas["t_lora2"]})
+            seen.append(round(found["t_lora2"]["OUT05"][0], 2))
+
+    with after_each_image(bench, detailer), bench.webui.observing(evaluate_tile):
+        result, record = bench.record("t_lora", "t_lora2", args=[OUTALL], prompt=SCHEDULED, steps=STEPS, n_iter=2)
+    assert seen == 2 * [0, 0.5, 0.5, 0.5]
+    of_details = [[*range(start, start + STEPS)] for start in (STEPS, 3 * STEPS)]
+    for name, face in (("t_lora", [0] * STEPS), ("t_lora2", [0.6, 0, 0, 0])):
+        assert [[output_block(record, name)[number] for number in detail] for detail in of_details] == [face, face]
     assert messages(result) == []
     bench.webui.generate(prompt="nothing", steps=1)
     assert bench.differences_from_base() == []
