@@ -305,20 +305,29 @@ def test_an_update_that_is_broken_off_while_layers_are_gathered_loses_none_of_th
     assert bed.worst_ulp(coefficients) <= 1
 
 
+@pytest.mark.parametrize("policy", [Policy.GPU, Policy.LEAN, Policy.RAM])
+def test_a_layer_at_strength_0_that_the_host_patched_is_found_when_others_are_not_at_0(bed: Bed, policy: Policy):
+    bed.engine.policy = policy
+    first, *_ = bed.layers
+    groups = {name: int(name != first) for name in bed.layers}
+    for of_first in (0.3, 0.0):
+        bed.update(Coefficients(groups, [(of_first, 0.0, 0.0), (0.5, 0.0, 0.0)]))
+    patch_as_the_host(bed, 0)
+    coefficients = bed.all(0.5, 0.5, 0.0)
+    bed.update(Coefficients(groups, [(0.5, 0.5, 0.0)] * 2))
+    assert bed.worst_ulp(coefficients) <= 1
+    bed.update(bed.all(0.0, 0.0, 0.0))
+    assert bed.is_pristine()
+
+
 @pytest.mark.parametrize("told", [0, 1])
 def test_an_update_that_is_broken_off_while_the_host_is_told_leaves_what_restores_the_layers(
     told: int, bed: Bed, monkeypatch: pytest.MonkeyPatch
 ):
-    tell = Batch._tell
-
     def broken_off(batch: Batch, token: Names) -> None:
-        layers, batch.layers = batch.layers, batch.layers[:told]
-        try:
-            if told:
-                tell(batch, token)
-            raise KeyboardInterrupt
-        finally:
-            batch.layers = layers
+        for bound in batch.layers[:told]:
+            bound.record.token = bound.page.names = token
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):  # none of layers that are written one by one
         patch.setattr(Batch, "_tell", broken_off)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import product
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from lbw.engine.base_weights import Policy
+from lbw.engine.biases import Biases
 from lbw.engine.deltas import UnsupportedPartError
 from lbw.engine.deltas.oft import build as build_rotation
+from lbw.engine.headroom import Headroom
 from lbw.engine.kernels import cuda
 from lbw.plan.plan import Coefficients
 from tests.host.network_files import MAKERS, Random, in_half
@@ -141,6 +144,37 @@ def test_a_type_is_exact_wherever_the_pristine_weights_are(
         assert ulp_distance(bed.layer.weight, bed.expected(*coefficients)) <= 1
     bed.update(*[0.0] * len(kinds))
     assert bed.layer.weight.equal(bed.base)
+
+
+def test_rows_that_are_rescaled_by_far_less_than_others_are_exact(gpu: str):
+    bed = LinearBed(["oft"], gpu, Policy.GPU)
+    tensors, rotated, _ = MAKERS["oft"][0](bed.base.cpu().float(), Random(3))
+    rescale = torch.ones(192, 1)
+    rescale[0] = 1000
+    network = Network("oft")
+    network.modules[KEY] = make_module(network, tensors | {"rescale": rescale})
+    bed.engine.bind(bed.layer, {KEY: bed.layer}, [network])
+    bed.engine.manual_lora_update({KEY: (1.0,)}, (("oft", 1.0, 1.0, None),))
+    assert batches_of(bed.engine)
+    base = bed.base.cpu().double()
+    assert ulp_distance(bed.layer.weight, (rescale.double() * (base + rotated(base))).half()) <= 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("injected")], ids=repr)
+def test_a_batch_all_of_whose_layers_were_refused_is_gone_after_an_error(
+    error: BaseException, gpu: str, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(_biases: Biases) -> None:
+        raise error
+
+    bed, room = LinearBed(["oft"], gpu, Policy.AUTO), [True]
+    monkeypatch.setattr(Headroom, "may_hold", lambda *_: bool(room and room.pop()))
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Biases, "load", fail)
+        bed.update(0.5)
+    monkeypatch.setattr(Headroom, "may_hold", lambda *_: True)
+    bed.update(0.5)
+    assert ulp_distance(bed.layer.weight, bed.expected(0.5)) <= 1
 
 
 NOT_STORED = {

@@ -449,12 +449,11 @@ class Batch:
             for number, zero in zeros.items()
             if not self.cohorts[number].is_joined or self.cohorts[number].held != zero
         }
-        if wanted:
-            outcome = self._write(wanted)
-            if outcome is not None:
-                return outcome
-        elif not self._is_intact():
+        if not self._is_intact():
             return Outcome.DISTURBED
+        outcome = self._write(wanted) if wanted else None
+        if outcome is not None:
+            return outcome
         self._tell(())
         self._forget()
         return None

@@ -114,10 +114,7 @@ class Batches:
 
     def _bring(self, batch: Batch, coefficients: Coefficients, token: Names) -> int | Outcome:
         try:
-            outcome = batch.bring(coefficients, token, self._residence_of(batch.size))
-            if not batch.layers:
-                self._batches.remove(batch)
-            return outcome
+            return batch.bring(coefficients, token, self._residence_of(batch.size))
         except torch.cuda.OutOfMemoryError as error:
             if self.is_short:
                 return self._refuse(batch, str(error))
@@ -130,6 +127,8 @@ class Batches:
         finally:
             self.refused += batch.refused
             batch.refused = []
+            if not batch.layers and batch in self._batches:
+                self._batches.remove(batch)
 
     def _gather(self, is_asleep: Callable[[BoundLayer], bool]) -> list[Batch]:
         """Make batches of the layers that have come. Returns the new ones."""

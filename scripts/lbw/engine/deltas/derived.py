@@ -33,10 +33,10 @@ def low_rank(up: Tensor, down: Tensor, scale: float, dtype: torch.dtype) -> LowR
 
 
 def halves(factor: Tensor) -> tuple[Tensor, Tensor, float]:
-    """(high, low, unit), float16 but for the unit, a power of 2 that keeps both halves away from float16's ends:
-    ``(high + low) * unit`` is the factor, float64, to 22 bits."""
+    """(high, low, unit), float16 but for the unit, a power of 2: ``(high + low) * unit`` is the factor, float64, to 22
+    bits. The largest number comes near float16's end, so that those that are smaller by far have these bits, too."""
     largest = float(factor.abs().max())
-    unit = 2.0 ** torch.tensor(largest).log2().floor().item() if largest > 0 else 1.0
+    unit = 2.0 ** (torch.tensor(largest).log2().floor().item() - 14) if largest > 0 else 1.0
     scaled = factor / unit
     high = scaled.half()
     return high, (scaled - high.double()).half(), unit
