@@ -344,7 +344,7 @@ def test_without_anything_to_vary_one_image_is_made(bench: Bench, args: list[Any
 @pytest.mark.parametrize(
     ("axes", "size", "part"),
     [
-        ([("values", ",".join(map(str, range(300))))], 1024, "300 images would be 315 megapixels"),
+        ([("values", ",".join(map(str, range(900))))], 512, "900 images would be 236 megapixels"),
         ([("values", "0," * 100), ("seed", "1," * 100)], 64, "no plot of 10000 images; expected at most 1000"),
         ([("values", "0," * 5000)] + [("seed", "1," * 90_000)] * 2, 64, "90000 values; expected at most 1000"),
         ([("elements", "x," * 400_000)], 64, "no rule set of this name"),
