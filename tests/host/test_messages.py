@@ -121,3 +121,18 @@ def test_layers_in_no_block_are_listed_once_and_for_debugging_only(bench: Bench,
     lines = [record.getMessage() for record in caplog.records if "in no block" in record.getMessage()]
     assert len(lines) == 1 and "diffusion_model_out_2" in lines[0] and "output_blocks" not in lines[0]
     assert messages(result) == []
+
+
+def test_strengths_beside_the_hosts_own_loras_say_so_and_are_not_kept(bench: Bench):
+    from lbw.hosts import network_files
+
+    before = network_files.measure("t_lora")
+    network_files.meter.forget()
+    bench.webui.generate(["", False], prompt="a red cat <lora:t_lora2:1>", steps=1)
+    beside = network_files.measure("t_lora")
+    if bench.webui.is_forge:  # it merges them into the weights; A1111 has backups of those
+        assert beside.messages == (f"{network_files.PATCHED}; strengths are relative to these weights",)
+    else:
+        assert beside == before
+    bench.webui.generate(prompt="nothing", steps=1)
+    assert network_files.measure("t_lora") == before

@@ -42,8 +42,7 @@ class BakeHost:
             if not is_same:
                 raise BakeError("another model has been loaded meanwhile; nothing was written")
             if adapter.has_patched():
-                raise BakeError("the WebUI itself has LoRAs in the model's weights now, as of an image that was made "
-                                "with this extension off; make an image with it on, and bake again")
+                raise BakeError(f"{network_files.PATCHED}; make an image with it on, and bake again")
             yield adapter.layers()
 
     def network_of(self, file: Any, tensors: Mapping[str, Tensor], dyn_dim: int | None = None) -> Network:

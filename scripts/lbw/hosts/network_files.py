@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,9 @@ from modules.call_queue import queue_lock
 
 meter = StrengthMeter(adapter.ledger, adapter.parts)
 
+PATCHED = (
+    "the WebUI itself has LoRAs in the model's weights now, as of an image that was made with this extension off"
+)
 _MOST_KNOWN = 500
 _known: WeakKeyDictionary[Any, dict[tuple[str, float, bool], tuple[str, ...] | None]] = WeakKeyDictionary()
 """{model: {path and time of a file, and whether foreign names are read: the keys of the parts that it has for the
@@ -22,6 +26,7 @@ model; None if it cannot be read}}."""
 
 def measure(name: str) -> Strengths:
     """The strengths of a network file in the model that is in use. Waits for a generation that is under way to end.
+    Where the host has left LoRAs of its own in the weights, they are relative to these, and nothing is kept of them.
 
     Raises:
         UnmeasurableError: there is no such network or no model, or the file cannot be read.
@@ -30,7 +35,10 @@ def measure(name: str) -> Strengths:
         file = adapter.network_file(name)
         if not adapter.is_loaded():
             raise UnmeasurableError("no model is loaded, and a strength is relative to its weights; load a checkpoint")
-        return meter.measure(adapter.read_network(file), adapter.layers())
+        if not adapter.has_patched():
+            return meter.measure(adapter.read_network(file), adapter.layers())
+        found = StrengthMeter(adapter.ledger, adapter.parts).measure(adapter.read_network(file), adapter.layers())
+        return replace(found, messages=(*found.messages, f"{PATCHED}; strengths are relative to these weights"))
 
 
 def changed_layers(name: str) -> tuple[str, ...] | None:
