@@ -188,6 +188,8 @@ BAKE = [
     "a LoRA file has been replaced meanwhile; begin again. Nothing was written",
     "the WebUI itself has LoRAs in the model's weights now, as of an image that was made with this extension off; "
     "make an image with it on, and bake again",
+    "the WebUI itself has LoRAs in the model's weights now, as of an image that was made with this extension off; "
+    "strengths are relative to these weights",
     "<lora:a>: a file has nothing of its own for the hires pass; baked is the first pass",
     "<lora:a>: its random block weights are baked as seed 5 has them",
     "no model is loaded, and block weights are those of its layers; load a checkpoint",
