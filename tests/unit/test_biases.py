@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -26,13 +24,6 @@ KINDS = {
 }  # fmt: skip
 GROUPS = {key: int("output" in key) for key in KINDS}
 FLOATS = (torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A GPU, or the CPU in its stead."""
-    with available(request.param, "grouped"):
-        yield request.param
 
 
 class Bed:

@@ -43,13 +43,6 @@ def way(request: pytest.FixtureRequest) -> Iterator[tuple[str, bool, torch.dtype
         yield device, name == "grouped", dtype
 
 
-@pytest.fixture(params=["cpu", "cuda"])
-def gpu(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A GPU, or the CPU in its stead."""
-    with available(request.param, "grouped"):
-        yield request.param
-
-
 class LinearBed:
     """A linear layer in float16, and a network of each of some kinds."""
 

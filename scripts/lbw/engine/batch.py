@@ -19,7 +19,7 @@ from lbw.engine.kernels import cuda
 from lbw.engine.kernels.torch import exact_arithmetic
 from lbw.engine.launch import STAGES, Launch
 from lbw.engine.ledger import UNFINISHED, Names, Pages
-from lbw.engine.member import Member, Place, alike, can_be_lean, members_of
+from lbw.engine.member import Member, Place, alike, members_of, needs_copies
 from lbw.engine.parameters import device_of, is_on, parameter_of, size_of, weight_names
 from lbw.engine.pinned_memory import PinnedMemory
 from lbw.engine.reach import Reach
@@ -176,7 +176,7 @@ class Batch:
         self._launches, self._arranged = [], []
         self._is_lean, to_copy, refused = residence is not Residence.COPIES, set(self.layers), set[BoundLayer]()
         if self._is_lean:
-            refused = {bound for bound in self.layers if not can_be_lean(bound)}
+            refused = {bound for bound in self.layers if needs_copies(bound)}
             to_copy = {member.bound for member in self._members if not cuda.can_be_encoded(member.weight)} - refused
             members = [member for member in self._members if member.bound not in to_copy | refused]
             self._launches, found = _loaded(members, None, self._limits, self._device)
@@ -268,7 +268,7 @@ class Batch:
             torch.cuda.OutOfMemoryError: it does not fit; it is not loaded then.
         """
         try:
-            needed = [place for place in self._copies if not can_be_lean(place[0])]
+            needed = [place for place in self._copies if needs_copies(place[0])]
             self._move_copies(needed, lambda copied: copied.to(self._device))
             for launch in self._launches:
                 launch.load()
@@ -292,6 +292,8 @@ class Batch:
 
     def _move_copies(self, places: Collection[Place], copy: Callable[[Tensor], Tensor]) -> None:
         """Have copies of weights elsewhere."""
+        if not places:
+            return
         for place in places:
             self._copies[place] = copy(self._copies[place])
         for bound in {place[0] for place in places}:
@@ -299,7 +301,7 @@ class Batch:
             self._backups[bound] = self._backups_for(bound)
             if are_ours:
                 bound.page.weights = self._backups[bound]
-        for launch in self._launches if places else ():
+        for launch in self._launches:
             if not launch.is_lean:
                 launch.bases = self._bases_of(launch.members)
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from lbw.engine.biases import changes_bias
 from lbw.engine.binding import BoundLayer, Value
 from lbw.engine.deltas import LowRank
+from lbw.engine.deltas.oft import Rotation
 from lbw.engine.kernels import cuda
 from lbw.engine.parameters import Slot, parameter_of, targets_of, weight_names
-from lbw.engine.pieces import Kind, Piece, can_be_pieces, needs_copy, pieces_of
+from lbw.engine.pieces import Kind, Piece, can_be_pieces, pieces_of
 
 Place = tuple[BoundLayer, str]
 """A parameter of a layer."""
@@ -85,6 +86,6 @@ def is_groupable(bound: BoundLayer) -> bool:
     )
 
 
-def can_be_lean(bound: BoundLayer) -> bool:
-    """Whether a layer that :func:`is_groupable` is so without copies of its weights on the device, too."""
-    return not needs_copy([delta for _slot, _network, delta in bound.deltas])
+def needs_copies(bound: BoundLayer) -> bool:
+    """Whether a layer that :func:`is_groupable` is so only where its weights have copies on the device, too."""
+    return any(isinstance(delta, Rotation) for _slot, _network, delta in bound.deltas)

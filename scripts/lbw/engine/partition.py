@@ -14,7 +14,7 @@ from lbw.engine.batches import Batches
 from lbw.engine.binding import BoundLayer
 from lbw.engine.kernels import compiled
 from lbw.engine.ledger import DISOWNED, UNFINISHED, Names, Pages
-from lbw.engine.member import can_be_lean, is_groupable
+from lbw.engine.member import is_groupable, needs_copies
 from lbw.engine.parameters import size_of
 from lbw.engine.reach import Reach
 from lbw.engine.singles import PRISTINE, Singles, contents_of
@@ -63,7 +63,7 @@ class Partition:
         self._device, self._residence, self._guard = device, residence, guard
         can_group = is_grouping and compiled.runs_on(device)
         groupable = {bound for bound in self.touched if can_group and is_groupable(bound)}
-        with_copies = {bound for bound in groupable if not can_be_lean(bound)}
+        with_copies = {bound for bound in groupable if needs_copies(bound)}
         # What is kept beside a copy may be as large.
         sizes = [size_of(bound.layer) * (2 if bound in with_copies else 1) for bound in groupable]
         self._room_for_copies = sum(sizes) if with_copies else None
@@ -76,8 +76,11 @@ class Partition:
 
     def _may_have_copies(self, is_short: bool) -> bool:
         """Whether some layers can be written together only where there are copies, and there is room for those."""
-        room = self._room_for_copies
-        return room is not None and not is_short and self._residence(room) is Residence.COPIES
+        return self._room_for_copies is not None and self._has_room(self._room_for_copies, is_short)
+
+    def _has_room(self, size: int, is_short: bool) -> bool:
+        """Whether copies of so many bytes can be on the device."""
+        return not is_short and self._residence(size) is Residence.COPIES
 
     def is_as_wanted(self, *, is_short: bool) -> bool:
         """Whether layers are written as they would be if they were parted anew, and the weights kept where they should
@@ -92,8 +95,7 @@ class Partition:
     def place_singles(self, *, is_short: bool) -> None:
         """Say where copies of weights go that are written one by one."""
         size = sum(size_of(bound.layer) for bound in self._singles.layers if bound in self.touched)
-        has_room = not is_short and self._residence(size) is Residence.COPIES
-        self._singles.keeps_copies_in_ram = self._device.type == "cuda" and not has_room
+        self._singles.keeps_copies_in_ram = self._device.type == "cuda" and not self._has_room(size, is_short)
 
     def bring(self, coefficients: Coefficients, token: Names, is_asleep: Callable[[BoundLayer], bool]) -> int:
         """Bring the layers to coefficients, and note it as ``token``. Returns how many have been written.
@@ -105,7 +107,7 @@ class Partition:
             with self._guard():
                 count, waiting = self.batches.bring(coefficients, token, is_asleep)
                 if self.batches.refused:
-                    self._has_copies &= all(map(can_be_lean, self.batches.refused))
+                    self._has_copies &= not any(map(needs_copies, self.batches.refused))
                     self._singles.add(self.batches.refused)
                     self.batches.refused = []
                 others, also_waiting = self._singles.bring(coefficients, token, is_asleep)

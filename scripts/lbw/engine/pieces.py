@@ -97,11 +97,6 @@ def _can_see_pristine(delta: Delta, shape: torch.Size, dtype: torch.dtype) -> bo
     )
 
 
-def needs_copy(deltas: Sequence[Delta]) -> bool:
-    """Whether the kernel can add ``deltas`` only where the weight has a copy beside it."""
-    return any(isinstance(delta, Rotation) for delta in deltas)
-
-
 def _is_packable(delta: LowRank, dtype: torch.dtype) -> bool:
     return delta.up.dtype == delta.down.dtype == dtype
 

@@ -35,10 +35,11 @@ def measure(name: str) -> Strengths:
         file = adapter.network_file(name)
         if not adapter.is_loaded():
             raise UnmeasurableError("no model is loaded, and a strength is relative to its weights; load a checkpoint")
-        if not adapter.has_patched():
-            return meter.measure(adapter.read_network(file), adapter.layers())
-        found = StrengthMeter(adapter.ledger, adapter.parts).measure(adapter.read_network(file), adapter.layers())
-        return replace(found, messages=(*found.messages, f"{PATCHED}; strengths are relative to these weights"))
+        is_patched = adapter.has_patched()
+        at_work = StrengthMeter(adapter.ledger, adapter.parts) if is_patched else meter
+        found = at_work.measure(adapter.read_network(file), adapter.layers())
+        note = f"{PATCHED}; strengths are relative to these weights"
+        return replace(found, messages=(*found.messages, note)) if is_patched else found
 
 
 def changed_layers(name: str) -> tuple[str, ...] | None:

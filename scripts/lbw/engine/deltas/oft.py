@@ -47,19 +47,20 @@ class Rotation(WeightDependent):
 
     def columns(self, rows: int) -> int:
         """How many columns :meth:`turns` have for so many rows."""
-        starts = torch.arange(0, rows, TILE)
-        ends = ((starts + TILE - 1).clamp(max=rows - 1) // self.block + 1) * self.block
-        most = int((ends - starts // self.block * self.block).max())
-        return -(-most // TILE) * TILE
+        return -(-(int(self._firsts(rows).max()) + self.block) // TILE) * TILE
+
+    def _firsts(self, rows: int) -> Tensor:
+        """The column of :meth:`turns` in which the block of each row begins."""
+        numbers = torch.arange(rows)
+        return numbers // self.block * self.block - numbers // TILE * TILE // self.block * self.block
 
     def turns(self) -> Turns:
         """What the kernel takes, made anew."""
-        differences, block = self.differences().cpu(), self.block
-        rows = torch.arange(len(differences))
-        first = rows // block * block - rows // TILE * TILE // block * block
-        matrix = torch.zeros(len(rows), self.columns(len(rows)), dtype=torch.float64)
-        matrix[rows[:, None], first[:, None] + torch.arange(block)] = differences
-        return Turns(*halves(matrix), block)
+        differences = self.differences().cpu()
+        rows = len(differences)
+        matrix = torch.zeros(rows, self.columns(rows), dtype=torch.float64)
+        matrix.scatter_(1, self._firsts(rows)[:, None] + torch.arange(self.block), differences)
+        return Turns(*halves(matrix), self.block)
 
 
 @dataclass(eq=False)

@@ -145,7 +145,7 @@ class Loading:
         Where it has put back the host's, ours takes its place again."""
         if "load_networks" in self._originals and self._module.load_networks != self._own["load_networks"]:
             self._forget()
-            self.networks, self.asked, self._place = [], frozenset(), -1
+            self._clear()
         for name, own in self._own.items():
             now = getattr(self._module, name)
             if now == self._originals.setdefault(name, now):
@@ -163,7 +163,10 @@ class Loading:
     def end(self) -> None:
         """A generation of ours is over, or one of somebody else's begins inside it."""
         self.pause()
-        self.networks, self.asked = [], frozenset()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.networks, self.asked, self._place = [], frozenset(), -1
 
     def _original(self, name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = self._originals.get(name) or getattr(self._module, name)
